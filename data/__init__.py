@@ -1,0 +1,16 @@
+"""Meshes, rigs, sampling, files and procedural creatures: everything that knows no tokens."""
+
+from data.mesh import Mesh, MeshError, normalise
+from data.rig import Rig, depth_first
+from data.sampling import sample_surface, sample_surface_indexed, vertex_normals
+
+__all__ = [
+    "Mesh",
+    "MeshError",
+    "Rig",
+    "depth_first",
+    "normalise",
+    "sample_surface",
+    "sample_surface_indexed",
+    "vertex_normals",
+]

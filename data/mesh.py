@@ -1,0 +1,92 @@
+"""Triangle meshes in the mesh frame, and the error every unusable file ends in."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+class MeshError(ValueError):
+    """A mesh or rig (file) that cannot be used; the message reads "<file>: <reason>; <fix>"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh in the mesh frame: bounding box centred at 0, longest side spanning [-1, 1].
+
+    `vertices` (V, 3) float32, mesh frame. `faces` (F, 3) int64, indices into `vertices`.
+    `name` says where it came from (file stem, creature). `centre` (3,) float64 and `scale` lead back
+    to the original frame: original = vertices / scale + centre.
+    Use `normalise` to make one from raw arrays. Raises MeshError on wrong shapes, non-finite
+    vertices or out-of-range indices.
+    """
+
+    vertices: NDArray[np.float32]
+    faces: NDArray[np.int64]
+    name: str
+    centre: NDArray[np.float64]
+    scale: float
+
+    def __post_init__(self) -> None:
+        vertices, faces = check_triangles(self.vertices, self.faces, self.name)
+        centre = np.asarray(self.centre, dtype=np.float64)
+        if centre.shape != (3,) or not np.isfinite(centre).all() or not 0 < self.scale < np.inf:
+            raise MeshError(
+                f"{self.name}: centre {self.centre} and scale {self.scale} are no way back to the original "
+                "frame; give three finite numbers and a positive one"
+            )
+        object.__setattr__(self, "vertices", np.ascontiguousarray(vertices, dtype=np.float32))
+        object.__setattr__(self, "faces", faces)
+        object.__setattr__(self, "centre", centre)
+        object.__setattr__(self, "scale", float(self.scale))
+
+
+def check_triangles(
+    vertices: ArrayLike, faces: ArrayLike, name: str
+) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """Check a triangle mesh in any frame: vertices (V, 3) floats, faces (F, 3) int64 are returned.
+
+    Raises MeshError naming `name`: wrong shape, no vertices, no faces, non-finite, index out of range.
+    """
+    vertices = np.asarray(vertices)
+    if not np.issubdtype(vertices.dtype, np.floating):
+        vertices = vertices.astype(np.float64)
+    faces = np.asarray(faces)
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise MeshError(f"{name}: vertices have shape {vertices.shape}; give (V, 3)")
+    if not len(vertices):
+        raise MeshError(f"{name}: it has no vertices; export a triangle mesh")
+    if faces.size == 0:
+        raise MeshError(f"{name}: it has no faces (a point cloud?); export a triangle mesh")
+    if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
+        raise MeshError(f"{name}: faces have shape {faces.shape}, dtype {faces.dtype}; give integers (F, 3)")
+    faces = np.ascontiguousarray(faces, dtype=np.int64)
+    if not np.isfinite(vertices).all():
+        bad = int((~np.isfinite(vertices).all(axis=1)).sum())
+        raise MeshError(f"{name}: {bad} vertices are not finite (NaN or infinity); repair and export again")
+    low, high = int(faces.min()), int(faces.max())
+    if low < 0 or high >= len(vertices):
+        wrong = low if low < 0 else high
+        raise MeshError(
+            f"{name}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
+        )
+    return vertices, faces
+
+
+def normalise(vertices: ArrayLike, faces: ArrayLike, name: str) -> Mesh:
+    """Bring a triangle mesh into the mesh frame (specification, section 12.1, bounds of vertices only).
+
+    vertices (V, 3), any frame and float dtype; faces (F, 3) integers. The bounding box is centred at 0
+    and the longest side scaled to length 2, one factor for all axes. Computed in float64.
+    Raises MeshError naming `name` for what `check_triangles` refuses and for a mesh of zero extent.
+    """
+    checked, triangles = check_triangles(vertices, faces, name)
+    points = checked.astype(np.float64)
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre = low / 2 + high / 2
+    half = float(np.max(high / 2 - low / 2))
+    # Relative to the distance from the origin: below float32's resolution only rounding noise is left.
+    if not half > 1e-30 or half < 1e-7 * float(np.abs(centre).max()):
+        raise MeshError(f"{name}: its extent is zero (all vertices in one place); export a real surface")
+    scale = 1.0 / half
+    return Mesh(((points - centre) * scale).astype(np.float32), triangles, name, centre, scale)

@@ -1,0 +1,96 @@
+"""Rigs in bind pose (joints, parents, skin weights) and their canonical joint order."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.mesh import MeshError
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """A skeleton with skin weights, in bind pose and in the frame of its mesh.
+
+    `joints` (J, 3) float32. `parents` (J,) int64: -1 for the one root at index 0, parents[i] < i.
+    `weights` (V, J) float32, finite and >= 0, one row per vertex of the mesh; rows need not sum to 1
+    (the decoder's are a sigmoid per bone). `names`: J joint names, "bone_<i>" if none are given.
+    Raises MeshError when any of this does not hold.
+    """
+
+    joints: NDArray[np.float32]
+    parents: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        joints = np.ascontiguousarray(self.joints, dtype=np.float32)
+        parents = np.asarray(self.parents)
+        weights = np.ascontiguousarray(self.weights, dtype=np.float32)
+        if joints.ndim != 2 or joints.shape[1] != 3 or not len(joints):
+            raise MeshError(f"rig: joints have shape {joints.shape}; give (J, 3) with at least one joint")
+        count = len(joints)
+        if parents.shape != (count,) or not np.issubdtype(parents.dtype, np.integer):
+            raise MeshError(
+                f"rig: parents have shape {parents.shape}, dtype {parents.dtype}; give {count} integers"
+            )
+        parents = parents.astype(np.int64)
+        if parents[0] != -1 or (parents[1:] < 0).any():
+            raise MeshError("rig: the one root (parent -1) must be joint 0; join or reorder the roots")
+        late = np.flatnonzero(parents >= np.arange(count))
+        if len(late):
+            raise MeshError(
+                f"rig: joint {late[0]} comes before its parent {parents[late[0]]}; order parents first"
+            )
+        if not np.isfinite(joints).all():
+            bad = int(np.flatnonzero(~np.isfinite(joints).all(axis=1))[0])
+            raise MeshError(f"rig: joint {bad} is not finite; repair the skeleton")
+        check_weights(weights, count)
+        names = tuple(self.names) or tuple(f"bone_{i}" for i in range(count))
+        if len(names) != count:
+            raise MeshError(f"rig: {len(names)} names for {count} joints; give one each")
+        object.__setattr__(self, "joints", joints)
+        object.__setattr__(self, "parents", parents)
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "names", names)
+
+
+def check_weights(weights: NDArray[np.floating], joint_count: int, name: str = "rig") -> None:
+    """Raise MeshError, naming `name`, unless weights are (V, joint_count), finite and >= 0."""
+    if weights.ndim != 2 or weights.shape[1] != joint_count:
+        raise MeshError(f"{name}: weights have shape {weights.shape}; give (V, {joint_count})")
+    if not np.isfinite(weights).all():
+        row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
+        raise MeshError(f"{name}: the skin weights of vertex {row} are NaN or infinite; repair the weights")
+    if weights.size and weights.min() < 0:
+        row = int(np.flatnonzero((weights < 0).any(axis=1))[0])
+        raise MeshError(f"{name}: vertex {row} has a negative skin weight; repair the weights")
+
+
+def depth_first(rig: Rig) -> Rig:
+    """The same rig in canonical joint order: what the skeleton tokens are written in.
+
+    Depth first from the root; the children of a joint are visited by position, sorted by (y, z, x)
+    of the child joint, ties in their old order. Weight columns and names follow.
+    """
+    children: list[list[int]] = [[] for _ in rig.parents]
+    for joint, parent in enumerate(rig.parents.tolist()):
+        if parent >= 0:
+            children[parent].append(joint)
+    keys = [(y, z, x) for x, y, z in rig.joints.tolist()]
+    order: list[int] = []
+    stack = [0]
+    while stack:
+        joint = stack.pop()
+        order.append(joint)
+        stack.extend(sorted(children[joint], key=lambda child: (keys[child], child), reverse=True))
+    return reorder(rig, np.array(order))
+
+
+def reorder(rig: Rig, order: NDArray[np.int64]) -> Rig:
+    """The rig with joint order[i] at place i; `order` (J,) is a permutation that keeps parents first."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    old = rig.parents[order]
+    parents = np.where(old < 0, -1, place[old])
+    return Rig(rig.joints[order], parents, rig.weights[:, order], tuple(rig.names[i] for i in order))

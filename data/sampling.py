@@ -1,0 +1,82 @@
+"""Points and normals on a mesh's surface, and vertex normals."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.mesh import MeshError
+
+Float32s = NDArray[np.float32]
+
+
+def sample_surface(
+    vertices: NDArray[np.floating], faces: NDArray[np.integer], count: int, rng: np.random.Generator
+) -> tuple[Float32s, Float32s]:
+    """Draw points uniformly by area: (points (count, 3), normals (count, 3)), float32, frame of `vertices`.
+
+    vertices (V, 3) floats, faces (F, 3) integers. The normals are the flat unit normals of the faces
+    (specification, section 12.2). Deterministic from `rng`. Raises MeshError if no face has an area.
+    """
+    points, normals, _, _ = sample_surface_indexed(vertices, faces, count, rng)
+    return points, normals
+
+
+def sample_surface_indexed(
+    vertices: NDArray[np.floating], faces: NDArray[np.integer], count: int, rng: np.random.Generator
+) -> tuple[Float32s, Float32s, NDArray[np.int64], Float32s]:
+    """Like `sample_surface`, and where each point lies, so that vertex data can be interpolated.
+
+    Returns (points (N, 3), normals (N, 3), face_index (N,) int64, barycentric (N, 3) float32):
+    points[i] = sum_k barycentric[i, k] * vertices[faces[face_index[i], k]]. Faces of zero area are
+    never drawn. Raises MeshError if no face has an area.
+    """
+    normals, areas = _face_normals(vertices, faces)
+    cumulative = np.cumsum(areas)
+    if not len(cumulative) or not cumulative[-1] > 0:
+        raise MeshError("mesh: no face has an area, so no surface point can be drawn; repair the mesh")
+    # side="right" skips faces of zero area: their cumulative sum equals the one before.
+    drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
+    face_index = np.minimum(drawn, np.flatnonzero(areas)[-1]).astype(np.int64)
+    uv = rng.random((count, 2))
+    # Points of the unit square beyond the diagonal are reflected into the triangle.
+    uv = np.where(uv.sum(axis=1, keepdims=True) > 1, 1 - uv, uv)
+    barycentric = np.concatenate([1 - uv.sum(axis=1, keepdims=True), uv], axis=1)
+    corners = np.asarray(vertices, dtype=np.float64)[np.asarray(faces)[face_index]]
+    points = np.einsum("nk,nkd->nd", barycentric, corners)
+    return (
+        points.astype(np.float32),
+        normals[face_index].astype(np.float32),
+        face_index,
+        barycentric.astype(np.float32),
+    )
+
+
+def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Float32s:
+    """Unit vertex normals (V, 3) float32: area-weighted mean of the normals of the faces around a vertex.
+
+    vertices (V, 3) floats, faces (F, 3) integers. Vertices without a face of positive area, or whose
+    faces cancel, get the zero vector.
+    """
+    normals, areas = _face_normals(vertices, faces)
+    weighted = np.repeat(normals * areas[:, None], 3, axis=0)
+    flat = np.asarray(faces).reshape(-1)
+    sums = np.stack(
+        [np.bincount(flat, weights=weighted[:, axis], minlength=len(vertices)) for axis in range(3)], axis=1
+    )
+    return _unit(sums)[0].astype(np.float32)
+
+
+def _face_normals(
+    vertices: NDArray[np.floating], faces: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Unit normals (F, 3), zero for degenerate faces, and twice the areas (F,)."""
+    vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces)
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"vertices {vertices.shape} and faces {faces.shape} must be (V, 3) and (F, 3)")
+    a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
+    return _unit(np.cross(b - a, c - a))
+
+
+def _unit(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lengths = np.linalg.norm(vectors, axis=1)
+    safe = np.where(lengths > 0, lengths, 1.0)
+    return vectors / safe[:, None], lengths
