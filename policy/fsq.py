@@ -1,0 +1,99 @@
+"""Finite scalar quantisation with several levels per dimension (specification, section 8)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FSQ(nn.Module):
+    """Quantise vectors to one integer code each; the first level is the least significant digit.
+
+    Args:
+        levels: l_k, number of values of each of the K quantised dimensions.
+        dim: size of the vectors; `project_in` / `project_out` exist only if it differs from K.
+
+    Everything is computed in fp32, whatever the type of the weights and whether autocast is on: rounding a
+    lower precision would change codes.
+    """
+
+    def __init__(self, levels: Sequence[int], dim: int) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"FSQ levels must be two or more each, got {list(levels)}")
+        self.levels = tuple(int(level) for level in levels)
+        self.dim = dim
+        projected = dim != len(self.levels)
+        self.project_in = nn.Linear(dim, len(self.levels)) if projected else None
+        self.project_out = nn.Linear(len(self.levels), dim) if projected else None
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of different codes: the product of the levels."""
+        size = 1
+        for level in self.levels:
+            size *= level
+        return size
+
+    def _levels(self, device: torch.device) -> Tensor:
+        return torch.tensor(self.levels, dtype=torch.int64, device=device)
+
+    def _basis(self, device: torch.device) -> Tensor:
+        basis = [1]
+        for level in self.levels[:-1]:
+            basis.append(basis[-1] * level)
+        return torch.tensor(basis, dtype=torch.int64, device=device)
+
+    def bound(self, z: Tensor) -> Tensor:
+        """Squash `(..., K)` projected values so that rounding gives exactly l_k integers; float32."""
+        levels = self._levels(z.device).float()
+        half = (levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        shift = (offset / half).atanh()
+        return (z.float() + shift).tanh() * half - offset
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """Codes in [-1, 1] of `(..., K)` projected values; straight-through gradient around the rounding only."""
+        bounded = self.bound(z)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return rounded / (self._levels(z.device) // 2)
+
+    def codes_to_indices(self, codes: Tensor) -> Tensor:
+        """`(..., K)` codes to `(...)` int64 indices."""
+        half = self._levels(codes.device) // 2
+        digits = (codes.float() * half).round().to(torch.int64) + half
+        return (digits * self._basis(codes.device)).sum(-1)
+
+    def indices_to_digits(self, indices: Tensor) -> Tensor:
+        """`(...)` integers to `(..., K)` int64 digits; any integer is taken modulo the codebook size."""
+        quotient = torch.div(
+            indices.to(torch.int64)[..., None], self._basis(indices.device), rounding_mode="floor"
+        )
+        return quotient.remainder(self._levels(indices.device))
+
+    def indices_to_levels(self, indices: Tensor) -> Tensor:
+        """`(...)` integers to `(..., K)` float32 codes in [-1, 1]."""
+        half = self._levels(indices.device) // 2
+        return (self.indices_to_digits(indices) - half).float() / half
+
+    def project(self, z: Tensor) -> Tensor:
+        """`(..., dim)` vectors to `(..., K)` float32, before the bound."""
+        return _linear_fp32(self.project_in, z)
+
+    def indices_to_codes(self, indices: Tensor) -> Tensor:
+        """`(...)` integers to `(..., dim)` float32 vectors."""
+        return _linear_fp32(self.project_out, self.indices_to_levels(indices))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise `(..., dim)` vectors: `(..., dim)` float32 vectors and `(...)` int64 indices."""
+        codes = self.quantize(self.project(z))
+        return _linear_fp32(self.project_out, codes), self.codes_to_indices(codes.detach())
+
+
+def _linear_fp32(layer: nn.Linear | None, x: Tensor) -> Tensor:
+    x = x.float()
+    if layer is None:
+        return x
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x, layer.weight.float(), layer.bias.float())

@@ -1,0 +1,88 @@
+"""Query selection: a random draw of candidates, then farthest point sampling (specification, section 4)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The released encoders draw four candidates per query.
+CANDIDATES_PER_QUERY = 4
+
+
+def draw_candidates(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `4 count` of `total` point indices, with replacement only if there are fewer points than that.
+
+    Returns `(4 count,)` int64. The draw depends on `rng`, `total` and `count` alone.
+    """
+    candidates = CANDIDATES_PER_QUERY * count
+    return rng.choice(total, candidates, replace=candidates > total)
+
+
+def farthest_point_sampling(points: Tensor, count: int, start: Tensor | None = None) -> Tensor:
+    """Pick `count` points of each cloud, each farthest from those already picked.
+
+    Squared Euclidean distances in the dtype of `points`; the first of several farthest points wins.
+
+    Args:
+        points: `(B, K, 3)`, any frame.
+        count: how many to pick, at most K.
+        start: `(B,)` int64 index of the first pick; the first point of each cloud if not given.
+
+    Returns:
+        `(B, count)` int64 indices into K in the order of selection.
+    """
+    if points.ndim != 3 or points.shape[-1] != 3:
+        raise ValueError(f"points must be (B, K, 3), got {tuple(points.shape)}")
+    batch, total, _ = points.shape
+    if not 1 <= count <= total:
+        raise ValueError(f"cannot pick {count} of {total} points")
+    picked = torch.empty(batch, count, dtype=torch.int64, device=points.device)
+    current = torch.zeros(batch, dtype=torch.int64, device=points.device) if start is None else start
+    rows = torch.arange(batch, device=points.device)
+    nearest = points.new_full((batch, total), float("inf"))
+    for step in range(count):
+        picked[:, step] = current
+        offset = points - points[rows, current, None]
+        nearest = torch.minimum(nearest, offset.square().sum(-1))
+        current = nearest.argmax(dim=1)
+    return picked
+
+
+@torch.no_grad()
+def select_queries(
+    points: Tensor, count: int, seed: int | None = 0, rng: np.random.Generator | None = None
+) -> Tensor:
+    """Choose the points that an encoder turns into its query tokens.
+
+    Args:
+        points: `(B, N, 3)`, mesh frame; distances are computed in float32.
+        count: number of queries.
+        seed: seed of the draw; the farthest point sampling then starts at the first drawn point.
+        rng: training instead of inference: draw and starting points come from this generator, `seed` is unused.
+
+    Returns:
+        `(B, count)` int64 indices into N; one draw is shared by the batch, the sampling is per cloud.
+    """
+    return candidates_and_queries(points, count, seed, rng)[1]
+
+
+@torch.no_grad()
+def candidates_and_queries(
+    points: Tensor, count: int, seed: int | None = 0, rng: np.random.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Like `select_queries`, with the `(4 count,)` int64 drawn candidates as well."""
+    if points.ndim != 3 or points.shape[-1] != 3:
+        raise ValueError(f"points must be (B, N, 3), got {tuple(points.shape)}")
+    training = rng is not None
+    generator = rng if rng is not None else np.random.default_rng(seed)
+    candidates = torch.from_numpy(draw_candidates(points.shape[1], count, generator)).to(points.device)
+    start = None
+    if training:
+        first = generator.integers(0, len(candidates), points.shape[0])
+        start = torch.from_numpy(first).to(points.device)
+    local = farthest_point_sampling(points[:, candidates].float(), count, start)
+    return candidates, candidates[local]
+
+
+def gather_points(values: Tensor, index: Tensor) -> Tensor:
+    """`(B, N, D)` values at `(B, K)` int64 indices: `(B, K, D)`."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
