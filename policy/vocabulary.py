@@ -1,0 +1,130 @@
+"""Token ids of a rig: which id means which coordinate, control word, class or SkinToken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+NO_CLASS_NAME = "none"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Ids by the construction rule of the released tokenizer (specification, section 9.1).
+
+    With n = ``bins``: coordinates 0..n-1, branch n, bos n+1, skeleton eos n+2, pad n+3, spring n+4,
+    the parts, "no class", the classes, then one SkinToken per FSQ code (``skin_first`` + code) and at
+    last the final eos. Every id follows from the five fields, so a checkpoint with another codebook
+    needs no other code. The defaults are those of the released checkpoint (33,036 ids).
+
+    Raises ValueError for sizes below one and for names that are empty, repeated, contain white space or
+    angle brackets (they become words such as ``<class:rignet>``), or are the reserved class "none".
+    """
+
+    bins: int = 256
+    parts: tuple[str, ...] = ("body", "hand")
+    classes: tuple[str, ...] = ("rignet", "vroid", "articulation")
+    codebook: int = 32768
+    tokens_per_skin: int = 4
+
+    def __post_init__(self) -> None:
+        for field in ("bins", "codebook", "tokens_per_skin"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"vocabulary.{field} is {value!r}; give a whole number of at least 1")
+        for field in ("parts", "classes"):
+            names = getattr(self, field)
+            if isinstance(names, str):
+                raise ValueError(f"vocabulary.{field} is the text {names!r}; give a list of names")
+            names = tuple(names)
+            object.__setattr__(self, field, names)
+            for name in names:
+                if not isinstance(name, str) or not name or any(c.isspace() or c in "<>" for c in name):
+                    raise ValueError(
+                        f"vocabulary.{field} has the name {name!r}; use text without white space, '<' and '>'"
+                    )
+            if len(set(names)) != len(names):
+                raise ValueError(f"vocabulary.{field} repeats a name: {', '.join(names)}; name each once")
+        if NO_CLASS_NAME in self.classes:
+            raise ValueError("vocabulary.classes has the reserved name 'none'; leave it out, None means it")
+
+    @property
+    def branch(self) -> int:
+        """Announces that the next joint's parent position is spelled out."""
+        return self.bins
+
+    @property
+    def bos(self) -> int:
+        """First token of every sequence."""
+        return self.bins + 1
+
+    @property
+    def skeleton_eos(self) -> int:
+        """End of the skeleton; the SkinTokens follow."""
+        return self.bins + 2
+
+    @property
+    def pad(self) -> int:
+        """Filling after the final eos."""
+        return self.bins + 3
+
+    @property
+    def spring(self) -> int:
+        """The anonymous part."""
+        return self.bins + 4
+
+    @property
+    def class_none(self) -> int:
+        """Class of a rig whose class is unknown."""
+        return self.bins + 5 + len(self.parts)
+
+    @property
+    def skin_first(self) -> int:
+        """SkinToken of code 0; also the number of ids of the skeleton tokenizer."""
+        return self.class_none + 1 + len(self.classes)
+
+    @property
+    def eos(self) -> int:
+        """Final eos, the last id."""
+        return self.skin_first + self.codebook
+
+    @property
+    def size(self) -> int:
+        """Number of ids, the width of the language model's head."""
+        return self.eos + 1
+
+    def class_id(self, name: str | None) -> int:
+        """Id of a class; None and unknown names give ``class_none``, as in the release."""
+        return self.class_none + 1 + self.classes.index(name) if name in self.classes else self.class_none
+
+    def class_name(self, token: int) -> str | None:
+        """Name of a class id, None for ``class_none``. Raises ValueError for any other id."""
+        if not self.class_none <= token < self.skin_first:
+            raise ValueError(
+                f"token {token} is no class; classes are {self.class_none} to {self.skin_first - 1}"
+            )
+        return None if token == self.class_none else self.classes[token - self.class_none - 1]
+
+    def part_id(self, name: str | None) -> int:
+        """Id of a part, None is the anonymous spring. Raises ValueError for an unknown name."""
+        if name is None:
+            return self.spring
+        if name not in self.parts:
+            raise ValueError(f"unknown part {name!r}; known parts are {', '.join(self.parts) or '(none)'}")
+        return self.spring + 1 + self.parts.index(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The five fields as JSON-ready values."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Vocabulary:
+        """Inverse of :meth:`to_dict`; missing fields take the released values, unknown ones are errors."""
+        known = list(cls.__dataclass_fields__)
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise ValueError(f"unknown vocabulary field {unknown[0]!r}; known fields are {', '.join(known)}")
+        return cls(**fields)
