@@ -1,0 +1,273 @@
+"""The GRPO recipe: every key, its default and its meaning. Defaults live here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data.typed_recipe import RecipeError, build, check_types, read_recipe
+
+REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
+
+
+def _positive(section: str, owner: object, *names: str) -> None:
+    for name in names:
+        if not getattr(owner, name) > 0:
+            raise RecipeError(f"'{section}.{name}' must be above 0, not {getattr(owner, name)}")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Meshes to rig. `meshes`: a pattern, path or list of them; null: procedural creatures by seed.
+
+    With files, `eval_count` of them are held out (at least one is left for training; with a single
+    mesh it serves both). `points` is N, the surface points a mesh is shown with.
+    """
+
+    meshes: str | list[str] | None = None
+    eval_meshes: str | list[str] | None = None
+    train_count: int = 64
+    eval_count: int = 16
+    seed: int = 0
+    points: int = 1024
+    class_name: str | None = "articulation"
+    max_faces: int = 1_000_000
+    max_megabytes: int = 512
+
+    def __post_init__(self) -> None:
+        _positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters (PEFT) on the language model's linear layers instead of full fine-tuning."""
+
+    rank: int = 16
+    alpha: int = 32
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """The policy to refine. The mesh encoder stays frozen unless `train_mesh_encoder`."""
+
+    path: str = "checkpoints/small"
+    skin_vae: str | None = None
+    grammar: Literal["strict", "released", "fork"] = "strict"
+    train_mesh_encoder: bool = False
+    lora: LoraRecipe | None = None
+
+
+@dataclass(frozen=True)
+class CoverageRecipe:
+    """Volumetric joint coverage [R_vj]; alpha per `distance_unit`."""
+
+    weight: float = 5.0
+    alpha: float = 0.05
+    distance_unit: Literal["cells", "mesh"] = "cells"
+
+
+@dataclass(frozen=True)
+class ContainmentRecipe:
+    """Bone containment [R_vk]: each bone is probed at `samples_per_bone` + 1 points."""
+
+    weight: float = 1.0
+    samples_per_bone: int = 10
+
+
+@dataclass(frozen=True)
+class SparsityRecipe:
+    """Skin coverage and sparsity [R_sc]; threshold is the paper's beta, the powers its alpha_z, alpha_m."""
+
+    weight: float = 1.0
+    threshold: float = 0.1
+    max_influences: int = 4
+    unbound_power: float = 1.0
+    crowded_power: float = 1.0
+
+
+@dataclass(frozen=True)
+class SmoothnessRecipe:
+    """Deformation smoothness [R_mo]; poses are described under `deformation`."""
+
+    weight: float = 1.0
+    scale: float = 1.0
+    reduce: Literal["max", "mean"] = "max"
+
+
+@dataclass(frozen=True)
+class RewardsRecipe:
+    """The four rewards; the total is their weighted sum, 0 for a rig that does not decode."""
+
+    coverage: CoverageRecipe = field(default_factory=CoverageRecipe)
+    containment: ContainmentRecipe = field(default_factory=ContainmentRecipe)
+    sparsity: SparsityRecipe = field(default_factory=SparsityRecipe)
+    smoothness: SmoothnessRecipe = field(default_factory=SmoothnessRecipe)
+    resolution: int = 196
+    interior: Literal["projection", "flood", "surface"] = "projection"
+    max_scoring_vertices: int = 10_000
+
+    def __post_init__(self) -> None:
+        _positive("rewards", self, "resolution", "max_scoring_vertices")
+        for name, weight in self.weights.items():
+            if weight < 0:
+                raise RecipeError(f"'rewards.{name}.weight' must not be negative, not {weight}")
+        if not any(self.weights.values()):
+            raise RecipeError("every reward weight is 0; set at least one 'rewards.<name>.weight' above 0")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each reward, in the order of REWARD_NAMES."""
+        return {name: getattr(self, name).weight for name in REWARD_NAMES}
+
+
+@dataclass(frozen=True)
+class DeformationRecipe:
+    """Random poses for the smoothness reward: rotations up to `max_angle_deg` about random axes."""
+
+    poses: int = 5
+    max_angle_deg: float = 30.0
+
+    def __post_init__(self) -> None:
+        _positive("deformation", self, "poses")
+
+
+@dataclass(frozen=True)
+class WorkersRecipe:
+    """Where rewards are computed. `ray`: actors beside the training; `inline`: in this process.
+
+    `retries` count system failures (a dead worker, a time-out); rows that still fail are left out of
+    their group, and `max_failed_batches` batches in a row without any score stop the run.
+    """
+
+    backend: Literal["ray", "inline"] = "ray"
+    count: int = 2
+    timeout_s: float = 300.0
+    retries: int = 2
+    max_failed_batches: int = 3
+    decoder_device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        _positive("workers", self, "count", "timeout_s", "max_failed_batches")
+
+
+@dataclass(frozen=True)
+class RayRecipe:
+    """Ray cluster: null starts an embedded local one; otherwise its address (or `auto`)."""
+
+    address: str | None = None
+    namespace: str = "tokenrig-rl"
+
+
+@dataclass(frozen=True)
+class EvalRecipe:
+    """Evaluation: `samples` rigs per held-out mesh, the same seeds before and after training."""
+
+    samples: int = 2
+    temperature: float = 1.0
+    seed: int = 1234
+    batch_size: int = 64
+    before_and_after: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("eval", self, "samples", "batch_size")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. `train` is TRL's GRPOConfig, with its names; `output_dir` receives everything."""
+
+    output_dir: str = "outputs/grpo"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    policy: PolicyRecipe = field(default_factory=PolicyRecipe)
+    rewards: RewardsRecipe = field(default_factory=RewardsRecipe)
+    deformation: DeformationRecipe = field(default_factory=DeformationRecipe)
+    workers: WorkersRecipe = field(default_factory=WorkersRecipe)
+    ray: RayRecipe = field(default_factory=RayRecipe)
+    eval: EvalRecipe = field(default_factory=EvalRecipe)
+    train: dict[str, Any] = field(default_factory=dict)
+    rollout_batch_size: int | None = None
+    resume: bool = True
+
+
+# What this project needs TRL to do differently from TRL's own defaults; a recipe may override all but
+# those in _FIXED. bf16 and gradient checkpointing are the GPU recipes' choice, not a default.
+TRAIN_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 1e-6,
+    "num_generations": 24,
+    "per_device_train_batch_size": 24,
+    "gradient_accumulation_steps": 1,
+    "max_completion_length": 2048,
+    "max_steps": 1400,
+    "beta": 0.1,
+    "epsilon": 0.2,
+    "loss_type": "grpo",
+    "temperature": 1.0,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 1,
+    "save_steps": 100,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "seed": 42,
+    "remove_unused_columns": False,
+    "dataloader_pin_memory": False,
+    "log_completions": False,
+    "disable_tqdm": False,
+}
+
+# Sampling must be the distribution that is trained (DESIGN: one distribution).
+_FIXED: dict[str, tuple[Any, str]] = {
+    "top_p": (1.0, "sampling and training must use one distribution"),
+    "top_k": (0, "sampling and training must use one distribution"),
+    "min_p": (None, "sampling and training must use one distribution"),
+    "repetition_penalty": (1.0, "sampling and training must use one distribution"),
+    "use_vllm": (False, "the rollout is this project's own sampler"),
+    "use_liger_kernel": (False, "the log-probabilities are grammar-masked by the model itself"),
+    "remove_unused_columns": (False, "the rewards read every column"),
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, overlay, override and check a GRPO recipe.
+
+    Raises:
+        RecipeError: naming the key that is unknown, of a wrong type or not allowed.
+    """
+    values = read_recipe(path, overrides)
+    recipe = build(Recipe, values)
+    return check_recipe(recipe)
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Check the `train` section against GRPOConfig and fill in this project's defaults."""
+    from trl import GRPOConfig  # seconds to import: only when a recipe is really used
+
+    given = recipe.train
+    check_types(GRPOConfig, given, "train")
+    if "output_dir" in given:
+        raise RecipeError("'train.output_dir' is set by 'output_dir' at the top of the recipe; use that")
+    if "reward_weights" in given:
+        raise RecipeError("'train.reward_weights' is set by 'rewards.<name>.weight'; use those")
+    for key, (value, reason) in _FIXED.items():
+        if key in given and given[key] != value:
+            raise RecipeError(f"'train.{key}' must stay {value!r}: {reason}")
+    merged = {**TRAIN_DEFAULTS, **given}
+    if merged["temperature"] <= 0:
+        raise RecipeError(f"'train.temperature' must be above 0, not {merged['temperature']}")
+    return replace(recipe, train=merged)
+
+
+def grpo_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Keyword arguments for GRPOConfig."""
+    fixed = {key: value for key, (value, _) in _FIXED.items()}
+    return {
+        **fixed,
+        **recipe.train,
+        "output_dir": os.path.join(recipe.output_dir, "checkpoints"),
+        "reward_weights": list(recipe.rewards.weights.values()),
+    }
