@@ -173,7 +173,7 @@ def _biped(body: _Body) -> None:
         head = body.joint("head", head_base, neck)
         body.tube(
             [spine_at(0.85), neck_base, head_base, head_centre],
-            [neck_radius * 1.1] * 2 + _v(neck_radius) * 2,
+            neck_radius * np.array([1.1, 1.1, 1.0, 1.0]),
             [chest, neck, head],
             _X,
         )

@@ -73,7 +73,7 @@ def _face_normals(
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"vertices {vertices.shape} and faces {faces.shape} must be (V, 3) and (F, 3)")
     a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    return _unit(np.cross(b - a, c - a))
+    return _unit(np.asarray(np.cross(b - a, c - a), dtype=np.float64))
 
 
 def _unit(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
