@@ -1,6 +1,7 @@
 """The policy: rig tokenizer and grammar, SkinTokens VAE, mesh encoder and the TokenRig language model.
 
-Names are imported on first use, so that a scoring worker which needs the tokenizer does not load transformers.
+Names are imported on first use: a scoring worker which needs the tokenizer does not load transformers. The
+Auto classes of transformers know TokenRig once `policy.TokenRigForCausalLM` has been used.
 """
 
 import importlib

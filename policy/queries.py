@@ -57,7 +57,7 @@ def select_queries(
         points: `(B, N, 3)`, mesh frame; distances are computed in float32.
         count: number of queries.
         seed: seed of the draw; the farthest point sampling then starts at the first drawn point.
-        rng: training instead of inference: draw and starting points come from this generator, `seed` is unused.
+        rng: training instead of inference: draw and starting points come from this generator, not the seed.
 
     Returns:
         `(B, count)` int64 indices into N; one draw is shared by the batch, the sampling is per cloud.
