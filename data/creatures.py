@@ -39,7 +39,7 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
     body = _Body(rng)
     _BUILDERS[kind](body)
     vertices, faces, weights = mesh_tubes(
-        body.tubes, len(body.joints), target=int(rng.integers(500, 1500)), lowest=600, highest=2500
+        body.tubes, len(body.joints), target=int(rng.integers(350, 1300)), lowest=600, highest=2500
     )
     mesh = normalise(vertices, faces, f"{kind}_{seed}")
     joints = ((np.array(body.joints) - mesh.centre) * mesh.scale).astype(np.float32)
@@ -110,13 +110,12 @@ class _Body:
         radii: ArrayLike,
         parent: int,
         side: ArrayLike,
-        flat: float = 1.0,
         inset: float = 0.5,
     ) -> list[int]:
         """Joints at all of `points` (n, 3) but the last, which is the tip, and one tube through them.
 
         The tube starts inside the parent: `inset` of the way from the parent joint to the first joint.
-        radii (n,): at the points; the radius along `side` is multiplied by `flat`.
+        radii (n,): at the points.
         """
         positions = np.asarray(points, dtype=np.float64)
         made = self.chain(name, positions[:-1], parent)
@@ -124,7 +123,7 @@ class _Body:
         path = np.concatenate([start[None], positions])
         across = np.asarray(radii, dtype=np.float64)
         across = np.concatenate([across[:1], across])
-        self.tube(path, np.stack([across * flat, across], axis=1), [parent, *made], side)
+        self.tube(path, across, [parent, *made], side)
         return made
 
 
@@ -211,7 +210,7 @@ def _biped(body: _Body) -> None:
     swing = u(-0.5, 0.5) if body.chance(0.4) else 0.0
     stride = u(-0.35, 0.35) if body.chance(0.4) else 0.0
     arm_radius, hand = u(0.04, 0.065) * thick, u(0.05, 0.1) * thick
-    clavicle, toes = body.chance(0.3), body.chance(0.35)
+    clavicle, toes, wrists = body.chance(0.3), body.chance(0.35), body.chance(0.75)
     knee_bend, foot_length = u(0, 0.12), u(0.14, 0.26)
     leg_radius = u(0.06, 0.1) * thick
     boot = u(0.8, 1.3)
@@ -233,14 +232,10 @@ def _biped(body: _Body) -> None:
         elbow = shoulder + down / np.linalg.norm(down) * arm * 0.5
         wrist = elbow + fore / np.linalg.norm(fore) * arm * 0.45
         tip = wrist + fore / np.linalg.norm(fore) * arm * 0.13
-        body.limb(
-            f"{side}_arm",
-            [shoulder, elbow, wrist, tip],
-            [arm_radius * 1.25, arm_radius, arm_radius * 0.8, hand * 0.7],
-            parent,
-            _Z,
-        )
-        hip = np.array([sign * hip_width, leg * 1.0, 0])
+        points = [shoulder, elbow, wrist, tip] if wrists else [shoulder, elbow, tip]
+        scales = [1.25, 1.0, 0.8] if wrists else [1.25, 1.0]
+        body.limb(f"{side}_arm", points, np.append(arm_radius * np.array(scales), hand * 0.7), parent, _Z)
+        hip = _v(sign * hip_width, leg, 0)
         step = sign * stride
         knee = hip + _v(sign * 0.02, -leg * 0.48, step * leg * 0.45 + knee_bend)
         ankle = np.array([knee[0], leg * 0.09, hip[2] + step * leg * 0.9 - knee_bend * 0.3])
@@ -250,7 +245,8 @@ def _biped(body: _Body) -> None:
             [hip, knee, ankle, sole],
             [leg_radius * 1.2, leg_radius * 0.9, leg_radius * 0.7, leg_radius * 0.7],
             pelvis,
-            _X,
+            _Z,
+            inset=0.7,
         )
         front = sole + _v(sign * 0.02, 0, foot_length)
         middle = sole + _v(sign * 0.01, 0, foot_length * 0.55)
@@ -367,7 +363,7 @@ def _quadruped(body: _Body) -> None:
                 points, scales = [hip, knee, ankle, sole], [1.7, 1.1, 0.8, 0.9]
             else:
                 points, scales = [hip, knee, sole], [1.6, 1.0, 0.9]
-            made = body.limb(f"{place}_{side}_leg", points, leg_radius * np.array(scales), parent, _X)
+            made = body.limb(f"{place}_{side}_leg", points, leg_radius * np.array(scales), parent, _Z)
             body.blob(sole + _v(0, 0, paw * 0.5), [0, 0, paw * 1.3], (paw, leg_radius * 0.75), made[-1], _X)
     tail = body.pick(0, 3)
     if tail:
@@ -384,7 +380,7 @@ def _quadruped(body: _Body) -> None:
 
 def _snake(body: _Body) -> None:
     u = body.uniform
-    count = body.pick(6, 14)
+    count = body.pick(4, 13)
     radius = u(0.05, 0.12)
     waves, amplitude, climb = u(0.4, 1.8), u(0.05, 0.3), u(0.0, 0.45) if body.chance(0.5) else 0.0
     phase = u(0, 2 * np.pi)
@@ -496,7 +492,8 @@ def _winged(body: _Body) -> None:
             widths = chord * scale * np.interp(fractions, [0, 0.35, 1], [0.75, 1.0, 0.45])
             made = body.chain(f"wing{pair}_{side}", points[:-1], chest if pair == 0 else pelvis)
             parent = chest if pair == 0 else pelvis
-            start = body.joints[parent] + 0.6 * (root - body.joints[parent])
+            # Straight inwards, whatever the parent's place: the tube must not run along its own chord.
+            start = root - _v(sign * radius * 0.4, radius * 0.2, 0)
             radii = np.concatenate([widths[:1] * 0.7, widths])
             body.tube(
                 np.concatenate([start[None], points]),
@@ -514,7 +511,7 @@ def _winged(body: _Body) -> None:
             knee = hip + _v(sign * 0.03, -drop * 0.5, -0.05)
             sole = hip + _v(sign * 0.03, -drop, 0.03)
             made = body.limb(
-                f"leg{pair}_{side}", [hip, knee, sole], leg_radius * np.array([1.7, 1.0, 0.9]), owner, _X
+                f"leg{pair}_{side}", [hip, knee, sole], leg_radius * np.array([1.7, 1.0, 0.9]), owner, _Z
             )
             body.blob(
                 sole + _v(0, 0, leg_radius),
@@ -555,12 +552,14 @@ def _octopus(body: _Body) -> None:
     height = u(0.35, 0.6)
     root = body.joint("mantle", [0, height, 0], -1)
     head = body.joint("head", [0, height + size * 0.8 * tall, -size * 0.2], root)
-    path = [
-        [0, height - size * 0.2, 0],
-        body.joints[root],
-        body.joints[head],
-        [0, height + size * 1.5 * tall, -size * 0.5],
-    ]
+    path = np.array(
+        [
+            _v(0, height - size * 0.2, 0),
+            body.joints[root],
+            body.joints[head],
+            _v(0, height + size * 1.5 * tall, -size * 0.5),
+        ]
+    )
     body.tube(path, size * np.array([0.6, 0.75, 1.0, 0.75]), [root, root, head], _X)
     if body.chance(0.7):
         for sign in (1, -1):

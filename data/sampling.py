@@ -69,10 +69,11 @@ def _face_normals(
     vertices: NDArray[np.floating], faces: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Unit normals (F, 3), zero for degenerate faces, and twice the areas (F,)."""
-    vertices, faces = np.asarray(vertices, dtype=np.float64), np.asarray(faces)
-    if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
-        raise ValueError(f"vertices {vertices.shape} and faces {faces.shape} must be (V, 3) and (F, 3)")
-    a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
+    points: NDArray[np.float64] = np.asarray(vertices, dtype=np.float64)
+    faces = np.asarray(faces)
+    if points.ndim != 2 or points.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"vertices {points.shape} and faces {faces.shape} must be (V, 3) and (F, 3)")
+    a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
     return _unit(np.asarray(np.cross(b - a, c - a), dtype=np.float64))
 
 

@@ -120,13 +120,13 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     fraction = offset / np.repeat(rings, rings)
     segment, fraction = np.append(segment, count - 1), np.append(fraction, 1.0)
     padded = np.concatenate([2 * path[:1] - path[1:2], path, 2 * path[-1:] - path[-2:-1]])
-    # Slopes of a Catmull-Rom spline, limited so that a short segment beside a long one cannot overshoot.
-    lengths = np.sqrt(((padded[1:] - padded[:-1]) ** 2).sum(axis=1))
-    unit = (padded[1:] - padded[:-1]) / lengths[:, None]
-    heading = unit[1:] + unit[:-1]
+    # Catmull-Rom directions (the longer neighbour decides), with each segment's own length as speed:
+    # a short segment beside a long one cannot overshoot.
+    edges = padded[1:] - padded[:-1]
+    heading = edges[1:] + edges[:-1]
     heading /= np.maximum(np.sqrt((heading**2).sum(axis=1, keepdims=True)), 1e-9)
     p0, p1 = path[segment], path[segment + 1]
-    reach = lengths[1:-1][segment, None]
+    reach = np.sqrt((edges[1:-1] ** 2).sum(axis=1))[segment, None]
     m0, m1 = heading[segment] * reach, heading[segment + 1] * reach
     t = fraction[:, None]
     t2, t3 = t * t, t * t * t
