@@ -54,7 +54,7 @@ class FSQ(nn.Module):
         return (z.float() + shift).tanh() * half - offset
 
     def quantize(self, z: Tensor) -> Tensor:
-        """Codes in [-1, 1] of `(..., K)` projected values; the gradient passes straight through the rounding."""
+        """Codes in [-1, 1] of `(..., K)` projected values; the gradient passes through the rounding."""
         bounded = self.bound(z)
         rounded = bounded + (bounded.round() - bounded).detach()
         return rounded / (self._levels(z.device) // 2)

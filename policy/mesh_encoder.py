@@ -1,4 +1,4 @@
-"""The mesh encoder: surface points to conditioning tokens of the language model (specification, section 4)."""
+"""The mesh encoder: surface points to conditioning tokens of the language model (section 4)."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
