@@ -1,7 +1,7 @@
 """TokenRig as a Hugging Face model: mesh encoder, projection and Qwen3 language model (sections 3 to 6)."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from transformers.utils import ModelOutput
 
 from policy.configuration_tokenrig import TokenRigConfig
 from policy.mesh_encoder import MeshEncoder
+
+if TYPE_CHECKING:
+    from policy.grammar import Mode
 
 
 @dataclass
@@ -36,8 +39,8 @@ class TokenRigOutput(ModelOutput):
 class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model of rig tokens, conditioned on a mesh.
 
-    The sequence is `[T conditioning embeddings, embed(input_ids)]` at positions 0, 1, ... under a plain causal
-    mask (section 3). Parameters carry the released names.
+    The sequence is `[T conditioning embeddings, embed(input_ids)]` at positions 0, 1, ... under a plain
+    causal mask (section 3). Parameters carry the released names.
     """
 
     config_class = TokenRigConfig
@@ -71,7 +74,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(module, MeshEncoder):
             module.init_weights(scale)
         elif module is self.output_proj:
-            linear, norm = module
+            linear, norm = self.output_proj[0], self.output_proj[1]
             if scale is None:
                 linear.reset_parameters()
             else:
@@ -125,7 +128,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         completion_ids: Tensor | None = None,
-        grammar_mode: str = "strict",
+        grammar_mode: "Mode" = "strict",
         temperature: float = 1.0,
         entropy: bool = True,
         logits_to_keep: int = 0,
@@ -138,17 +141,17 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             input_ids: `(B, L)` int64.
             attention_mask: `(B, L)` with ones at ids that may be attended to; right padding needs none,
-                because no earlier position sees it. With a cache it may cover the cached ids as well; positions
-                that it leaves out on the left (the conditioning) are visible.
-            mesh_embeds: conditioning `(B, T, hidden)`, or `(M, T, hidden)` with `mesh_index`. Only in the first
-                pass of incremental decoding.
+                because no earlier position sees it. With a cache it may cover the cached ids as well;
+                positions that it leaves out on the left (the conditioning) are visible.
+            mesh_embeds: conditioning `(B, T, hidden)`, or `(M, T, hidden)` with `mesh_index`. Only in the
+                first pass of incremental decoding.
             points, normals: `(M, N, 3)` meshes to encode instead; M = B, or any M with `mesh_index`.
             mesh_index: `(B,)` int64, which mesh a row is about.
             inputs_embeds: `(B, L, hidden)` instead of `input_ids`.
             past_key_values, use_cache: incremental decoding, as in transformers.
             labels: `(B, L)` int64, -100 where there is none; position i - 1 is asked for label i.
-            completion_ids: `(B, C)` int64, the last C of `input_ids`: return their log-probabilities instead of
-                logits. The head is never applied to all positions and all words.
+            completion_ids: `(B, C)` int64, the last C of `input_ids`: return their log-probabilities instead
+                of logits. The head is never applied to all positions and all words.
             grammar_mode, temperature, entropy: for `completion_ids`, see `policy.log_probs`.
             logits_to_keep: only the last k positions' logits, 0 for all.
             return_dict: False for a plain tuple.
@@ -224,7 +227,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         embeds: Tensor,
         attention_mask: Tensor | None,
         completion_ids: Tensor,
-        grammar_mode: str,
+        grammar_mode: "Mode",
         temperature: float,
         entropy: bool,
         return_dict: bool | None,
