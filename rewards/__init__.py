@@ -1,0 +1,31 @@
+"""Rewards of a decoded rig: occupancy grid, the paper's four rewards, scoring, and the scoring service.
+
+Importing this package must stay light (no torch, Ray or SciPy): scoring workers hold many copies of it.
+"""
+
+from rewards.containment import bone_containment
+from rewards.coverage import joint_coverage
+from rewards.edges import mesh_edges
+from rewards.errors import MeshRewardError, RewardError, RigRewardError
+from rewards.lbs import linear_blend_skinning, skinning_matrices
+from rewards.occupancy import OccupancyGrid, build_occupancy
+from rewards.poses import pose_seed, random_rotations
+from rewards.smoothness import deformation_smoothness
+from rewards.sparsity import skin_sparsity
+
+__all__ = [
+    "MeshRewardError",
+    "OccupancyGrid",
+    "RewardError",
+    "RigRewardError",
+    "bone_containment",
+    "build_occupancy",
+    "deformation_smoothness",
+    "joint_coverage",
+    "linear_blend_skinning",
+    "mesh_edges",
+    "pose_seed",
+    "random_rotations",
+    "skin_sparsity",
+    "skinning_matrices",
+]
