@@ -99,9 +99,9 @@ class RigPolicy:
             points, normals: `(N, 3)` surface points of the mesh, mesh frame, and unit normals.
             condition: `(C, latent)` or `(1, C, latent)` from `skin_vae.encode_condition`; computed from the
                 points with `seed` if not given. The released code leaves this seed to chance.
-            query_points, query_normals: `(Q, 3)` where weights are wanted, `points` and `normals` if not given.
-            strict: refuse what `tokenize_rig` never writes; otherwise the released reading, which does not look
-                at the final eos and takes any id for a SkinToken.
+            query_points, query_normals: `(Q, 3)` where weights are wanted; `points` if not given.
+            strict: refuse what `tokenize_rig` never writes; otherwise the released reading, which does not
+                look at the final eos and takes any id for a SkinToken.
 
         Raises:
             RigTokenError: the ids are no rig, or SkinTokens are missing.
@@ -132,8 +132,8 @@ class RigPolicy:
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the policy as a directory, optionally in another dtype (bfloat16 halves the size).
 
-        Written under a temporary name and renamed: a directory of that name is replaced as a whole, or kept if
-        anything fails. Raises PolicyError if what would be replaced is no policy.
+        Written under a temporary name and renamed: a directory of that name is replaced as a whole, or
+        kept if anything fails. Raises PolicyError if what would be replaced is no policy.
         """
         target = Path(directory)
         if target.exists() and not _replaceable(target):

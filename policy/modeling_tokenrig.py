@@ -75,6 +75,8 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             module.init_weights(scale)
         elif module is self.output_proj:
             linear, norm = self.output_proj[0], self.output_proj[1]
+            assert isinstance(linear, nn.Linear)
+            assert isinstance(norm, nn.RMSNorm)
             if scale is None:
                 linear.reset_parameters()
             else:
