@@ -497,7 +497,7 @@ def _winged(body: _Body) -> None:
             radii = np.concatenate([widths[:1] * 0.7, widths])
             body.tube(
                 np.concatenate([start[None], points]),
-                np.stack([radii, radii * u(0.14, 0.2)], axis=1),
+                np.stack([radii, np.maximum(radii * u(0.14, 0.2), 0.022)], axis=1),
                 [parent, *made],
                 _Z,
             )

@@ -59,9 +59,9 @@ def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -
     normals, areas = _face_normals(vertices, faces)
     weighted = np.repeat(normals * areas[:, None], 3, axis=0)
     flat = np.asarray(faces).reshape(-1)
-    sums = np.stack(
-        [np.bincount(flat, weights=weighted[:, axis], minlength=len(vertices)) for axis in range(3)], axis=1
-    )
+    sums = np.zeros((len(vertices), 3))
+    for axis in range(3):
+        sums[:, axis] = np.bincount(flat, weights=weighted[:, axis], minlength=len(vertices))
     return _unit(sums)[0].astype(np.float32)
 
 
@@ -74,7 +74,8 @@ def _face_normals(
     if points.ndim != 2 or points.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"vertices {points.shape} and faces {faces.shape} must be (V, 3) and (F, 3)")
     a, b, c = points[faces[:, 0]], points[faces[:, 1]], points[faces[:, 2]]
-    return _unit(np.asarray(np.cross(b - a, c - a), dtype=np.float64))
+    normals: NDArray[np.float64] = np.cross(b - a, c - a)
+    return _unit(normals)
 
 
 def _unit(vectors: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -53,10 +53,10 @@ def mesh_tubes(
     spacing = float(np.sqrt(area / target))
     layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
     for _ in range(12):
-        total = sum(int(rings.sum() + 2 * len(_CAP)) * around + 2 for rings, around in layouts)
-        if lowest * 1.1 <= total <= highest:
+        total = sum(_vertex_count(tube, *layout) for tube, layout in zip(tubes, layouts, strict=True))
+        if lowest <= total <= highest:
             break
-        spacing *= 0.85 if total < lowest * 1.1 else 1.15
+        spacing *= 0.85 if total < lowest else 1.15
         layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
     vertices, faces, weights, start = [], [], [], 0
     for tube, (rings, around) in zip(tubes, layouts, strict=True):
@@ -84,6 +84,11 @@ def _layout(tube: Tube, lengths: Floats, spacing: float) -> tuple[NDArray[np.int
         return np.array([max(3, min(14, around // 2 + 1))]), around
     # At least three rings on a segment: fewer could not show a smooth change of weights.
     return np.clip(np.rint(lengths / spacing), 3, 16).astype(np.int64), around
+
+
+def _vertex_count(tube: Tube, rings: NDArray[np.int64], around: int) -> int:
+    caps = 1 + 2 * len(_CAP) if tube.smooth else 0
+    return (int(rings.sum()) + caps) * around + 2
 
 
 def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, Floats]:

@@ -1,0 +1,62 @@
+"""The command line every command shares: RECIPE.yaml, dotted overrides, --print-recipe, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from data.mesh import MeshError
+from data.typed_recipe import RecipeError, to_yaml
+
+R = TypeVar("R")
+
+# What a user can mend: exit code 2 and one sentence. Anything else is a failed run: exit code 1.
+USER_ERRORS: tuple[type[Exception], ...] = (RecipeError, MeshError)
+
+
+class RunFailedError(RuntimeError):
+    """A run that could not go on for a reason worth one sentence rather than a traceback."""
+
+
+def run_command(
+    description: str,
+    load: Callable[[str, Sequence[str]], R],
+    run: Callable[[R], Any],
+    argv: Sequence[str] | None = None,
+    program: str | None = None,
+) -> int:
+    """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it; return the exit code.
+
+    0: done. 1: the run failed. 2: the user's input is at fault. 130: stopped with Ctrl-C.
+    Messages go to standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10; "
+        "--print-recipe shows every key with its value.",
+    )
+    parser.add_argument("recipe", help="YAML recipe, such as those in recipes/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="values that replace the recipe's"
+    )
+    parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and stop")
+    arguments = parser.parse_args(argv)
+    try:
+        recipe = load(arguments.recipe, arguments.overrides)
+        if arguments.print_recipe:
+            print(to_yaml(recipe), end="")
+            return 0
+        run(recipe)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunFailedError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
