@@ -1,4 +1,4 @@
-"""Rig examples for both pre-training stages: clouds with weights, and the points shown to the skin encoder."""
+"""Rig examples for both pre-training stages: clouds with weights, and what the skin encoder sees."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data import (
-    Mesh,
-    Rig,
-    depth_first,
-    find_meshes,
-    make_creature,
-    read_skinned_glb,
-    sample_surface_indexed,
-)
-from data.augment import random_transform
-from data.mesh import MeshError
+from data.creatures import make_creature
+from data.load import find_meshes
+from data.mesh import Mesh, MeshError
+from data.rig import Rig, depth_first
+from data.sampling import sample_surface_indexed
+from data.skinned_glb import read_skinned_glb
 
 Floats = NDArray[np.float32]
 
@@ -33,7 +28,6 @@ class RigDataRecipe:
     points: int = 1024
     dense_pool: int = 3072
     max_joints: int = 64
-    augment: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +64,7 @@ class RigExamples(Dataset[RigExample]):
             mesh, rig = creature.mesh, creature.rig
         else:
             mesh, rig = self.rigs[int(rng.integers(len(self.rigs)))]
-        return make_example(mesh, rig, recipe.points, recipe.dense_pool, rng, recipe.augment)
+        return make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
 
 
 def load_rigs(pattern: str, max_joints: int) -> list[tuple[Mesh, Rig]]:
@@ -92,21 +86,13 @@ def load_rigs(pattern: str, max_joints: int) -> list[tuple[Mesh, Rig]]:
     return rigs
 
 
-def make_example(
-    mesh: Mesh, rig: Rig, points: int, pool: int, rng: np.random.Generator, augment: bool = False
-) -> RigExample:
-    """Sample `points` + `pool` surface points with interpolated weights; rows of weights sum to 1.
-
-    `augment` applies one random transform (data.augment) to cloud and joints alike.
-    """
+def make_example(mesh: Mesh, rig: Rig, points: int, pool: int, rng: np.random.Generator) -> RigExample:
+    """Sample `points` + `pool` surface points with interpolated weights; rows of weights sum to 1."""
     cloud, normals, face_index, barycentric = sample_surface_indexed(
         mesh.vertices, mesh.faces, points + pool, rng
     )
     weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]])
-    joints = rig.joints
-    if augment:
-        cloud, normals, joints = random_transform(cloud, normals, joints, rng)
-    ordered = depth_first(Rig(joints, rig.parents, weights, rig.names))
+    ordered = depth_first(Rig(rig.joints, rig.parents, weights.astype(np.float32), rig.names))
     return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points)
 
 

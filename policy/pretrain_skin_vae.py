@@ -1,0 +1,173 @@
+"""Stage 1: train the FSQ-CVAE that turns a bone's skinning weights into SkinTokens and back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from data.command_line import run_command
+from data.typed_recipe import RecipeError, build, read_recipe, write_recipe
+from policy.pretraining_data import RigDataRecipe, RigExample, RigExamples, skin_points
+from policy.skin_vae import SkinVAE, SkinVAEConfig
+from policy.training import LoopRecipe, Losses, run_training
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class SkinLossRecipe:
+    """Weights of the reconstruction terms (paper: BCE + MSE + Dice, Dice epsilon 1e-4)."""
+
+    bce: float = 1.0
+    mse: float = 1.0
+    dice: float = 1.0
+    dice_epsilon: float = 1e-4
+
+
+@dataclass(frozen=True)
+class SkinVAERecipe:
+    """Stage 1: each step reconstructs `bones_per_mesh` bones of each mesh; `model` is a SkinVAEConfig."""
+
+    model: SkinVAEConfig = field(default_factory=SkinVAEConfig)
+    data: RigDataRecipe = field(default_factory=RigDataRecipe)
+    loss: SkinLossRecipe = field(default_factory=SkinLossRecipe)
+    loop: LoopRecipe = field(default_factory=LoopRecipe)
+    bones_per_mesh: int = 8
+    encoder_points: int = 512
+    query_points: int = 512
+    nested_dropout: bool = True
+
+
+def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
+    """Read and check a stage-1 recipe (RecipeError names what is wrong)."""
+    recipe = build(SkinVAERecipe, read_recipe(path, overrides))
+    for name in ("bones_per_mesh", "encoder_points", "query_points"):
+        if getattr(recipe, name) < 1:
+            raise RecipeError(f"'{name}' must be at least 1, not {getattr(recipe, name)}")
+    return recipe
+
+
+class BoneExamples(Dataset[Batch]):
+    """Item i: a mesh's cloud and `bones_per_mesh` of its bones, each with encoder and query points."""
+
+    def __init__(self, recipe: SkinVAERecipe) -> None:
+        self.recipe = recipe
+        self.rigs = RigExamples(recipe.data)
+
+    def __getitem__(self, index: int) -> Batch:
+        recipe = self.recipe
+        example = self.rigs[index]
+        rng = np.random.default_rng((recipe.data.first_seed, index, 1))
+        count = len(example.joints)
+        bones = rng.choice(count, recipe.bones_per_mesh, replace=count < recipe.bones_per_mesh)
+        shown = skin_points(example, bones, recipe.encoder_points, rng)
+        asked = skin_points(example, bones, recipe.query_points, rng)
+        return {
+            "cond_points": torch.from_numpy(example.points[: example.uniform]),
+            "cond_normals": torch.from_numpy(example.normals[: example.uniform]),
+            **_gather(example, bones, shown, "shown"),
+            **_gather(example, bones, asked, "asked"),
+        }
+
+
+def _gather(example: RigExample, bones: np.ndarray, rows: np.ndarray, name: str) -> Batch:
+    return {
+        f"{name}_points": torch.from_numpy(example.points[rows]),
+        f"{name}_normals": torch.from_numpy(example.normals[rows]),
+        f"{name}_weights": torch.from_numpy(example.weights[rows, bones[:, None]]),
+    }
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Stack meshes; bones of all meshes are flattened into one axis, with `mesh_index` to their mesh."""
+    batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
+    bones = batch["shown_points"].shape[1]
+    flat = {
+        key: value.flatten(0, 1) if key.startswith(("shown", "asked")) else value
+        for key, value in batch.items()
+    }
+    return {**flat, "mesh_index": torch.arange(len(items)).repeat_interleave(bones)}
+
+
+def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecipe) -> Losses:
+    """BCE, MSE and Dice between predicted and true weights, and their weighted sum `loss`.
+
+    logits (B, Q) before the sigmoid, weights (B, Q) in [0, 1]. Dice per bone, squared denominators:
+    1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε).
+    """
+    predicted = logits.float().sigmoid()
+    bce = F.binary_cross_entropy_with_logits(logits.float(), weights)
+    mse = F.mse_loss(predicted, weights)
+    epsilon = recipe.dice_epsilon
+    overlap = 2 * (predicted * weights).sum(-1) + epsilon
+    dice = (1 - overlap / (predicted.square().sum(-1) + weights.square().sum(-1) + epsilon)).mean()
+    total = recipe.bce * bce + recipe.mse * mse + recipe.dice * dice
+    return {"loss": total, "bce": bce, "mse": mse, "dice": dice}
+
+
+def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
+    """Mean over bones of |both| / |either| of the points above `threshold`; (B, Q) each.
+
+    A bone that neither side influences counts as 1.
+    """
+    a, b = predicted > threshold, weights > threshold
+    union = (a | b).sum(-1)
+    return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), 1.0).mean()
+
+
+def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
+    """Length of the token prefix decoded at `step` (nested dropout): a power of two up to the maximum.
+
+    Without nested dropout always `tokens_per_skin`.
+    """
+    if not recipe.nested_dropout:
+        return recipe.model.tokens_per_skin
+    lengths = [2**k for k in range(int(np.log2(recipe.model.sample_tokens)) + 1)]
+    return int(np.random.default_rng((recipe.loop.seed, step)).choice(lengths))
+
+
+def train(recipe: SkinVAERecipe) -> Path:
+    """Run stage 1 and write the CVAE to `<loop.output_dir>/skin_vae`."""
+    torch.manual_seed(recipe.loop.seed)
+    examples = BoneExamples(recipe)
+
+    def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
+        logits = model(
+            batch["shown_points"],
+            batch["shown_normals"],
+            batch["shown_weights"],
+            batch["cond_points"],
+            batch["cond_normals"],
+            batch["asked_points"],
+            batch["asked_normals"],
+            tokens=nested_tokens(step, recipe),
+            mesh_index=batch["mesh_index"],
+            rng=np.random.default_rng((recipe.loop.seed, step, 1)),
+        )
+        result = reconstruction_losses(logits, batch["asked_weights"], recipe.loss)
+        return {**result, "iou": skin_iou(logits.detach().sigmoid(), batch["asked_weights"])}
+
+    output = Path(recipe.loop.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    write_recipe(recipe, output / "recipe.yaml")
+    model = run_training(SkinVAE(recipe.model), examples, collate, losses, recipe.loop, "skin VAE")
+    assert isinstance(model, SkinVAE)
+    model.save(output / "skin_vae")
+    return output / "skin_vae"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: `python -m policy.pretrain_skin_vae recipes/skin_vae_small.yaml`."""
+    return run_command(__doc__ or "", load_recipe, train, argv, "python -m policy.pretrain_skin_vae")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

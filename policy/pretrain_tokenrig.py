@@ -1,0 +1,197 @@
+"""Stage 2: supervised training of TokenRig to write the rig of a mesh, the FSQ-CVAE frozen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from data.command_line import run_command
+from data.typed_recipe import RecipeError, build, read_recipe, write_recipe
+from policy.bundle import RigPolicy
+from policy.configuration_tokenrig import TokenRigConfig
+from policy.mesh_encoder import MeshEncoderConfig
+from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.pretraining_data import RigDataRecipe, RigExamples, skin_points
+from policy.skeleton_tokenizer import tokenize_skeleton
+from policy.skin_vae import SkinVAE
+from policy.training import LoopRecipe, Losses, run_training
+from policy.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class LanguageModelRecipe:
+    """Sizes of the Qwen3-style language model."""
+
+    hidden_size: int = 896
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 8
+    head_dim: int = 128
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 3192
+
+
+@dataclass(frozen=True)
+class TokenRigRecipe:
+    """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens."""
+
+    skin_vae: str = "checkpoints/small/skin_vae"
+    class_name: str | None = "articulation"
+    mesh_encoder: MeshEncoderConfig = field(default_factory=MeshEncoderConfig)
+    language_model: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
+    data: RigDataRecipe = field(default_factory=RigDataRecipe)
+    encoder_points: int = 512
+    skeleton_only_steps: int = 0
+    loop: LoopRecipe = field(default_factory=LoopRecipe)
+
+
+def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
+    """Read and check a stage-2 recipe (RecipeError names what is wrong)."""
+    recipe = build(TokenRigRecipe, read_recipe(path, overrides))
+    if not (Path(recipe.skin_vae) / "config.json").is_file():
+        raise RecipeError(
+            f"'skin_vae': '{recipe.skin_vae}' holds no skin VAE; train one with policy.pretrain_skin_vae"
+        )
+    return recipe
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedMesh:
+    """One example: cloud (N, 3), skeleton tokens, and what the skin encoder sees of each bone (J, K, …)."""
+
+    points: Tensor
+    normals: Tensor
+    skeleton: list[int]
+    shown_points: Tensor
+    shown_normals: Tensor
+    shown_weights: Tensor
+
+
+class TokenizedMeshes(Dataset[TokenizedMesh]):
+    """Item i of the rig stream, its skeleton as tokens."""
+
+    def __init__(self, recipe: TokenRigRecipe, vocabulary: Vocabulary) -> None:
+        self.recipe, self.vocabulary = recipe, vocabulary
+        self.rigs = RigExamples(recipe.data)
+
+    def __getitem__(self, index: int) -> TokenizedMesh:
+        example = self.rigs[index]
+        rng = np.random.default_rng((self.recipe.data.first_seed, index, 2))
+        bones = np.arange(len(example.joints))
+        rows = skin_points(example, bones, self.recipe.encoder_points, rng)
+        skeleton = tokenize_skeleton(example.joints, example.parents, self.recipe.class_name, self.vocabulary)
+        return TokenizedMesh(
+            torch.from_numpy(example.points[: example.uniform]),
+            torch.from_numpy(example.normals[: example.uniform]),
+            [int(token) for token in skeleton],
+            torch.from_numpy(example.points[rows]),
+            torch.from_numpy(example.normals[rows]),
+            torch.from_numpy(example.weights[rows, bones[:, None]]),
+        )
+
+
+def collate(items: list[TokenizedMesh]) -> dict[str, Any]:
+    """Stack the clouds; bones of all meshes go into one axis, `bones` counts them per mesh."""
+    return {
+        "points": torch.stack([item.points for item in items]),
+        "normals": torch.stack([item.normals for item in items]),
+        "skeletons": [item.skeleton for item in items],
+        "bones": [len(item.shown_points) for item in items],
+        "shown_points": torch.cat([item.shown_points for item in items]),
+        "shown_normals": torch.cat([item.shown_normals for item in items]),
+        "shown_weights": torch.cat([item.shown_weights for item in items]),
+    }
+
+
+def sequences(
+    batch: dict[str, Any], skin_vae: SkinVAE | None, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor]:
+    """Token ids (B, L) int64 and which are real (B, L) bool, padded on the right.
+
+    With a skin VAE whole rigs `[bos, class, …, skeleton eos, SkinTokens, eos]`, without it the skeleton part.
+    """
+    rows = [list(skeleton) for skeleton in batch["skeletons"]]
+    if skin_vae is not None:
+        with torch.no_grad():
+            codes = skin_vae.encode_skin(
+                batch["shown_points"], batch["shown_normals"], batch["shown_weights"]
+            )
+        for row, bone_codes in zip(rows, codes.split(batch["bones"]), strict=True):
+            row += [*(bone_codes.flatten() + vocabulary.skin_first).tolist(), vocabulary.eos]
+    length = max(len(row) for row in rows)
+    ids = torch.full((len(rows), length), vocabulary.pad)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    lengths = torch.tensor([len(row) for row in rows])
+    real = torch.arange(length) < lengths[:, None]
+    device = batch["points"].device
+    return ids.to(device), real.to(device)
+
+
+def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabulary) -> Losses:
+    """Mean negative log-likelihood per token under the strict grammar: `loss`, and its two phases apart.
+
+    log_probs (B, C) of the completion ids (B, C); `real` (B, C) masks padding.
+    """
+    nll = -log_probs
+    skin = (ids >= vocabulary.skin_first) & (ids < vocabulary.eos) & real
+    skeleton = (ids < vocabulary.skin_first) & real
+    result = {
+        "loss": nll[real].mean(),
+        "skeleton": nll[skeleton].mean(),
+    }
+    if skin.any():
+        result["skin"] = nll[skin].mean()
+    return result
+
+
+def train(recipe: TokenRigRecipe) -> Path:
+    """Run stage 2 and write the policy (model, tokenizer and CVAE) to `<loop.output_dir>/policy`."""
+    torch.manual_seed(recipe.loop.seed)
+    skin_vae = SkinVAE.load(recipe.skin_vae).eval().requires_grad_(False)
+    vocabulary = Vocabulary(
+        codebook=skin_vae.config.codebook_size, tokens_per_skin=skin_vae.config.tokens_per_skin
+    )
+    sizes = vars(recipe.language_model)
+    config = TokenRigConfig(
+        vocabulary=vocabulary.to_dict(), mesh_encoder=recipe.mesh_encoder.to_dict(), **sizes
+    )
+
+    def losses(model: nn.Module, batch: dict[str, Any], step: int) -> Losses:
+        vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
+        ids, real = sequences(batch, vae, vocabulary)
+        output = model(
+            input_ids=ids,
+            points=batch["points"],
+            normals=batch["normals"],
+            completion_ids=ids[:, 2:],
+            entropy=False,
+            rng=np.random.default_rng((recipe.loop.seed, step, 1)),
+        )
+        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+
+    output = Path(recipe.loop.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    write_recipe(recipe, output / "recipe.yaml")
+    examples = TokenizedMeshes(recipe, vocabulary)
+    model = run_training(TokenRigForCausalLM(config), examples, collate, losses, recipe.loop, "TokenRig")
+    assert isinstance(model, TokenRigForCausalLM)
+    RigPolicy(model, skin_vae.cpu()).save(output / "policy", dtype=torch.bfloat16)
+    return output / "policy"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: `python -m policy.pretrain_tokenrig recipes/tokenrig_small.yaml`."""
+    return run_command(__doc__ or "", load_recipe, train, argv, "python -m policy.pretrain_tokenrig")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Rollouts: batched, grammar-constrained sampling of rig tokens with a KV cache and per-row seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from policy.grammar import Grammar
+from policy.log_probs import sample_tokens
+from policy.modeling_tokenrig import TokenRigForCausalLM
+
+# Finished rows are dropped from the batch when this share of it is done, looked at every so many
+# tokens: the look costs one device-to-host copy.
+_COMPACT_SHARE = 0.25
+_COMPACT_EVERY = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Completions after the prompt `[mesh, bos, class]`, and their log-probabilities.
+
+    completion_ids (B, L) int64, padded with `pad` after <eos>; log_probs (B, L) float32 under the
+    sampling distribution, 0 on padding; lengths (B,) int64 counts tokens up to and with <eos>;
+    complete (B,) bool is False for rows the token limit cut off.
+    """
+
+    completion_ids: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+    complete: Tensor
+
+    def rows(self) -> tuple[list[list[int]], list[list[float]]]:
+        """Token ids and log-probabilities as lists without padding, as TRL takes them."""
+        ids, log_probs = self.completion_ids.tolist(), self.log_probs.tolist()
+        lengths = self.lengths.tolist()
+        return (
+            [row[:n] for row, n in zip(ids, lengths, strict=True)],
+            [row[:n] for row, n in zip(log_probs, lengths, strict=True)],
+        )
+
+
+def row_seeds(count: int, *key: int) -> list[tuple[int, ...]]:
+    """One seed per row from a key such as (run seed, step, rank): the same key, the same rollouts."""
+    return [(*key, row) for row in range(count)]
+
+
+def row_uniforms(seeds: Sequence[tuple[int, ...]], length: int) -> Tensor:
+    """(B, length) float32 in [0, 1): row b depends on seeds[b] alone, not on the batch around it."""
+    rows = [np.random.default_rng(seed).random(length, dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(rows))
+
+
+@torch.no_grad()
+def sample_rigs(
+    model: TokenRigForCausalLM,
+    mesh_embeds: Tensor,
+    mesh_index: Tensor,
+    class_ids: Tensor,
+    grammar: Grammar,
+    *,
+    max_new_tokens: int,
+    seeds: Sequence[tuple[int, ...]],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    batch_size: int | None = None,
+) -> Rollouts:
+    """Sample one completion per row.
+
+    mesh_embeds (M, T, hidden): conditioning embeddings, each prefix is run once however many rows use
+    it; mesh_index (B,) names each row's mesh; class_ids (B,) its class token. `temperature` 0 is greedy;
+    `top_k`, `top_p` are for inference only (training needs the whole distribution). Rows are sampled in
+    chunks of `batch_size`; a row's tokens depend on its seed and its mesh, not on the chunk.
+
+    Raises:
+        ValueError: lengths of mesh_index, class_ids and seeds differ, or the limit leaves no room.
+    """
+    rows = len(seeds)
+    if mesh_index.shape != (rows,) or class_ids.shape != (rows,) or rows == 0:
+        raise ValueError(
+            f"{rows} seeds, mesh_index {tuple(mesh_index.shape)}, class_ids {tuple(class_ids.shape)}: "
+            "give one of each per row"
+        )
+    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - 2
+    if not 0 < max_new_tokens <= limit:
+        raise ValueError(f"max_new_tokens {max_new_tokens} must be in 1..{limit} for this model")
+    was_training = model.training
+    model.eval()
+    chunks = [
+        _sample_chunk(
+            model,
+            mesh_embeds,
+            mesh_index[chunk],
+            class_ids[chunk],
+            grammar,
+            row_uniforms([seeds[i] for i in chunk.tolist()], max_new_tokens),
+            temperature,
+            top_k,
+            top_p,
+        )
+        for chunk in torch.arange(rows).split(batch_size or rows)
+    ]
+    model.train(was_training)
+    width = max(ids.shape[1] for ids, _ in chunks)
+    pad = model.config.vocabulary.pad
+    ids = torch.cat([torch.nn.functional.pad(i, (0, width - i.shape[1]), value=pad) for i, _ in chunks])
+    log_probs = torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for _, p in chunks])
+    ended = (ids == grammar.vocabulary.eos).any(dim=1)
+    lengths = torch.where(ended, (ids == grammar.vocabulary.eos).int().argmax(dim=1) + 1, width)
+    return Rollouts(ids, log_probs, lengths, ended)
+
+
+def _sample_chunk(
+    model: TokenRigForCausalLM,
+    mesh_embeds: Tensor,
+    mesh_index: Tensor,
+    class_ids: Tensor,
+    grammar: Grammar,
+    uniforms: Tensor,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Tensor, Tensor]:
+    """Tokens and log-probabilities (B, L') of one chunk; L' ends where the last row ended."""
+    device = mesh_embeds.device
+    vocabulary = grammar.vocabulary
+    rows, limit = uniforms.shape
+    uniforms = uniforms.to(device)
+    # One prefix pass per distinct (mesh, class), expanded to its rows through the cache.
+    pairs, pair_of_row = torch.unique(
+        torch.stack([mesh_index, class_ids.to(mesh_index.device)], dim=1), dim=0, return_inverse=True
+    )
+    pairs, pair_of_row = pairs.to(device), pair_of_row.to(device)
+    prompt = torch.stack([torch.full_like(pairs[:, 1], vocabulary.bos), pairs[:, 1]], dim=1)
+    output = model(input_ids=prompt, mesh_embeds=mesh_embeds[pairs[:, 0]], use_cache=True)
+    cache = output.past_key_values
+    cache.reorder_cache(pair_of_row)
+    logits = output.logits[:, -1][pair_of_row]
+
+    ids = torch.full((rows, limit), vocabulary.pad, device=device)
+    log_probs = torch.zeros((rows, limit), device=device)
+    alive = torch.arange(rows, device=device)  # rows still in the batch, by their place in the chunk
+    state = grammar.start(rows, device)
+    for position in range(limit):
+        tokens, token_log_probs = sample_tokens(
+            logits,
+            grammar.allowed(state),
+            temperature=temperature,
+            uniforms=uniforms[alive, position],
+            top_k=top_k,
+            top_p=top_p,
+        )
+        ids[alive, position] = tokens
+        log_probs[alive, position] = token_log_probs
+        state = grammar.step(state, tokens)
+        if position + 1 == limit:
+            break
+        if (position + 1) % _COMPACT_EVERY == 0:
+            running = ~grammar.finished(state)
+            count = int(running.sum())
+            if count == 0:
+                ids, log_probs = ids[:, : position + 1], log_probs[:, : position + 1]
+                break
+            if count <= (1 - _COMPACT_SHARE) * len(alive):
+                keep = running.nonzero(as_tuple=True)[0]
+                alive, tokens, state = alive[keep], tokens[keep], grammar.select(state, keep)
+                cache.reorder_cache(keep)
+        output = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
+        logits = output.logits[:, -1]
+    return ids, log_probs
