@@ -178,21 +178,21 @@ class MeshEncoder(nn.Module):
         self.init_weights()
 
     @torch.no_grad()
-    def init_weights(self, scale: float | None = None) -> None:
-        """Section 4's initialisation: N(0, scale / sqrt(width)), zero biases; `input_proj` PyTorch's default.
-
-        With `scale`, `input_proj` as well and with that scale instead of the configuration's.
-        """
-        deviation = (self.config.init_scale if scale is None else scale) / self.config.width**0.5
+    def init_weights(self) -> None:
+        """Section 4's initialisation of a stand-alone encoder."""
         for module in self.modules():
-            if not isinstance(module, nn.Linear):
-                continue
-            if module is self.encoder.input_proj and scale is None:
-                module.reset_parameters()
-                continue
-            nn.init.normal_(module.weight, std=deviation)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear):
+                init_linear(module, self.initial_deviation(module))
+
+    def initial_deviation(self, layer: nn.Linear, scale: float | None = None) -> float | None:
+        """Standard deviation of a layer's initial weights; None is PyTorch's default.
+
+        N(0, init_scale / sqrt(width)) except for `input_proj`; `scale` instead of the configured one counts
+        for that layer as well (section 4, the model's own `init_scale`).
+        """
+        if layer is self.encoder.input_proj and scale is None:
+            return None
+        return (self.config.init_scale if scale is None else scale) / self.config.width**0.5
 
     def forward(
         self,
@@ -224,3 +224,13 @@ class MeshEncoder(nn.Module):
         features = torch.cat([embedded, normals.float()], dim=-1)
         context = features if config.use_full_input else features[:, candidates]
         return self.encoder(context, gather_points(features, queries))
+
+
+def init_linear(layer: nn.Linear, deviation: float | None) -> None:
+    """Draw N(0, deviation) weights and set biases to 0, or PyTorch's default for None."""
+    if deviation is None:
+        layer.reset_parameters()
+        return
+    nn.init.normal_(layer.weight, std=deviation)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

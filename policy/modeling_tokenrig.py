@@ -1,7 +1,7 @@
 """TokenRig as a Hugging Face model: mesh encoder, projection and Qwen3 language model (sections 3 to 6)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,10 +11,9 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel,
 from transformers.utils import ModelOutput
 
 from policy.configuration_tokenrig import TokenRigConfig
-from policy.mesh_encoder import MeshEncoder
-
-if TYPE_CHECKING:
-    from policy.grammar import Mode
+from policy.grammar import Grammar, Mode
+from policy.log_probs import completion_log_probs
+from policy.mesh_encoder import MeshEncoder, init_linear
 
 
 @dataclass
@@ -65,24 +64,18 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         norm = nn.RMSNorm(config.hidden_size, eps=torch.finfo(torch.float32).eps)
         self.output_proj = nn.Sequential(nn.Linear(encoder.width, config.hidden_size), norm)
         self.transformer = Qwen3ForCausalLM(language)
-        self._grammars: dict[str, Any] = {}
+        self._grammars: dict[Mode, Grammar] = {}
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Called for every module of ours, children first; the language model initialises itself.
+        # Called for every module with parameters of its own; the language model initialises itself.
         scale = self.config.init_scale
-        if isinstance(module, MeshEncoder):
-            module.init_weights(scale)
-        elif module is self.output_proj:
-            linear, norm = self.output_proj[0], self.output_proj[1]
-            assert isinstance(linear, nn.Linear)
-            assert isinstance(norm, nn.RMSNorm)
-            if scale is None:
-                linear.reset_parameters()
-            else:
-                nn.init.normal_(linear.weight, std=scale / self.config.hidden_size**0.5)
-                nn.init.zeros_(linear.bias)
-            nn.init.ones_(norm.weight)
+        if isinstance(module, nn.Linear) and module is self.output_proj[0]:
+            init_linear(module, None if scale is None else scale / self.config.hidden_size**0.5)
+        elif isinstance(module, nn.Linear):
+            init_linear(module, self.mesh_encoder.initial_deviation(module, scale))
+        else:
+            super()._init_weights(module)
 
     # ------------------------------------------------------------ embeddings
 
@@ -94,7 +87,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         """Replace the token embedding of the language model."""
         self.transformer.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         """The language model's head, tied to the token embedding."""
         return self.transformer.get_output_embeddings()
 
@@ -130,7 +123,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         completion_ids: Tensor | None = None,
-        grammar_mode: "Mode" = "strict",
+        grammar_mode: Mode = "strict",
         temperature: float = 1.0,
         entropy: bool = True,
         logits_to_keep: int = 0,
@@ -229,14 +222,11 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         embeds: Tensor,
         attention_mask: Tensor | None,
         completion_ids: Tensor,
-        grammar_mode: "Mode",
+        grammar_mode: Mode,
         temperature: float,
         entropy: bool,
         return_dict: bool | None,
     ) -> TokenRigOutput | tuple[Any, ...]:
-        from policy.grammar import Grammar
-        from policy.log_probs import completion_log_probs
-
         count = completion_ids.shape[1]
         if not 1 <= count < embeds.shape[1]:
             raise ValueError(f"completion of {count} ids needs a prompt before it")
@@ -256,6 +246,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             self._grammars[grammar_mode],
             temperature=temperature,
             entropy=entropy,
+            mask=None if attention_mask is None else attention_mask[:, -count:],
         )
         result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
         return result.to_tuple() if return_dict is False else result

@@ -592,9 +592,10 @@ class SkinVAE(nn.Module):
         if expected != set(tensors):
             missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
             raise ValueError(f"{source / 'model.safetensors'}: missing {missing}, unexpected {extra}")
-        if dtype is not None:
-            tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
-        vae.load_state_dict(tensors, assign=True)
+        # Copies, because views into the file are not aligned in memory and matrix products then differ in the
+        # last bit: the same weights must give the same rewards in every process.
+        aligned = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in tensors.items()}
+        vae.load_state_dict(aligned, assign=True)
         return vae.eval()
 
 
