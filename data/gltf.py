@@ -1,0 +1,299 @@
+"""The glTF 2.0 container and its accessors, decoded strictly: what is damaged is refused, not guessed."""
+
+import base64
+import binascii
+import json
+import struct
+import urllib.parse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.mesh import MeshError
+
+# Component types of glTF 2.0, section 3.6.2.2, and the largest integer of the normalised ones.
+_COMPONENTS: dict[int, str] = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+_NORMALISED_MAX: dict[int, float] = {
+    5120: 127.0,
+    5121: 255.0,
+    5122: 32767.0,
+    5123: 65535.0,
+    5125: 4294967295.0,
+}
+_WIDTHS: dict[str, int] = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+_COMPRESSED: dict[str, str] = {
+    "KHR_draco_mesh_compression": "Draco",
+    "EXT_meshopt_compression": "meshopt",
+    "KHR_meshopt_compression": "meshopt",
+}
+# A sparse or empty accessor costs no bytes in the file: its count must not decide our memory alone.
+_MAX_COUNT = 100_000_000
+
+
+@dataclass
+class Gltf:
+    """A parsed glTF file: `json` is its document, buffers are read when an accessor needs them.
+
+    Every method raises MeshError, naming the file, when the document contradicts itself.
+    """
+
+    path: Path
+    json: dict[str, Any]
+    binary: bytes | None
+    _buffers: dict[int, bytes] = field(default_factory=dict)
+
+    def error(self, reason: str, fix: str = "export the file again") -> MeshError:
+        return MeshError(f"{self.path}: {reason}; {fix}")
+
+    def items(self, key: str) -> list[dict[str, Any]]:
+        """A top-level list such as "nodes", empty if absent."""
+        found = self.json.get(key, [])
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise self.error(f'"{key}" of its JSON is no list of objects')
+        return found
+
+    def item(self, key: str, index: Any) -> dict[str, Any]:
+        """Entry `index` of a top-level list."""
+        found = self.items(key)
+        if not _is_index(index) or index >= len(found):
+            raise self.error(f"it refers to {key}[{index}] but has {len(found)}")
+        return found[index]
+
+    def accessor(self, index: Any) -> NDArray[Any]:
+        """Accessor `index` as (count, width): native dtype, or float32 if it is normalised.
+
+        Strided buffer views, sparse accessors and accessors without a buffer view are resolved.
+        """
+        accessor = self.item("accessors", index)
+        count = self._whole(accessor.get("count"), f"accessors[{index}].count")
+        if count > _MAX_COUNT:
+            raise self.error(f"accessors[{index}] claims {count} elements", "reduce the mesh")
+        component = accessor.get("componentType")
+        width = _WIDTHS.get(accessor.get("type", ""))
+        if component not in _COMPONENTS or width is None:
+            raise self.error(f"accessors[{index}] has unknown type {accessor.get('type')}/{component}")
+        if "bufferView" in accessor:
+            start = self._whole(accessor.get("byteOffset", 0), f"accessors[{index}].byteOffset")
+            values = self._read(accessor["bufferView"], start, count, width, component)
+        else:
+            values = np.zeros((count, width), dtype=_COMPONENTS[component])
+        if "sparse" in accessor:
+            values = self._apply_sparse(values, accessor["sparse"], index, component)
+        if accessor.get("normalized") and component in _NORMALISED_MAX:
+            values = np.maximum(values / _NORMALISED_MAX[component], -1.0).astype(np.float32)
+        return values
+
+    def _apply_sparse(self, values: NDArray[Any], sparse: Any, index: Any, component: int) -> NDArray[Any]:
+        try:
+            count = self._whole(sparse["count"], f"accessors[{index}].sparse.count")
+            where, what = sparse["indices"], sparse["values"]
+            index_type = where["componentType"]
+            if index_type not in (5121, 5123, 5125):
+                raise self.error(f"accessors[{index}].sparse has index type {index_type}")
+            places = self._read(where["bufferView"], where.get("byteOffset", 0), count, 1, index_type)
+            width = values.shape[1]
+            changed = self._read(what["bufferView"], what.get("byteOffset", 0), count, width, component)
+        except (KeyError, TypeError) as problem:
+            raise self.error(f"accessors[{index}].sparse is incomplete ({problem})") from problem
+        if count and places.max() >= len(values):
+            raise self.error(f"accessors[{index}].sparse names element {places.max()} of {len(values)}")
+        values = values.copy()
+        values[places[:, 0].astype(np.int64)] = changed
+        return values
+
+    def _read(self, view_index: Any, start: int, count: int, width: int, component: int) -> NDArray[Any]:
+        view = self.item("bufferViews", view_index)
+        where = f"bufferViews[{view_index}]"
+        buffer = self._buffer(view.get("buffer"))
+        offset = self._whole(view.get("byteOffset", 0), f"{where}.byteOffset")
+        length = self._whole(view.get("byteLength"), f"{where}.byteLength")
+        dtype = np.dtype(_COMPONENTS[component])
+        size = dtype.itemsize * width
+        stride = self._whole(view.get("byteStride", size), f"{where}.byteStride")
+        needed = start + stride * (count - 1) + size if count else 0
+        if needed > length or offset + length > len(buffer) or stride < size:
+            raise self.error(
+                f"{where} is cut short (truncated file?): {max(needed, length)} bytes from {offset} are "
+                f"needed and the buffer has {len(buffer)}"
+            )
+        if not count:
+            return np.zeros((0, width), dtype=dtype)
+        shape, strides = (count, width), (stride, dtype.itemsize)
+        return np.ndarray(shape, dtype, buffer, offset + start, strides).copy()
+
+    def _buffer(self, index: Any) -> bytes:
+        if index not in self._buffers:
+            buffer = self.item("buffers", index)
+            uri = buffer.get("uri")
+            if uri is None:
+                if self.binary is None or index != 0:
+                    raise self.error(f"buffers[{index}] has no data (truncated file?)")
+                data = self.binary
+            elif not isinstance(uri, str):
+                raise self.error(f"buffers[{index}].uri is no text")
+            elif uri.startswith("data:"):
+                data = self._data_uri(uri, index)
+            else:
+                data = self._side_file(uri)
+            length = self._whole(buffer.get("byteLength"), f"buffers[{index}].byteLength")
+            if len(data) < length:
+                raise self.error(
+                    f"buffers[{index}] has {len(data)} of its {length} bytes (truncated)",
+                    "copy or export it again",
+                )
+            self._buffers[index] = data
+        return self._buffers[index]
+
+    def _data_uri(self, uri: str, index: int) -> bytes:
+        head, _, body = uri.partition(",")
+        if not head.endswith(";base64"):
+            return urllib.parse.unquote_to_bytes(body)
+        try:
+            return base64.b64decode(body, validate=True)
+        except binascii.Error as problem:
+            raise self.error(f"the data URI of buffers[{index}] is damaged ({problem})") from problem
+
+    def _side_file(self, uri: str) -> bytes:
+        if urllib.parse.urlparse(uri).scheme:
+            raise self.error(f"its buffer lies at {uri[:80]}, which is not fetched", "export it as one GLB")
+        side = self.path.parent / urllib.parse.unquote(uri)
+        try:
+            return side.read_bytes()
+        except OSError as problem:
+            reason = f"its buffer file {side.name} cannot be read ({problem.strerror})"
+            raise self.error(reason, "put it beside the .gltf or export one GLB") from problem
+
+    def _whole(self, value: Any, what: str) -> int:
+        if not _is_index(value):
+            raise self.error(f"{what} is {value!r}, not a whole number >= 0")
+        return int(value)
+
+
+def read_gltf(path: Path) -> Gltf:
+    """Read a .glb or .gltf file (told apart by content), without decoding its buffers.
+
+    Raises MeshError naming the file: empty, truncated, not glTF 2, broken JSON, Draco- or
+    meshopt-compressed (other readers load those silently as garbage). OSError if it cannot be opened.
+    """
+    data = path.read_bytes()
+    if not data:
+        raise MeshError(f"{path}: the file is empty; export it again")
+    binary = None
+    if data[:4] == b"glTF":
+        text, binary = _glb_chunks(path, data)
+    else:
+        text = data
+    try:
+        document = json.loads(text.decode("utf-8-sig"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as problem:
+        raise MeshError(f"{path}: its JSON cannot be read ({problem}); export the file again") from problem
+    if not isinstance(document, dict):
+        raise MeshError(f"{path}: it is no glTF document; export the file again")
+    asset = document.get("asset")
+    version = str(asset.get("version")) if isinstance(asset, dict) else "unknown"
+    if not version.startswith("2."):
+        raise MeshError(f"{path}: glTF version {version} is not supported; export as glTF 2.0")
+    gltf = Gltf(path, document, binary)
+    _refuse_compression(gltf)
+    return gltf
+
+
+def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
+    """JSON and BIN chunks (glTF 2.0, section 4.4)."""
+    if len(data) < 20:
+        raise MeshError(f"{path}: the GLB is truncated ({len(data)} bytes); copy or export it again")
+    version, length = struct.unpack_from("<II", data, 4)
+    if version != 2:
+        raise MeshError(f"{path}: GLB version {version} is not supported; export as glTF 2.0")
+    if length > len(data):
+        raise MeshError(
+            f"{path}: the GLB is truncated ({len(data)} of {length} bytes); copy or export it again"
+        )
+    chunks: dict[bytes, bytes] = {}
+    offset = 12
+    while offset + 8 <= length:
+        size, kind = struct.unpack_from("<I4s", data, offset)
+        if offset + 8 + size > length:
+            raise MeshError(f"{path}: a GLB chunk is cut short (truncated); copy or export it again")
+        chunks.setdefault(kind, data[offset + 8 : offset + 8 + size])
+        offset += 8 + size
+    if b"JSON" not in chunks:
+        raise MeshError(f"{path}: the GLB has no JSON chunk; export it again")
+    return chunks[b"JSON"], chunks.get(b"BIN\x00")
+
+
+def _refuse_compression(gltf: Gltf) -> None:
+    named: set[str] = set()
+    for key in ("extensionsUsed", "extensionsRequired"):
+        listed = gltf.json.get(key, [])
+        named.update(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else None
+    for view in gltf.items("bufferViews"):
+        named.update(view.get("extensions", {}))
+    for mesh in gltf.items("meshes"):
+        for primitive in mesh.get("primitives", []):
+            named.update(primitive.get("extensions", {}))
+    for name, plain in _COMPRESSED.items():
+        if name in named:
+            raise gltf.error(f"it is {plain}-compressed ({name})", "export it without mesh compression")
+
+
+def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], dict[int, int]]:
+    """The nodes of the default scene: (indices in visiting order, world matrices (4, 4), parents).
+
+    Without scenes, every node that is nobody's child counts as a root. Raises MeshError for loops.
+    """
+    nodes = gltf.items("nodes")
+    scenes = gltf.items("scenes")
+    if scenes:
+        roots = gltf.item("scenes", gltf.json.get("scene", 0)).get("nodes", [])
+    else:
+        children = {child for node in nodes for child in node.get("children", [])}
+        roots = [index for index in range(len(nodes)) if index not in children]
+    worlds: dict[int, NDArray[np.float64]] = {}
+    parents: dict[int, int] = {}
+    order: list[int] = []
+    stack: list[tuple[Any, int]] = [(root, -1) for root in reversed(roots)]
+    while stack:
+        index, parent = stack.pop()
+        node = gltf.item("nodes", index)
+        if index in worlds:
+            raise gltf.error(f"nodes[{index}] has two parents or lies in a loop")
+        local = _local_matrix(gltf, node, index)
+        worlds[index] = local if parent < 0 else worlds[parent] @ local
+        parents[index] = parent
+        order.append(index)
+        stack.extend((child, index) for child in reversed(node.get("children", [])))
+    return order, worlds, parents
+
+
+def _local_matrix(gltf: Gltf, node: dict[str, Any], index: int) -> NDArray[np.float64]:
+    """A node's local matrix (glTF 2.0, section 3.5.3): given column by column, or T R S."""
+    try:
+        if "matrix" in node:
+            matrix = np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T
+        else:
+            x, y, z, w = (float(value) for value in node.get("rotation", (0, 0, 0, 1)))
+            norm = x * x + y * y + z * z + w * w
+            s = 2.0 / norm if norm > 0 else 0.0
+            rotation = np.array(
+                [
+                    [1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)],
+                    [s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)],
+                    [s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)],
+                ]
+            )
+            matrix = np.eye(4)
+            matrix[:3, :3] = rotation * np.array(node.get("scale", (1, 1, 1)), dtype=np.float64).reshape(3)
+            matrix[:3, 3] = np.array(node.get("translation", (0, 0, 0)), dtype=np.float64).reshape(3)
+    except (ValueError, TypeError) as problem:
+        raise gltf.error(f"the transform of nodes[{index}] cannot be read ({problem})") from problem
+    if not np.isfinite(matrix).all():
+        raise gltf.error(f"the transform of nodes[{index}] is not finite")
+    return matrix
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
