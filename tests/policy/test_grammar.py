@@ -145,6 +145,7 @@ def slow_allowed(mode: Mode, generated: list[int]) -> list[int]:
     return [v.eos] if count >= needed else list(range(v.skin_first, v.eos))
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 5), st.integers(0, SMALL.eos - 1)), max_size=40))
 def test_released_modes_equal_the_plain_loops(generated: list[int]) -> None:
     tokens = torch.tensor([[*generated, 0]])
@@ -237,6 +238,7 @@ def test_only_truncation_makes_a_strict_rig_invalid(seed: int, length: int) -> N
                 split_rig(ids, SMALL)
 
 
+@settings(deadline=None)
 @given(
     parents=st.integers(0, 8).flatmap(lambda n: st.tuples(*[st.integers(0, i) for i in range(n)])),
     seed=st.integers(0, 2**32 - 1),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.skeleton_tokenizer import (
@@ -193,6 +193,7 @@ def rigs(draw: st.DrawFn) -> tuple[np.ndarray, list[int], np.ndarray, str | None
     return np.asarray(cells) / bins * 2 - 1, parents, np.asarray(codes), cls, vocabulary
 
 
+@settings(deadline=None)
 @given(rigs())
 def test_rigs_round_trip_within_half_a_bin(rig: tuple) -> None:
     joints, parents, codes, cls, vocabulary = rig
@@ -219,6 +220,7 @@ def slow_parents(stated: np.ndarray, joints: np.ndarray) -> list[int]:
     return found
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_parents_are_the_latest_of_the_nearest(seed: int) -> None:
     random = np.random.default_rng(seed)

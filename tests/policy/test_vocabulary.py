@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy.vocabulary import Vocabulary
@@ -48,6 +48,7 @@ def test_small_sizes_by_hand() -> None:
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), unique=True, max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(
     bins=st.integers(1, 300),
     parts=names,
