@@ -10,14 +10,21 @@ from rewards.errors import MeshRewardError, RewardError, RigRewardError
 from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.occupancy import OccupancyGrid, build_occupancy
 from rewards.poses import pose_seed, random_rotations
+from rewards.score import REWARD_NAMES, RigScore, score_group, score_rig
+from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
+from rewards.settings import RewardSettings
 from rewards.smoothness import deformation_smoothness
 from rewards.sparsity import skin_sparsity
 
 __all__ = [
+    "REWARD_NAMES",
     "MeshRewardError",
     "OccupancyGrid",
     "RewardError",
+    "RewardSettings",
     "RigRewardError",
+    "RigScore",
+    "ScoringMesh",
     "bone_containment",
     "build_occupancy",
     "deformation_smoothness",
@@ -25,7 +32,10 @@ __all__ = [
     "linear_blend_skinning",
     "mesh_edges",
     "pose_seed",
+    "prepare_scoring_mesh",
     "random_rotations",
+    "score_group",
+    "score_rig",
     "skin_sparsity",
     "skinning_matrices",
 ]

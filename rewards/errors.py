@@ -1,10 +1,12 @@
-"""Errors of scoring: which side a failure to score comes from decides the reward (invalid rig: 0, bad mesh:
-none).
-"""
+"""Errors of scoring: whose fault a failure is decides the reward (a bad rig: 0; a bad mesh: none)."""
 
 
 class RewardError(ValueError):
-    """A mesh or a rig that cannot be scored. One of the two subclasses below says whose fault it is."""
+    """A mesh or a rig that cannot be scored: one of the two subclasses, which say whose fault it is.
+
+    Raised itself only for arguments that do not fit together (weights of another mesh, poses of another rig): the
+    caller's mistake, which no reward should hide.
+    """
 
 
 class MeshRewardError(RewardError):
@@ -12,4 +14,4 @@ class MeshRewardError(RewardError):
 
 
 class RigRewardError(RewardError):
-    """The rig cannot be scored (cycle of parents, NaN weights, wrong shape, …): the policy's fault."""
+    """The rig cannot be scored (a cycle of parents, NaN weights, …): the policy's fault."""

@@ -12,6 +12,7 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from rewards.errors import MeshRewardError
+from rewards.skeleton import COORDINATE_LIMIT
 
 Interior = Literal["projection", "flood", "surface"]
 
@@ -239,23 +240,20 @@ def solid_triangles(vertices: ArrayLike, faces: ArrayLike) -> tuple[NDArray[np.f
             "repair the mesh"
         )
     corners = points[indices].astype(np.float64)
-    if not np.isfinite(corners).all():
-        raise MeshRewardError("a vertex of a face is not finite; repair the mesh")
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Relative to the first corner: differences of close numbers are exact, so a far-away mesh is judged
-        # alike.
-        first = corners[:, 1] - corners[:, 0]
-        second = corners[:, 2] - corners[:, 0]
-        longest = np.sqrt(
-            np.maximum.reduce(
-                [(first**2).sum(axis=1), (second**2).sum(axis=1), ((second - first) ** 2).sum(axis=1)]
-            )
+    if not (np.abs(corners) <= COORDINATE_LIMIT).all():
+        raise MeshRewardError("a vertex of a face is not finite or above 1e30; repair the mesh")
+    # Relative to the first corner: differences of close numbers are exact, so a far-away mesh is judged
+    # alike.
+    first = corners[:, 1] - corners[:, 0]
+    second = corners[:, 2] - corners[:, 0]
+    longest = np.sqrt(
+        np.maximum.reduce(
+            [(first**2).sum(axis=1), (second**2).sum(axis=1), ((second - first) ** 2).sum(axis=1)]
         )
-        area = np.linalg.norm(np.cross(first, second), axis=1)
-        noise = 4 * np.finfo(np.float64).eps * np.abs(corners).max(axis=(1, 2))
-        solid = area > longest * np.maximum(1e-12 * longest, noise)
-    if not np.isfinite(area).all():
-        raise MeshRewardError("the mesh is too large for floating point; scale it to [-1, 1]")
+    )
+    area = np.linalg.norm(np.cross(first, second), axis=1)
+    noise = 4 * np.finfo(np.float64).eps * np.abs(corners).max(axis=(1, 2))
+    solid = area > longest * np.maximum(1e-12 * longest, noise)
     if not solid.any():
         raise MeshRewardError("the mesh has no triangle with area; pass a surface mesh")
     kept = np.flatnonzero(solid)

@@ -5,6 +5,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from rewards.errors import RigRewardError
 
+COORDINATE_LIMIT = 1e30
+
 
 def check_joints(joints: ArrayLike) -> NDArray[np.float64]:
     """Joint positions as a finite (J, 3) float64 array, J >= 1.
@@ -15,9 +17,11 @@ def check_joints(joints: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(joints, dtype=np.float64)
     if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
         raise RigRewardError(f"joints have shape {array.shape}; pass (J, 3) with at least one joint")
-    if not np.isfinite(array).all():
-        bad = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-        raise RigRewardError(f"joint {bad} has a coordinate that is not finite; drop the rig")
+    # `<=` is false for NaN too. The limit keeps squares and products finite.
+    inside = (np.abs(array) <= COORDINATE_LIMIT).all(axis=1)
+    if not inside.all():
+        bad = int(np.flatnonzero(~inside)[0])
+        raise RigRewardError(f"joint {bad} has a coordinate that is not finite or above 1e30; drop the rig")
     return np.ascontiguousarray(array)
 
 

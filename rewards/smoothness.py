@@ -13,6 +13,7 @@ from rewards.lbs import (
     skinning_matrices,
     skinning_matrices_reference,
 )
+from rewards.skeleton import COORDINATE_LIMIT
 from rewards.weights import check_weights
 
 Reduce = Literal["max", "mean"]
@@ -48,7 +49,8 @@ def deformation_smoothness(
 
     Raises:
         MeshRewardError: vertices or edges of a wrong shape, not finite, out of range.
-        RigRewardError: a bad hierarchy, bad weights or rotations.
+        RigRewardError: a bad hierarchy, bad weights.
+        RewardError: weights or rotations of another mesh or rig.
         ValueError: negative scale, unknown reduce.
 
     Source: paper, "Deformation smoothness", R_mo; conventions of `rewards.lbs`.
@@ -124,8 +126,8 @@ def check_edges(vertices: ArrayLike, edges: ArrayLike) -> tuple[NDArray[np.float
     points = np.asarray(vertices, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise MeshRewardError(f"vertices have shape {points.shape}; pass (S, 3) with at least one vertex")
-    if not np.isfinite(points).all():
-        raise MeshRewardError("a vertex is not finite; repair the mesh")
+    if not (np.abs(points) <= COORDINATE_LIMIT).all():
+        raise MeshRewardError("a vertex is not finite or above 1e30; repair the mesh")
     pairs = np.asarray(edges)
     if pairs.size == 0:
         return np.ascontiguousarray(points), np.empty((0, 2), dtype=np.int64)

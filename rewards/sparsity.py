@@ -3,7 +3,7 @@
 from typing import Any
 
 from numba import njit
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rewards.weights import check_weights
 
@@ -37,10 +37,20 @@ def skin_sparsity(
 
     Source: paper, "Skin coverage and sparsity", R_sc.
     """
+    return sparsity_of(check_weights(weights), threshold, max_influences, unbound_power, crowded_power)
+
+
+def sparsity_of(
+    weights: NDArray[Any],
+    threshold: float,
+    max_influences: int,
+    unbound_power: float,
+    crowded_power: float,
+) -> float:
+    """`skin_sparsity` of weights that `check_weights` has returned."""
     _check_powers(unbound_power, crowded_power)
-    array = check_weights(weights)
-    unbound, crowded = _count(array, array.dtype.type(threshold), max_influences)
-    return _combine(unbound / len(array), crowded / len(array), unbound_power, crowded_power)
+    unbound, crowded = _count(weights, weights.dtype.type(threshold), max_influences)
+    return _combine(unbound / len(weights), crowded / len(weights), unbound_power, crowded_power)
 
 
 def skin_sparsity_reference(

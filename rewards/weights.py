@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from rewards.errors import RigRewardError
+from rewards.errors import RewardError, RigRewardError
 
 
 def check_weights(
@@ -15,7 +15,7 @@ def check_weights(
     """Skin weights as a contiguous (S, J) array, float32 kept, everything else as float64.
 
     Raises:
-        RigRewardError: wrong shape, no rows or columns, a weight that is negative or not finite.
+        RigRewardError: wrong shape, no rows or columns, a weight that is negative, above 1e30 or not finite.
     """
     array = np.asarray(weights)
     if array.dtype != np.float32:
@@ -24,11 +24,13 @@ def check_weights(
     if array.ndim != 2 or 0 in array.shape:
         raise RigRewardError(f"weights have shape {array.shape}; pass ({rows}, {columns})")
     if vertex_count not in (None, len(array)) or joint_count not in (None, array.shape[1]):
-        raise RigRewardError(f"weights have shape {array.shape}; this mesh and rig need ({rows}, {columns})")
+        raise RewardError(f"weights have shape {array.shape}; this mesh and rig need ({rows}, {columns})")
     array = np.ascontiguousarray(array)
     bad = _first_bad_row(array)
     if bad >= 0:
-        raise RigRewardError(f"vertex {bad} has a weight that is negative or not finite; drop the rig")
+        raise RigRewardError(
+            f"vertex {bad} has a weight that is negative, above 1e30 or not finite; drop the rig"
+        )
     return array
 
 
@@ -37,7 +39,7 @@ def _first_bad_row(weights: Any) -> int:
     for v in range(weights.shape[0]):
         good = True
         for j in range(weights.shape[1]):
-            good &= (weights[v, j] >= 0) & (weights[v, j] < np.inf)
+            good &= (weights[v, j] >= 0) & (weights[v, j] <= 1e30)
         if not good:
             return v
     return -1

@@ -1,0 +1,130 @@
+"""Scoring of decoded rigs: the four rewards and the diagnostics that show how they were earned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rewards.containment import bone_points
+from rewards.coverage import joint_coverage
+from rewards.diagnostics import rig_diagnostics
+from rewards.errors import RigRewardError
+from rewards.lbs import skin, skinning_matrices
+from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
+from rewards.settings import RewardSettings
+from rewards.skeleton import check_joints, check_parents
+from rewards.smoothness import smoothness_of, stretch_of
+from rewards.sparsity import sparsity_of
+from rewards.weights import check_weights
+
+__all__ = [
+    "REWARD_NAMES",
+    "RewardSettings",
+    "RigScore",
+    "ScoringMesh",
+    "prepare_scoring_mesh",
+    "score_group",
+    "score_rig",
+]
+
+REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
+
+
+class Rig(Protocol):
+    """A rig to score, at a scoring mesh's vertices; `data.Rig` fits."""
+
+    @property
+    def joints(self) -> Any:
+        """(J, 3) float, mesh frame."""
+
+    @property
+    def parents(self) -> Any:
+        """(J,) int, -1 for a root."""
+
+    @property
+    def weights(self) -> Any:
+        """(S, J) float >= 0, raw."""
+
+
+@dataclass(frozen=True)
+class RigScore:
+    """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`)."""
+
+    coverage: float
+    containment: float
+    sparsity: float
+    smoothness: float
+    diagnostics: dict[str, float]
+
+    @property
+    def rewards(self) -> dict[str, float]:
+        """The four rewards by name, in the order of REWARD_NAMES."""
+        return {name: getattr(self, name) for name in REWARD_NAMES}
+
+
+def score_rig(
+    mesh: ScoringMesh,
+    joints: ArrayLike,
+    parents: ArrayLike,
+    weights: ArrayLike,
+    rotations: ArrayLike,
+    settings: RewardSettings,
+) -> RigScore:
+    """All four rewards of one rig. The work of `mesh` is shared by all its rigs; see `prepare_scoring_mesh`.
+
+    Args:
+        mesh: S scoring vertices.
+        joints: (J, 3) float, mesh frame.
+        parents: (J,) int, -1 for a root; any order, no cycles.
+        weights: (S, J) float >= 0 at `mesh.vertices`, raw: a sigmoid per bone, not normalised.
+        rotations: (P, K, 3, 3) float with K >= J; the first J are used, so a group can share one array.
+        settings: the rewards' parameters.
+
+    Raises:
+        RigRewardError: the rig cannot be scored: the policy's fault.
+        RewardError: weights or rotations do not fit this mesh or rig: the caller's.
+    """
+    rest = check_joints(joints)
+    up = check_parents(parents, len(rest))
+    skin_weights = check_weights(weights, len(mesh.vertices), len(rest))
+    shared = np.asarray(rotations, dtype=np.float64)
+    matrices = skinning_matrices(rest, up, shared[:, : len(rest)] if shared.ndim == 4 else shared)
+    vertices = mesh.vertices.astype(np.float64)
+    largest, mean, _ = stretch_of(vertices, mesh.edges, skin(vertices, skin_weights, matrices))
+    contained = mesh.grid.contains(bone_points(rest, up, settings.samples_per_bone))
+    return RigScore(
+        coverage=joint_coverage(mesh.grid, rest, settings.alpha, settings.distance_unit),
+        containment=float(contained.mean()),
+        sparsity=sparsity_of(
+            skin_weights,
+            settings.threshold,
+            settings.max_influences,
+            settings.unbound_power,
+            settings.crowded_power,
+        ),
+        smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
+        diagnostics=rig_diagnostics(rest, up, skin_weights, float(largest.max())),
+    )
+
+
+def score_group(
+    mesh: ScoringMesh, rigs: Sequence[Rig], rotations: ArrayLike, settings: RewardSettings
+) -> list[RigScore | RigRewardError]:
+    """Score the rigs of one mesh, posed alike; a rig that cannot be scored yields its error, not its group's.
+
+    Args:
+        mesh: S scoring vertices.
+        rigs: each with joints (J, 3), parents (J,), weights (S, J); J may differ.
+        rotations: (P, K, 3, 3) float, K at least the largest J: joint j of every rig turns by `rotations[:,
+            j]`.
+        settings: the rewards' parameters.
+    """
+    scores: list[RigScore | RigRewardError] = []
+    for rig in rigs:
+        try:
+            scores.append(score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, settings))
+        except RigRewardError as error:
+            scores.append(error)
+    return scores

@@ -1,0 +1,135 @@
+"""A mesh made ready for scoring: occupancy, welded vertices with normals, edges. Done once per mesh, then
+shared.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from data.sampling import vertex_normals
+from rewards.edges import mesh_edges
+from rewards.occupancy import OccupancyGrid, build_occupancy, solid_triangles
+
+if TYPE_CHECKING:
+    from rewards.settings import RewardSettings
+
+# Of the choice of edges on meshes above `max_scoring_vertices`. Never the run's seed: a mesh is scored alike
+# in all runs.
+_SUBSET_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class ScoringMesh:
+    """What the four rewards read of a mesh. Pickles compactly (the grid bit-packed); treat the arrays as
+    read-only.
+
+    Attributes:
+        grid: occupancy, mesh frame.
+        vertices: (S, 3) float32 distinct positions, mesh frame. Weights to score are given at these.
+        normals: (S, 3) float32 unit vertex normals, for querying a skin decoder.
+        edges: (E, 2) int64 indices into `vertices`.
+        source: (S,) int64, for each vertex the first vertex of the file's mesh at its position.
+        name: for messages.
+    """
+
+    grid: OccupancyGrid
+    vertices: NDArray[np.float32]
+    normals: NDArray[np.float32]
+    edges: NDArray[np.int64]
+    source: NDArray[np.int64]
+    name: str = ""
+
+
+def prepare_scoring_mesh(
+    vertices: ArrayLike, faces: ArrayLike, settings: "RewardSettings", name: str = ""
+) -> ScoringMesh:
+    """Do a mesh's share of scoring: voxelise, weld coincident vertices, list edges, cut large meshes down.
+
+    Faces without area and vertices that no other face uses do not count. Vertices are welded if their float32
+    coordinates are equal: files split them at texture and normal seams, and an unwelded mesh cannot show a
+    tear. Above `settings.max_scoring_vertices` a fixed random subset of the edges and their end points
+    remain.
+
+    Args:
+        vertices: (V, 3) float, mesh frame (longest side of the bounding box spans [-1, 1]).
+        faces: (F, 3) int.
+        settings: grid and size limits.
+        name: for messages.
+
+    Raises:
+        MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`) or has float32 no area.
+    """
+    grid = build_occupancy(vertices, faces, settings.resolution, settings.interior)
+    _, solid = solid_triangles(vertices, faces)
+    triangles = np.asarray(faces)[solid].astype(np.int64)
+    # Adding 0 turns -0 into 0, which are equal but differ in their bits.
+    points = np.asarray(vertices).astype(np.float32) + np.float32(0)
+    source, welded = weld(points, triangles)
+    positions = points[source]
+    normals = _normals(positions, welded)
+    edges = mesh_edges(welded)
+    kept, edges = _limit(edges, len(source), settings.max_scoring_vertices)
+    return ScoringMesh(grid, positions[kept], normals[kept], edges, source[kept], name)
+
+
+def weld(
+    points: NDArray[np.float32], triangles: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Merge the vertices that have the same coordinates, bit for bit.
+
+    Args:
+        points: (V, 3) float32.
+        triangles: (T, 3) int64.
+
+    Returns:
+        source (S,) int64: the first of each set of equal, used vertices, ascending; triangles (T, 3) int64
+        renumbered to 0 … S - 1.
+    """
+    used, corner = np.unique(triangles, return_inverse=True)
+    bits = np.ascontiguousarray(points[used]).view(np.uint32).astype(np.uint64)
+    # Two integer keys sort much faster than rows of three floats.
+    order = np.lexsort((bits[:, 2], bits[:, 0] << np.uint64(32) | bits[:, 1]))
+    fresh = np.ones(len(used), dtype=np.bool_)
+    fresh[1:] = (bits[order[1:]] != bits[order[:-1]]).any(axis=1)
+    # The sort is stable, so the first of each run is the set's lowest index.
+    lowest = order[fresh]
+    rank = np.empty(len(lowest), dtype=np.int64)
+    rank[np.argsort(lowest)] = np.arange(len(lowest))
+    label = np.empty(len(used), dtype=np.int64)
+    label[order] = rank[np.cumsum(fresh) - 1]
+    return used[np.sort(lowest)], label[corner.reshape(-1)].reshape(triangles.shape)
+
+
+def _normals(positions: NDArray[np.float32], triangles: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Unit vertex normals; where the faces around a vertex cancel (double-sided sheets), one face's
+    normal.
+    """
+    normals = vertex_normals(positions, triangles)
+    flat = np.flatnonzero(~normals.any(axis=1))
+    if len(flat):
+        corners = positions[triangles].astype(np.float64)
+        face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        length = np.linalg.norm(face, axis=1)
+        whole = length > 0
+        any_face = np.tile([0.0, 0.0, 1.0], (len(positions), 1))
+        any_face[triangles[whole]] = (face[whole] / length[whole, None])[:, None]
+        normals[flat] = any_face[flat]
+    return normals
+
+
+def _limit(
+    edges: NDArray[np.int64], vertex_count: int, limit: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the vertices to keep and the edges between them, renumbered."""
+    if vertex_count <= limit:
+        return np.arange(vertex_count), edges
+    shuffled = edges[np.random.Generator(np.random.Philox(_SUBSET_SEED)).permutation(len(edges))]
+    _, first_use = np.unique(shuffled, return_index=True)
+    # vertices_so_far[e]: distinct end points of the first e + 1 edges.
+    vertices_so_far = np.cumsum(np.bincount(first_use // 2, minlength=len(shuffled)))
+    chosen = shuffled[: np.searchsorted(vertices_so_far, limit, side="right")]
+    kept, renumbered = np.unique(chosen, return_inverse=True)
+    pairs = np.sort(renumbered.reshape(-1, 2), axis=1)
+    return kept, pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].astype(np.int64)
