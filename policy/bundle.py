@@ -18,9 +18,11 @@ from torch import Tensor
 from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
 from policy.skin_vae import SkinVAE
+from policy.text_tokenizer import build_text_tokenizer
 from policy.vocabulary import Vocabulary
 
 SKIN_VAE_FOLDER = "skin_vae"
+ALIGNMENT = 64  # bytes, what torch gives its own tensors
 
 Array = Tensor | npt.NDArray[np.float32]
 
@@ -196,9 +198,15 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
         )
     if not any(source.glob("model*.safetensors")):
         raise PolicyError(f"{source}: no model.safetensors; the policy was not saved completely")
-    return TokenRigForCausalLM.from_pretrained(
+    model = TokenRigForCausalLM.from_pretrained(
         source, dtype=stored, use_safetensors=True, local_files_only=True
     )
+    # Views into the file are not aligned in memory, and matrix products then differ in the last bit from
+    # those of the model that was saved: rollouts of the same seed could differ.
+    for parameter in model.parameters():
+        if parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
+    return model
 
 
 def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:
@@ -235,8 +243,6 @@ def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | N
         config.dtype = dtype
         config.architectures = [type(model).__name__]
         config.save_pretrained(folder)
-    from policy.text_tokenizer import build_text_tokenizer
-
     build_text_tokenizer(model.config.get_vocabulary()).save_pretrained(folder)
 
 
