@@ -268,6 +268,42 @@ def test_the_release_ends_one_skin_token_early() -> None:
     assert split_rig(PROMPT + early, SMALL, strict=False)[1].tolist() == [[0, 0]]
 
 
+def test_sequences_generated_by_the_released_code() -> None:
+    # golden_a.npz: gen_skeleton_tokens, then gen_fork_skin_ids and gen_release_skin_ids (greedy, 5 joints)
+    skeleton = [
+        257,
+        266,
+        128,
+        51,
+        128,
+        128,
+        115,
+        131,
+        134,
+        179,
+        128,
+        179,
+        198,
+        132,
+        256,
+        134,
+        179,
+        128,
+        83,
+        192,
+    ]
+    skeleton += [125, 258]
+    skin = [*[2740] * 12, 2152, 2786, 2727, 2727, 2740, 2739, 2739]
+    vocabulary = Vocabulary(codebook=2560)
+    fork, released = [*skeleton, *skin, 2727, vocabulary.eos], [*skeleton, *skin, vocabulary.eos]
+    for mode, whole in (("strict", [True, False]), ("fork", [True, False]), ("released", [False, True])):
+        found = [Grammar(vocabulary, mode).validity(torch.tensor([ids[2:]])) for ids in (fork, released)]
+        assert [facts.complete.item() for facts in found] == whole
+        assert [facts.skeleton_length.item() for facts in found] == [20, 20]
+    assert split_rig(fork, vocabulary)[1][-1].tolist() == [2473, 2472, 2472, 2460]  # less 267
+    assert split_rig(released, vocabulary, strict=False)[1][-1].tolist() == [2473, 2472, 2472, 0]
+
+
 def test_illegal_tokens_end_a_strict_sequence() -> None:
     grammar = SMALL_GRAMMARS["strict"]
     state = after(grammar, [0, SMALL.branch])

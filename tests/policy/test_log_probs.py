@@ -362,6 +362,21 @@ def test_noise_at_the_ends_stays_legal() -> None:
     assert sample_tokens(logits, allowed, torch.ones(4)).tokens.tolist() == [3] * 4
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_gives_the_same_numbers() -> None:
+    grammar = Grammar(ODD)
+    ids = sampled(grammar, 3, 50, seed=1)
+    hidden, weight = inputs(grammar, 3, 50, 8, seed=2)
+    here = completion_log_probs(hidden, weight, ids, grammar)
+    there = completion_log_probs(hidden.cuda(), weight.cuda(), ids.cuda(), grammar)
+    torch.testing.assert_close(there.log_probs.cpu(), here.log_probs, atol=1e-4, rtol=1e-4)
+    uniforms, logits = row_uniforms(range(3), 1)[:, 0], head_logits(hidden[:, 0], weight)
+    allowed = grammar.allowed(grammar.start(3))
+    drawn = sample_tokens(logits.cuda(), allowed.cuda(), uniforms)
+    assert torch.equal(drawn.tokens.cpu(), sample_tokens(logits, allowed, uniforms).tokens)
+
+
 def test_bad_arguments_are_named() -> None:
     grammar = Grammar(SMALL)
     ids = torch.zeros(2, 3, dtype=torch.int64)
