@@ -1,20 +1,59 @@
 """Meshes, rigs, sampling, files and procedural creatures: everything that knows no tokens."""
 
+from data.augment import augment
 from data.creatures import CREATURE_KINDS, Creature, make_creature
+from data.dataset import (
+    EVAL_FIRST_SEED,
+    TRAIN_FIRST_SEED,
+    MeshSample,
+    creature_samples,
+    file_samples,
+    make_sample,
+    split,
+)
+from data.load import (
+    MAX_BYTES,
+    MAX_FACES,
+    MESH_SUFFIXES,
+    Refusal,
+    find_meshes,
+    load_asset,
+    load_mesh,
+    load_meshes,
+)
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface, sample_surface_indexed, vertex_normals
+from data.skinned_glb import read_skinned_glb, write_skinned_glb
 
 __all__ = [
     "CREATURE_KINDS",
+    "EVAL_FIRST_SEED",
+    "MAX_BYTES",
+    "MAX_FACES",
+    "MESH_SUFFIXES",
+    "TRAIN_FIRST_SEED",
     "Creature",
     "Mesh",
     "MeshError",
+    "MeshSample",
+    "Refusal",
     "Rig",
+    "augment",
+    "creature_samples",
     "depth_first",
+    "file_samples",
+    "find_meshes",
+    "load_asset",
+    "load_mesh",
+    "load_meshes",
     "make_creature",
+    "make_sample",
     "normalise",
+    "read_skinned_glb",
     "sample_surface",
     "sample_surface_indexed",
+    "split",
     "vertex_normals",
+    "write_skinned_glb",
 ]

@@ -49,10 +49,11 @@ class _Skin:
 
 
 def flatten(gltf: Gltf) -> Flattened:
-    """All triangles of the default scene, node by node, with their transforms; in bind pose if any is skinned.
+    """All triangles of the default scene with node transforms; in bind pose if any mesh is skinned.
 
     A skinned file keeps its skinned meshes and what is rigidly attached below a joint (weight 1 for that
-    joint); meshes that hang on no joint (a stage, a prop) are left out. See `read_skinned_glb` for the
+    joint); meshes that hang on no joint (a stage, a prop) are left out. Vertices of
+    no triangle are dropped. See `read_skinned_glb` for the
     other rules. Raises MeshError naming the file for anything damaged or contradictory.
     """
     with _malformed(gltf):
@@ -70,8 +71,10 @@ def flatten(gltf: Gltf) -> Flattened:
 @contextmanager
 def _malformed(gltf: Gltf) -> Iterator[None]:
     # The document is a stranger's JSON: a list where an object belongs surfaces as one of these.
+    # Absurd numbers overflow silently here and are refused as non-finite later.
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
         raise gltf.error(f"its JSON is malformed ({type(problem).__name__}: {problem})") from problem
 
@@ -110,6 +113,12 @@ def _pieces(gltf: Gltf, index: int) -> Iterator[_Piece]:
         slots = weights = None
         if skin is not None:
             slots, weights = _influences(gltf, attributes, len(vertices), where)
+        kept, compact = np.unique(faces, return_inverse=True)
+        if len(kept) < len(vertices):
+            # Primitives often share one vertex list; stray vertices would distort the bounding box.
+            vertices, faces = vertices[kept], compact.reshape(-1, 3)
+            slots = None if slots is None else slots[kept]
+            weights = None if weights is None else weights[kept]
         yield _Piece(index, skin, vertices, faces, slots, weights)
 
 

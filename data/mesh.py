@@ -78,7 +78,7 @@ def normalise(vertices: ArrayLike, faces: ArrayLike, name: str) -> Mesh:
 
     vertices (V, 3), any frame and float dtype; faces (F, 3) integers. The bounding box is centred at 0
     and the longest side scaled to length 2, one factor for all axes. Computed in float64.
-    Raises MeshError naming `name` for what `check_triangles` refuses and for a mesh of zero extent.
+    Raises MeshError naming `name` for what `check_triangles` refuses and for a mesh of zero extent or area.
     """
     checked, triangles = check_triangles(vertices, faces, name)
     points = checked.astype(np.float64)
@@ -89,4 +89,8 @@ def normalise(vertices: ArrayLike, faces: ArrayLike, name: str) -> Mesh:
     if not half > 1e-30 or half < 1e-7 * float(np.abs(centre).max()):
         raise MeshError(f"{name}: its extent is zero (all vertices in one place); export a real surface")
     scale = 1.0 / half
-    return Mesh(((points - centre) * scale).astype(np.float32), triangles, name, centre, scale)
+    points = (points - centre) * scale
+    a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
+    if not np.abs(np.cross(b - a, c - a)).max() > 0:
+        raise MeshError(f"{name}: all of its faces have zero area; export a real surface")
+    return Mesh(points.astype(np.float32), triangles, name, centre, scale)

@@ -1,6 +1,7 @@
 """Reading and writing rigged GLB files."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
       its own: it is read as its nodes pose it.
     - All primitives, meshes and skins are joined. Skins that share a joint are aligned at it. Meshes
       without a skin below a joint get weight 1 for it; meshes on no joint are left out.
-    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised); unused vertices are kept.
+    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised). Vertices of no triangle are
+      dropped.
     - Joints keep the skin's order except that the root comes first and parents before children; a
       joint's parent is the nearest joint above it. If there are several roots, the one with the most
       descendants becomes the parent of the others.
@@ -44,10 +46,11 @@ def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
     """Mesh and rig in the mesh frame of a flattened skinned file. MeshError if it has no skin."""
     if flat.joints is None or flat.parents is None or flat.weights is None or flat.names is None:
         raise MeshError(f"{path}: it has no skin; use load_mesh for meshes without a rig")
-    mesh = normalise(flat.vertices, flat.faces, path.stem)
-    joints = (flat.joints - mesh.centre) * mesh.scale
+    mesh = replace(normalise(flat.vertices, flat.faces, str(path)), name=path.stem)
+    with np.errstate(over="ignore"):
+        joints = ((flat.joints - mesh.centre) * mesh.scale).astype(np.float32)
     try:
-        return mesh, Rig(joints.astype(np.float32), flat.parents, flat.weights, flat.names)
+        return mesh, Rig(joints, flat.parents, flat.weights, flat.names)
     except MeshError as problem:
         raise MeshError(f"{path}: {problem}") from problem
 

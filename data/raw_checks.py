@@ -1,0 +1,116 @@
+"""Checks of raw OBJ, PLY, STL and OFF files for damage that their reader would hide."""
+
+import struct
+from pathlib import Path
+
+from data.mesh import MeshError
+
+
+def check_raw(path: Path, file_type: str, data: bytes) -> bytes:
+    """Refuse a damaged file and return the bytes to parse (without trailing rubbish).
+
+    file_type: "obj", "ply", "stl" or "off". Raises MeshError naming the file: truncated, not of this
+    format, or (OBJ) a face that names a vertex which does not exist. A text file cut at the end of a
+    face line of an OBJ cannot be told from a whole one.
+    """
+    return {"obj": _check_obj, "ply": _check_ply, "stl": _check_stl, "off": _check_off}[file_type](path, data)
+
+
+def _check_obj(path: Path, data: bytes) -> bytes:
+    """Face indices count from 1 over all vertices; negative ones count back from the last one so far."""
+    vertices = 0
+    lowest, highest = 1, 0
+    for line in data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines():
+        words = line.split(b"#")[0].split()
+        if not words:
+            continue
+        if words[0] == b"v":
+            if len(words) < 4:
+                raise _cut(path, f"the vertex line {_shown(line)} has too few numbers")
+            vertices += 1
+        elif words[0] == b"f":
+            if len(words) < 4:
+                raise _cut(path, f"the face line {_shown(line)} names too few vertices")
+            for word in words[1:]:
+                try:
+                    index = int(word.partition(b"/")[0])
+                except ValueError as problem:
+                    raise _cut(path, f"the face line {_shown(line)} cannot be read") from problem
+                if index < 0:
+                    index = vertices + 1 + index
+                lowest, highest = min(lowest, index), max(highest, index)
+    if highest == 0 and lowest == 1:
+        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+    if lowest < 1 or highest > vertices:
+        wrong = lowest if lowest < 1 else highest
+        raise MeshError(
+            f"{path}: a face names vertex {wrong} but there are {vertices}; repair and export again"
+        )
+    return data
+
+
+def _check_ply(path: Path, data: bytes) -> bytes:
+    if not data.startswith(b"ply"):
+        raise MeshError(f'{path}: it does not begin with "ply"; export the file again')
+    head, end, body = data.partition(b"end_header")
+    if not end:
+        raise _cut(path, "its header does not end")
+    counts: dict[bytes, int] = {}
+    for line in head.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == b"element":
+            if not words[2].isdigit():
+                raise _cut(path, f"the header line {_shown(line)} cannot be read")
+            counts[words[1]] = int(words[2])
+    if not counts.get(b"face") and not counts.get(b"tristrips"):
+        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+    # Binary bodies are measured by the reader; a text body has one line per element.
+    if b"format ascii" in head:
+        lines = sum(1 for line in body.splitlines() if line.strip())
+        if lines < sum(counts.values()):
+            raise _cut(path, f"it has {lines} of {sum(counts.values())} lines")
+    return data
+
+
+def _check_stl(path: Path, data: bytes) -> bytes:
+    """Binary: 80 bytes, a count, 50 bytes a triangle. Text: "solid" ... "endsolid"."""
+    if len(data) >= 84:
+        needed = 84 + 50 * struct.unpack_from("<I", data, 80)[0]
+        if needed == len(data) or (needed < len(data) and data.lstrip()[:5].lower() != b"solid"):
+            return data[:needed]
+    if data.lstrip()[:5].lower() != b"solid":
+        raise _cut(path, f"it has {len(data)} bytes, too few for its triangles")
+    lower = data.lower()
+    facets, corners = lower.count(b"endfacet"), lower.count(b"vertex")
+    if b"endsolid" not in lower or corners != 3 * facets:
+        raise _cut(path, f"it has {corners} corners in {facets} whole triangles")
+    return data
+
+
+def _check_off(path: Path, data: bytes) -> bytes:
+    lines = [line for line in (raw.split(b"#")[0].strip() for raw in data.splitlines()) if line]
+    if not lines or b"OFF" not in lines[0][:5]:
+        raise MeshError(f'{path}: it does not begin with "OFF"; export the file again')
+    # The counts stand on the second line, or behind the keyword.
+    header = lines[0].split()[1:]
+    first = 1 if header else 2
+    header = header or (lines[1].split() if len(lines) > 1 else [])
+    if len(header) < 2 or not all(word.isdigit() for word in header[:2]):
+        raise _cut(path, "its header has no counts")
+    vertices, faces = int(header[0]), int(header[1])
+    if not faces:
+        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+    if len(lines) - first < vertices + faces:
+        raise _cut(path, f"it has {len(lines) - first} of {vertices + faces} lines")
+    last = lines[first + vertices + faces - 1].split()
+    if not last[0].isdigit() or len(last) < 1 + int(last[0]):
+        raise _cut(path, "its last face is incomplete")
+    return data
+
+
+def _cut(path: Path, what: str) -> MeshError:
+    return MeshError(f"{path}: {what} (truncated or damaged file); copy or export it again")
+
+
+def _shown(line: bytes) -> str:
+    return repr(line[:40].decode("latin-1"))
