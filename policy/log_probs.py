@@ -15,7 +15,7 @@ from policy.grammar import SKELETON, SKIN, Grammar, GrammarState
 # Stands for log 0: finite, so that ratios and KL terms of an illegal token stay numbers (exp of it is 0).
 ILLEGAL_LOG_PROB = -1.0e4
 
-# Logits held at once, in elements: 64 MiB of float32, about four times that at the peak of a backward pass.
+# Logits held at once, in elements: 64 MiB of float32, of which two exist at a time.
 CHUNK_ELEMENTS = 1 << 24
 
 _MASKED_LOGIT = -1.0e30  # finite: 0 * it is 0, and the entropy needs no special case
