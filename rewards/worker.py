@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from policy.skin_vae import SkinVAE
 from rewards.errors import MeshRewardError, RigRewardError
-from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_rig
+from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_group
 
 INVALID_REWARDS = dict.fromkeys(REWARD_NAMES, 0.0)
 
@@ -38,6 +39,12 @@ class RolloutRig:
     joints: NDArray[np.float32]
     parents: NDArray[np.int64]
     codes: NDArray[np.int64]
+
+
+class _DecodedRig(NamedTuple):
+    joints: NDArray[np.float32]
+    parents: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -119,26 +126,25 @@ def score_rollouts(
 ) -> list[RolloutScore]:
     """Score complete rollouts of one mesh with the poses of `seed`.
 
-    A rig that cannot be scored gets zeros, a mesh that cannot gets no scores (whose fault decides).
+    A rig that cannot be scored gets zeros: its tokens are the policy's fault.
     """
-    scores = []
-    for rig, rig_weights in zip(rigs, weights, strict=True):
-        rotations = settings.rotations(len(rig.joints), seed)
-        try:
-            result = score_rig(scoring_mesh, rig.joints, rig.parents, rig_weights, rotations, settings)
-        except RigRewardError:
-            scores.append(INVALID)
-        except MeshRewardError:
-            scores.append(UNSCORED)
-        else:
-            scores.append(RolloutScore(result.rewards, True, result.diagnostics))
-    return scores
+    if not rigs:
+        return []
+    rotations = settings.rotations(max(len(rig.joints) for rig in rigs), seed)
+    decoded = [
+        _DecodedRig(rig.joints, rig.parents, rig_weights)
+        for rig, rig_weights in zip(rigs, weights, strict=True)
+    ]
+    return [
+        INVALID if isinstance(score, RigRewardError) else RolloutScore(score.rewards, True, score.diagnostics)
+        for score in score_group(scoring_mesh, decoded, rotations, settings)
+    ]
 
 
 def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:
     """The scoring mesh, or why there is none (one sentence)."""
     try:
-        return prepare_scoring_mesh(mesh.vertices, mesh.faces, settings)
+        return prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, mesh.name)
     except MeshRewardError as error:
         return f"{mesh.name}: {error}"
 

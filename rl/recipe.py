@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data.typed_recipe import RecipeError, build, check_types, read_recipe
-
-REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
+from rewards.score import REWARD_NAMES
+from rewards.settings import RewardSettings
 
 
 def _positive(section: str, owner: object, *names: str) -> None:
@@ -108,7 +108,7 @@ class RewardsRecipe:
     smoothness: SmoothnessRecipe = field(default_factory=SmoothnessRecipe)
     resolution: int = 196
     interior: Literal["projection", "flood", "surface"] = "projection"
-    max_scoring_vertices: int = 10_000
+    max_scoring_vertices: int = 16_384
 
     def __post_init__(self) -> None:
         _positive("rewards", self, "resolution", "max_scoring_vertices")
@@ -260,6 +260,35 @@ def check_recipe(recipe: Recipe) -> Recipe:
     if merged["temperature"] <= 0:
         raise RecipeError(f"'train.temperature' must be above 0, not {merged['temperature']}")
     return replace(recipe, train=merged)
+
+
+def reward_settings(recipe: Recipe) -> RewardSettings:
+    """The reward workers' settings of a recipe (RecipeError if a value is out of range)."""
+    rewards, deformation = recipe.rewards, recipe.deformation
+    try:
+        return RewardSettings(
+            resolution=rewards.resolution,
+            interior=rewards.interior,
+            alpha=rewards.coverage.alpha,
+            distance_unit=rewards.coverage.distance_unit,
+            samples_per_bone=rewards.containment.samples_per_bone,
+            threshold=rewards.sparsity.threshold,
+            max_influences=rewards.sparsity.max_influences,
+            unbound_power=rewards.sparsity.unbound_power,
+            crowded_power=rewards.sparsity.crowded_power,
+            poses=deformation.poses,
+            max_angle_deg=deformation.max_angle_deg,
+            smoothness_scale=rewards.smoothness.scale,
+            reduce=rewards.smoothness.reduce,
+            max_scoring_vertices=rewards.max_scoring_vertices,
+        )
+    except ValueError as error:
+        raise RecipeError(f"rewards or deformation: {error}") from error
+
+
+def total_reward(rewards: Mapping[str, float], recipe: RewardsRecipe) -> float:
+    """The weighted sum GRPO optimises."""
+    return sum(weight * rewards[name] for name, weight in recipe.weights.items())
 
 
 def grpo_arguments(recipe: Recipe) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from policy.grammar import Grammar
-from policy.log_probs import sample_tokens
+from policy.grammar import Grammar, GrammarState
+from policy.log_probs import row_uniforms, sample_tokens
 from policy.modeling_tokenrig import TokenRigForCausalLM
 
 # Finished rows are dropped from the batch when this share of it is done, looked at every so many
@@ -43,15 +43,11 @@ class Rollouts:
         )
 
 
-def row_seeds(count: int, *key: int) -> list[tuple[int, ...]]:
-    """One seed per row from a key such as (run seed, step, rank): the same key, the same rollouts."""
-    return [(*key, row) for row in range(count)]
-
-
-def row_uniforms(seeds: Sequence[tuple[int, ...]], length: int) -> Tensor:
-    """(B, length) float32 in [0, 1): row b depends on seeds[b] alone, not on the batch around it."""
-    rows = [np.random.default_rng(seed).random(length, dtype=np.float32) for seed in seeds]
-    return torch.from_numpy(np.stack(rows))
+def row_seeds(count: int, *key: int) -> list[int]:
+    """One 63-bit seed per row from a key such as (run seed, step, rank): the same key, the same rollouts."""
+    texts = ["/".join(map(str, (*key, row))) for row in range(count)]
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    return [int.from_bytes(digest, "little") >> 1 for digest in digests]
 
 
 @torch.no_grad()
@@ -63,7 +59,7 @@ def sample_rigs(
     grammar: Grammar,
     *,
     max_new_tokens: int,
-    seeds: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -106,7 +102,7 @@ def sample_rigs(
     ]
     model.train(was_training)
     width = max(ids.shape[1] for ids, _ in chunks)
-    pad = model.config.vocabulary.pad
+    pad = grammar.vocabulary.pad
     ids = torch.cat([torch.nn.functional.pad(i, (0, width - i.shape[1]), value=pad) for i, _ in chunks])
     log_probs = torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for _, p in chunks])
     ended = (ids == grammar.vocabulary.eos).any(dim=1)
@@ -146,16 +142,12 @@ def _sample_chunk(
     alive = torch.arange(rows, device=device)  # rows still in the batch, by their place in the chunk
     state = grammar.start(rows, device)
     for position in range(limit):
-        tokens, token_log_probs = sample_tokens(
-            logits,
-            grammar.allowed(state),
-            temperature=temperature,
-            uniforms=uniforms[alive, position],
-            top_k=top_k,
-            top_p=top_p,
+        drawn = sample_tokens(
+            logits, grammar.allowed(state), uniforms[alive, position], temperature, top_k, top_p
         )
+        tokens = drawn.tokens
         ids[alive, position] = tokens
-        log_probs[alive, position] = token_log_probs
+        log_probs[alive, position] = drawn.log_probs
         state = grammar.step(state, tokens)
         if position + 1 == limit:
             break
@@ -167,8 +159,12 @@ def _sample_chunk(
                 break
             if count <= (1 - _COMPACT_SHARE) * len(alive):
                 keep = running.nonzero(as_tuple=True)[0]
-                alive, tokens, state = alive[keep], tokens[keep], grammar.select(state, keep)
+                alive, tokens, state = alive[keep], tokens[keep], _select(state, keep)
                 cache.reorder_cache(keep)
         output = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
         logits = output.logits[:, -1]
     return ids, log_probs
+
+
+def _select(state: GrammarState, rows: Tensor) -> GrammarState:
+    return GrammarState(state.state[rows], state.bones[rows], state.skin[rows])

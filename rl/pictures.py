@@ -1,0 +1,62 @@
+"""Pictures of a rig: its skeleton drawn over its mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
+from data.mesh import Mesh
+from data.rig import Rig
+
+# Front, side, and half from above, as (elevation, azimuth) with y up.
+_VIEWS = (("front", 0, 0), ("side", 0, 90), ("oblique", 25, 40))
+_MAX_FACES_DRAWN = 20_000
+
+
+def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
+    """Write a PNG: three views of the mesh, coloured by the bone of each vertex's largest weight.
+
+    Above 20,000 faces an even selection is drawn. Written under a temporary name, then renamed.
+    """
+    figure = Figure(figsize=(12, 4.6), dpi=110)
+    faces = mesh.faces[:: -(-len(mesh.faces) // _MAX_FACES_DRAWN)]
+    # glTF's y is up and +z faces the viewer: matplotlib draws (z, x, y), whose third axis is up.
+    vertices = mesh.vertices[:, [2, 0, 1]]
+    joints = rig.joints[:, [2, 0, 1]]
+    palette = matplotlib.colormaps["tab20"]((np.arange(len(joints)) * 7 % 20) / 19.5)
+    owner = rig.weights[faces].sum(axis=1).argmax(axis=1)
+    normals = np.cross(
+        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
+    )
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    light = np.abs(normals / np.maximum(lengths, 1e-12)) @ np.array([0.6, 0.3, 0.75])
+    colours = palette[owner] * np.clip(0.45 + 0.55 * light, 0, 1)[:, None]
+    colours[:, 3] = 0.35
+    for place, (title, elevation, azimuth) in enumerate(_VIEWS, start=1):
+        axes = figure.add_subplot(1, len(_VIEWS), place, projection="3d")
+        axes.add_collection3d(Poly3DCollection(vertices[faces], facecolors=colours, edgecolors="none"))
+        for joint, parent in enumerate(rig.parents):
+            if parent >= 0:
+                line = joints[[parent, joint]]
+                axes.plot(line[:, 0], line[:, 1], line[:, 2], color="black", linewidth=1.6)
+        axes.scatter(joints[:, 0], joints[:, 1], joints[:, 2], color="crimson", s=14, depthshade=False)
+        root = joints[:1]
+        axes.scatter(root[:, 0], root[:, 1], root[:, 2], color="gold", edgecolors="black", s=44)
+        axes.view_init(elev=elevation, azim=azimuth)
+        low, high = vertices.min(axis=0), vertices.max(axis=0)
+        half = (high - low).max() / 2
+        for set_limit, centre in zip(
+            (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, strict=True
+        ):
+            set_limit(centre - half, centre + half)
+        axes.set_box_aspect((1, 1, 1), zoom=1.45)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=9)
+    figure.suptitle(f"{mesh.name}: {len(joints)} joints", fontsize=11)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", bbox_inches="tight")
+    partial.replace(path)

@@ -1,0 +1,91 @@
+"""What a training run tells: one line of metrics per step, on the console and in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+# What the console shows of a step, in this order; the file has everything.
+_CONSOLE = {
+    "reward": "reward",
+    "rewards/coverage/mean": "cov",
+    "rewards/containment/mean": "cont",
+    "rewards/sparsity/mean": "spars",
+    "rewards/smoothness/mean": "smooth",
+    "rig/valid": "valid",
+    "rig/joints": "joints",
+    "kl": "kl",
+    "entropy": "entropy",
+    "frac_reward_zero_std": "zero_std",
+    "clip_ratio/region_mean": "clip",
+    "seconds/rollout": "rollout_s",
+    "seconds/wait_for_rewards": "wait_s",
+    "seconds/train": "train_s",
+    "tokens_per_second": "tok/s",
+}
+
+
+class StepTimes(TrainerCallback):
+    """Adds `seconds/train` to the log: the step without its rollout and without waiting for rewards.
+
+    Must come before the callbacks that report, so that all of them see it.
+    """
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by the trainer with the metrics of a step."""
+        if logs is None or "step_time" not in logs:
+            return
+        elsewhere = (logs.get("seconds/rollout") or 0.0) + (logs.get("seconds/wait_for_rewards") or 0.0)
+        logs["seconds/train"] = max(0.0, logs["step_time"] - elsewhere)
+
+
+class MetricsLog(TrainerCallback):
+    """Appends each step's metrics to `path` as one JSON line and prints the main ones.
+
+    After a resume, lines of steps that are trained again are dropped first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the lines of the steps up to the resumed one."""
+        if not state.is_world_process_zero:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write and print a step."""
+        if not state.is_world_process_zero or logs is None or "reward" not in logs:
+            return
+        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **finite}) + "\n")
+        shown = [f"{short} {finite[key]:.4g}" for key, short in _CONSOLE.items() if key in finite]
+        tqdm.write(f"step {state.global_step}  " + "  ".join(shown), file=sys.stderr)

@@ -1,0 +1,156 @@
+"""What training, evaluation and rigging share: policy, meshes, reward service, sampling for meshes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from data.command_line import RunFailedError
+from data.dataset import (
+    EVAL_FIRST_SEED,
+    TRAIN_FIRST_SEED,
+    MeshSample,
+    creature_samples,
+    file_samples,
+    split,
+)
+from data.mesh import MeshError
+from data.typed_recipe import RecipeError
+from policy.bundle import PolicyError, RigPolicy, find_skin_vae
+from policy.grammar import Grammar
+from rewards.service import InlineRewardService, RewardService
+from rewards.worker import RewardMesh
+from rl.meshes import MeshBank
+from rl.recipe import Recipe, reward_settings
+from rl.rollout import Rollouts, sample_rigs
+
+# Creature seeds of one `data.seed` from the next.
+_SEED_STRIDE = 100_000
+
+
+@dataclass(frozen=True)
+class RunMeshes:
+    """The meshes of a run: `samples`, and which of them (indices) train the policy and which are held out."""
+
+    samples: list[MeshSample]
+    train: list[int]
+    held_out: list[int]
+
+
+def load_policy(recipe: Recipe, path: str | None = None) -> RigPolicy:
+    """The policy at `path`, or the recipe's; RecipeError names the key to mend."""
+    try:
+        return RigPolicy.load(path or recipe.policy.path, skin_vae=recipe.policy.skin_vae)
+    except PolicyError as error:
+        raise RecipeError(f"'policy.path': {error}") from error
+
+
+def load_meshes(recipe: Recipe) -> RunMeshes:
+    """The recipe's meshes, sampled; refused files are named on standard error and left out.
+
+    Raises MeshError if none is left.
+    """
+    data = recipe.data
+    if data.meshes is None:
+        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + data.seed * _SEED_STRIDE, data.points)
+        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + data.seed * _SEED_STRIDE, data.points)
+        return _joined(train, held_out)
+    max_bytes = data.max_megabytes * 2**20
+    samples, refusals = file_samples(data.meshes, data.points, data.seed, data.max_faces, max_bytes)
+    held_out = []
+    if data.eval_meshes is not None:
+        held_out, more = file_samples(data.eval_meshes, data.points, data.seed, data.max_faces, max_bytes)
+        refusals = [*refusals, *more]
+    for refusal in refusals:
+        print(f"skipped: {refusal}", file=sys.stderr)
+    if held_out:
+        return _joined(samples, held_out)
+    if len(samples) == 1:
+        return RunMeshes(samples, [0], [0])
+    return _joined(*split(samples, min(data.eval_count, len(samples) - 1), data.seed))
+
+
+def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
+    count = len(train)
+    return RunMeshes([*train, *held_out], list(range(count)), list(range(count, count + len(held_out))))
+
+
+def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:
+    """Leave out meshes the reward workers could not prepare; names them on standard error.
+
+    Raises MeshError if no training mesh or no held-out mesh is left.
+    """
+    for reason in reasons:
+        if reason is not None:
+            print(f"skipped: {reason}", file=sys.stderr)
+    train = [k for k in meshes.train if reasons[k] is None]
+    held_out = [k for k in meshes.held_out if reasons[k] is None]
+    if not train or not held_out:
+        raise MeshError("no mesh is left that can be scored; give other meshes with 'data.meshes'")
+    return RunMeshes(meshes.samples, train, held_out)
+
+
+def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:
+    """The samples as the reward service takes them."""
+    return [
+        RewardMesh(item.name, item.mesh.vertices, item.mesh.faces, item.points, item.normals)
+        for item in samples
+    ]
+
+
+@contextmanager
+def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]:
+    """The recipe's reward service, closed on the way out. Raises RunFailedError if Ray cannot be had."""
+    settings = reward_settings(recipe)
+    workers = recipe.workers
+    service: RewardService
+    if workers.backend == "inline":
+        service = InlineRewardService(policy.skin_vae, settings, workers.decoder_device)
+    else:
+        from rewards.ray_service import RayRewardService, RayUnavailableError
+
+        try:
+            service = RayRewardService(
+                find_skin_vae(recipe.policy.path, recipe.policy.skin_vae),
+                settings,
+                workers=workers.count,
+                timeout_s=workers.timeout_s,
+                retries=workers.retries,
+                device=workers.decoder_device,
+                address=recipe.ray.address,
+                namespace=recipe.ray.namespace,
+            )
+        except RayUnavailableError as error:
+            raise RunFailedError(str(error)) from error
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def sample_for_meshes(
+    policy: RigPolicy,
+    bank: MeshBank,
+    meshes: Sequence[int],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    temperature: float,
+    batch_size: int,
+) -> Rollouts:
+    """One rollout per entry of `meshes` (bank indices) and seed, under the recipe's grammar and limit."""
+    used, mesh_index = torch.unique(torch.tensor(list(meshes)), return_inverse=True)
+    return sample_rigs(
+        policy.model,
+        bank.embeds(used, policy.model),
+        mesh_index,
+        torch.full((len(seeds),), bank.class_id),
+        Grammar(bank.vocabulary, recipe.policy.grammar),
+        max_new_tokens=recipe.train["max_completion_length"],
+        seeds=seeds,
+        temperature=temperature,
+        batch_size=batch_size,
+    )

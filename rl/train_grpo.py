@@ -1,0 +1,159 @@
+"""GRPO post-training of a TokenRig policy: `accelerate launch rl/train_grpo.py RECIPE.yaml`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Launched by path, Python puts rl/ first on the import path, where evaluate.py would hide the library of
+# that name; the project's root belongs there instead.
+_HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(_HERE.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE)]
+
+import os  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+from contextlib import contextmanager  # noqa: E402
+from dataclasses import asdict  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from data.command_line import RunFailedError, run_command  # noqa: E402
+from data.typed_recipe import write_recipe  # noqa: E402
+from rl.recipe import LoraRecipe, Recipe, grpo_arguments, load_recipe  # noqa: E402
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from policy.bundle import RigPolicy
+    from rewards.service import RewardService
+
+
+def train(recipe: Recipe) -> None:
+    """Run the recipe: evaluate, train, evaluate again, export.
+
+    Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
+    `checkpoints/`, `policy/`, `rig.glb`, `rig.png`. With checkpoints there and `resume`, goes on from
+    the last one.
+    """
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from rich.console import Console
+    from trl import GRPOConfig
+
+    from policy.bundle import RigPolicy
+    from policy.text_tokenizer import build_text_tokenizer
+    from rl.evaluate import evaluate, prepare, print_comparison, write_evaluation
+    from rl.meshes import MeshBank
+    from rl.reporting import MetricsLog, StepTimes
+    from rl.rig import rig_mesh, write_rigged
+    from rl.session import load_meshes, load_policy
+    from rl.trainer import RigGRPOTrainer
+
+    output = Path(recipe.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    args = GRPOConfig(**grpo_arguments(recipe))
+    main_process = args.process_index == 0
+    if main_process:
+        write_recipe(recipe, output / "recipe.yaml")
+    policy = load_policy(recipe)
+    meshes = load_meshes(recipe)
+    with shared_service(recipe, policy) as service:
+        meshes = prepare(meshes, service)
+        bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
+        before = None
+        if recipe.eval.before_and_after and main_process:
+            before = evaluate(policy, bank, meshes.held_out, service, recipe, "before")
+            write_evaluation(before, output / "before.json")
+        if not recipe.policy.train_mesh_encoder:
+            policy.model.mesh_encoder.requires_grad_(False)
+            policy.model.output_proj.requires_grad_(False)
+        trainer = RigGRPOTrainer(
+            model=policy.model,
+            bank=bank,
+            train_meshes=meshes.train,
+            service=service,
+            recipe=recipe,
+            args=args,
+            processing_class=build_text_tokenizer(policy.vocabulary),
+            callbacks=[MetricsLog(output / "metrics.jsonl")],
+            peft_config=lora_config(recipe.policy.lora),
+        )
+        trainer.callback_handler.callbacks.insert(0, StepTimes())
+        trainer.train(
+            resume_from_checkpoint=last_checkpoint(Path(args.output_dir)) if recipe.resume else None
+        )
+
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if not main_process:
+            return
+        merged = trained.merge_and_unload() if recipe.policy.lora else trained
+        refined = RigPolicy(merged.eval(), policy.skin_vae)
+        refined.save(output / "policy")
+        bank.forget_embeds()
+        if before is not None:
+            after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
+            write_evaluation(after, output / "after.json")
+            print_comparison(before, after, Console())
+        sample = bank.samples[meshes.held_out[0]]
+        write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
+        print(
+            f"refined policy: {output / 'policy'}; one rig of it: {output / 'rig.glb'}, {output / 'rig.png'}"
+        )
+
+
+def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
+    """PEFT's configuration of the recipe's adapters; None for full fine-tuning."""
+    if lora is None:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+
+
+def last_checkpoint(directory: Path) -> str | None:
+    """The newest complete `checkpoint-N` of a run, None if there is none."""
+    complete = [
+        path
+        for path in directory.glob("checkpoint-*")
+        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
+    ]
+    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None if newest is None else str(newest)
+
+
+@contextmanager
+def shared_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]:
+    """The reward service: started by rank 0; with Ray the other ranks join it, inline each has its own."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    from rl.session import reward_service
+
+    state = PartialState()
+    if state.num_processes == 1 or recipe.workers.backend == "inline":
+        with reward_service(recipe, policy) as service:
+            yield service
+        return
+    from rewards.ray_service import RayRewardService, ServiceAddress
+
+    if state.is_main_process:
+        with reward_service(recipe, policy) as service:
+            assert isinstance(service, RayRewardService)
+            broadcast_object_list([asdict(service.address)])
+            yield service
+            state.wait_for_everyone()
+        return
+    address: list[dict[str, str | int] | None] = [None]
+    broadcast_object_list(address)
+    if address[0] is None:
+        raise RunFailedError("the main process could not start the reward service; see its message")
+    timeout, retries = recipe.workers.timeout_s, recipe.workers.retries
+    yield RayRewardService.join(ServiceAddress(**address[0]), timeout_s=timeout, retries=retries)  # type: ignore[arg-type]
+    state.wait_for_everyone()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line of `rl/train_grpo.py`."""
+    return run_command(__doc__ or "", load_recipe, train, argv, "rl/train_grpo.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""GRPO on rigs: TRL's trainer with two seams, the rollout and the log-probabilities."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from data.command_line import RunFailedError
+from policy.grammar import Grammar
+from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.skeleton_tokenizer import RigTokenError, detokenize, split_rig
+from policy.text_tokenizer import parse_mesh_prompt
+from policy.vocabulary import Vocabulary
+from rewards.poses import pose_seed
+from rewards.service import PendingScores, RewardService
+from rewards.worker import GroupScore, RolloutRig, RolloutScore
+from rl.meshes import MeshBank
+from rl.recipe import REWARD_NAMES, Recipe
+from rl.rollout import row_seeds, sample_rigs
+
+
+def read_rollout(completion_ids: Sequence[int], class_id: int, vocabulary: Vocabulary) -> RolloutRig | None:
+    """The rig a completion says, or None if it is incomplete or says none (the policy's fault)."""
+    try:
+        skeleton, codes = split_rig([vocabulary.bos, class_id, *completion_ids], vocabulary)
+        decoded = detokenize(skeleton, vocabulary)
+    except RigTokenError:
+        return None
+    return RolloutRig(decoded.joints, decoded.parents, codes)
+
+
+class RowScore:
+    """The score of one row, waited for when it is asked for: rewards overlap the log-prob passes."""
+
+    def __init__(self, pending: PendingScores, place: int) -> None:
+        self._pending, self._place = pending, place
+
+    def group(self) -> GroupScore:
+        """Scores of all rows of this mesh in this batch."""
+        return self._pending.result()
+
+    def score(self) -> RolloutScore:
+        """This row's score."""
+        return self.group().scores[self._place]
+
+
+def submit_scores(
+    service: RewardService,
+    meshes: Sequence[int],
+    rigs: Sequence[RolloutRig | None],
+    seed_of: Callable[[int], int],
+) -> list[RowScore]:
+    """Send rigs off mesh by mesh; row i of the result is the score of rigs[i] on mesh meshes[i].
+
+    `seed_of(mesh)` is the pose seed, shared by all rollouts of the mesh.
+    """
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, mesh in enumerate(meshes):
+        rows_of[mesh].append(row)
+    scores: dict[int, RowScore] = {}
+    for mesh, rows in rows_of.items():
+        pending = service.submit(mesh, [rigs[row] for row in rows], seed_of(mesh))
+        scores.update({row: RowScore(pending, place) for place, row in enumerate(rows)})
+    return [scores[row] for row in range(len(rigs))]
+
+
+class RigRollout:
+    """TRL's `rollout_func`: samples a rig per prompt and sends it off to be scored."""
+
+    def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
+        self.bank, self.service, self.recipe = bank, service, recipe
+        self.grammar = Grammar(bank.vocabulary, recipe.policy.grammar)
+        self._last_step, self._calls_in_step = -1, 0
+
+    def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
+        """Prompt ids, completion ids, log-probabilities, and per row the `rig_score` to come."""
+        started = time.perf_counter()
+        vocabulary = self.bank.vocabulary
+        parsed = [parse_mesh_prompt(prompt, vocabulary) for prompt in prompts]
+        meshes = [index for index, _ in parsed]
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        index = torch.tensor(meshes)
+        used, mesh_index = torch.unique(index, return_inverse=True)
+        rollouts = sample_rigs(
+            model,
+            trainer.mesh_embeds(model, used),
+            mesh_index,
+            torch.tensor([class_id for _, class_id in parsed]),
+            self.grammar,
+            max_new_tokens=trainer.args.max_completion_length,
+            seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
+            temperature=trainer.args.temperature,
+            batch_size=self.recipe.rollout_batch_size,
+        )
+        ids, log_probs = rollouts.rows()
+        seconds = time.perf_counter() - started
+        rigs = [
+            read_rollout(row, class_id, vocabulary) for row, (_, class_id) in zip(ids, parsed, strict=True)
+        ]
+        step = trainer.state.global_step
+        scores = submit_scores(
+            self.service,
+            meshes,
+            rigs,
+            lambda mesh: pose_seed(trainer.args.seed, self.bank.samples[mesh].name, step),
+        )
+        tokens = sum(len(row) for row in ids)
+        joints = [None if rig is None else len(rig.joints) for rig in rigs]
+        return {
+            "prompt_ids": [[vocabulary.size + mesh, vocabulary.bos, class_id] for mesh, class_id in parsed],
+            "completion_ids": ids,
+            "logprobs": log_probs,
+            "rig_score": scores,
+            "joints": joints,
+            "rollout_seconds": seconds,
+            "rollout_tokens": tokens,
+        }
+
+    def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
+        """(run seed, step, rollouts before in this step, rank): a resumed run samples as an unbroken one."""
+        step = trainer.state.global_step
+        self._calls_in_step = self._calls_in_step + 1 if step == self._last_step else 0
+        self._last_step = step
+        return trainer.args.seed, step, self._calls_in_step, trainer.accelerator.process_index
+
+
+class RigRewards:
+    """The reward functions TRL sees: each only collects its number from the scores under way."""
+
+    def __init__(self, max_failed_batches: int) -> None:
+        self.max_failed_batches = max_failed_batches
+        self._failed_batches = 0
+
+    def functions(self) -> list[Callable[..., list[float | None]]]:
+        """One function per reward, in the order of REWARD_NAMES and under its name."""
+        return [self._function(name, first=i == 0) for i, name in enumerate(REWARD_NAMES)]
+
+    def _function(self, name: str, first: bool) -> Callable[..., list[float | None]]:
+        def reward(
+            rig_score: list[RowScore],
+            joints: list[int | None],
+            rollout_seconds: list[float],
+            rollout_tokens: list[int],
+            log_metric: Callable[[str, float], None],
+            **columns: Any,
+        ) -> list[float | None]:
+            if first:
+                log_metric("seconds/rollout", rollout_seconds[0])
+                log_metric("tokens_per_second", rollout_tokens[0] / rollout_seconds[0])
+                self._log(rig_score, joints, log_metric)
+            scores = [row.score() for row in rig_score]
+            return [None if score.rewards is None else score.rewards[name] for score in scores]
+
+        reward.__name__ = name
+        return reward
+
+    def _log(
+        self,
+        rows: list[RowScore],
+        joints: list[int | None],
+        log_metric: Callable[[str, float], None],
+    ) -> None:
+        """Wait for the batch and log what is not a reward: validity, joints, diagnostics, times, failures."""
+        started = time.perf_counter()
+        groups = list({id(row.group()): row.group() for row in rows}.values())
+        log_metric("seconds/wait_for_rewards", time.perf_counter() - started)
+        log_metric("seconds/decode", sum(group.decode_seconds for group in groups))
+        log_metric("seconds/score", sum(group.score_seconds for group in groups))
+        scores = [row.score() for row in rows]
+        scored = [score for score in scores if score.rewards is not None]
+        log_metric("rig/unscored", float(len(scores) - len(scored)))
+        self._count_failures(groups, bool(scored))
+        log_metric("rig/valid", sum(score.valid for score in scored) / len(scored) if scored else 0.0)
+        counts = [count for count in joints if count is not None]
+        if counts:
+            log_metric("rig/joints", sum(counts) / len(counts))
+        valid = [score.diagnostics for score in scored if score.valid]
+        for name in valid[0] if valid else ():
+            log_metric(f"rig/{name}", sum(item[name] for item in valid) / len(valid))
+
+    def _count_failures(self, groups: Sequence[GroupScore], any_scored: bool) -> None:
+        self._failed_batches = 0 if any_scored else self._failed_batches + 1
+        if self._failed_batches >= self.max_failed_batches:
+            reason = next((group.failure for group in groups if group.failure), "the meshes cannot be scored")
+            raise RunFailedError(
+                f"{self._failed_batches} batches in a row could not be scored ({reason}); "
+                "look at the Ray logs, then start again: the last checkpoint is kept"
+            )
+
+
+class RigGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose rollouts and log-probabilities know meshes and the rig grammar.
+
+    Only two things differ from TRL's: `rollout_func`, and `_get_per_token_logps_and_entropies`, which
+    turns the mesh handle in the prompt into conditioning and uses the sampling distribution.
+    """
+
+    _tag_names = ["trl", "grpo", "tokenrig"]  # noqa: RUF012 (as TRL declares it)
+
+    def __init__(
+        self,
+        model: TokenRigForCausalLM,
+        bank: MeshBank,
+        train_meshes: Sequence[int],
+        service: RewardService,
+        recipe: Recipe,
+        args: GRPOConfig,
+        processing_class: Any,
+        **options: Any,
+    ) -> None:
+        self.bank, self.recipe = bank, recipe
+        prompts = Dataset.from_dict({"prompt": [bank.prompt(k) for k in train_meshes]})
+        super().__init__(
+            model=model,
+            reward_funcs=RigRewards(recipe.workers.max_failed_batches).functions(),
+            args=args,
+            train_dataset=prompts,
+            processing_class=processing_class,
+            rollout_func=RigRollout(bank, service, recipe),
+            **options,
+        )
+
+    def mesh_embeds(self, model: TokenRigForCausalLM, meshes: Tensor) -> Tensor:
+        """Conditioning (B, T, hidden) of meshes (B,), no gradient; cached while the encoder is frozen."""
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if self.recipe.policy.train_mesh_encoder:
+            with torch.no_grad():
+                return base.encode_mesh(*self.bank.clouds(meshes, base.device))
+        return self.bank.embeds(meshes, base)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **unused: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(B, C) log-probabilities and entropies of the completions under the grammar and temperature."""
+        meshes = self.bank.index_of(input_ids)
+        parts = []
+        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            with self.accelerator.autocast():
+                parts.append(
+                    model(
+                        input_ids=input_ids[part, 1:],
+                        completion_ids=input_ids[part, -logits_to_keep:],
+                        grammar_mode=self.recipe.policy.grammar,
+                        temperature=self.temperature,
+                        entropy=compute_entropy,
+                        **self._conditioning(model, meshes[part]),
+                    )
+                )
+        log_probs = torch.cat([part.log_probs for part in parts])
+        entropies = torch.cat([part.entropies for part in parts]) if compute_entropy else None
+        return log_probs, entropies, None
+
+    def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
+        """Embeddings of the frozen encoder, or the clouds for the forward pass to encode with gradient."""
+        used, mesh_index = torch.unique(meshes, return_inverse=True)
+        if self.recipe.policy.train_mesh_encoder:
+            points, normals = self.bank.clouds(used, self.accelerator.device)
+            return {"points": points, "normals": normals, "mesh_index": mesh_index}
+        base = self.accelerator.unwrap_model(model)
+        return {"mesh_embeds": self.mesh_embeds(base, used), "mesh_index": mesh_index}
