@@ -55,6 +55,7 @@ def bone_containment_reference(
     """`bone_containment` one point at a time."""
     ends = check_joints(joints)
     up = check_parents(parents, len(ends))
+    hierarchy_levels(up)
     hits: list[bool] = []
     for child, parent in enumerate(up):
         for sample in range(samples_per_bone + 1) if parent >= 0 else ():

@@ -4,8 +4,8 @@
 class RewardError(ValueError):
     """A mesh or a rig that cannot be scored: one of the two subclasses, which say whose fault it is.
 
-    Raised itself only for arguments that do not fit together (weights of another mesh, poses of another rig): the
-    caller's mistake, which no reward should hide.
+    Raised itself only for arguments that do not fit together (weights of another mesh, poses of another rig):
+    the caller's mistake, which no reward should hide.
     """
 
 

@@ -14,9 +14,12 @@ def check_joints(joints: ArrayLike) -> NDArray[np.float64]:
     Raises:
         RigRewardError: the shape is wrong or a coordinate is not finite.
     """
-    array = np.asarray(joints, dtype=np.float64)
-    if array.ndim != 2 or array.shape[1] != 3 or len(array) == 0:
-        raise RigRewardError(f"joints have shape {array.shape}; pass (J, 3) with at least one joint")
+    given = np.asarray(joints)
+    if given.ndim != 2 or given.shape[1] != 3 or len(given) == 0 or given.dtype.kind not in "fiu":
+        raise RigRewardError(
+            f"joints have shape {given.shape} and dtype {given.dtype}; pass (J, 3) floats, J at least 1"
+        )
+    array = given.astype(np.float64)
     # `<=` is false for NaN too. The limit keeps squares and products finite.
     inside = (np.abs(array) <= COORDINATE_LIMIT).all(axis=1)
     if not inside.all():

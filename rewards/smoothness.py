@@ -55,10 +55,9 @@ def deformation_smoothness(
 
     Source: paper, "Deformation smoothness", R_mo; conventions of `rewards.lbs`.
     """
-    if not scale >= 0:
-        raise ValueError(f"scale is {scale}; it must not be negative")
+    _check_options(scale, reduce)
     maxima, means, _ = edge_stretch(vertices, edges, joints, parents, weights, rotations)
-    return smoothness_of(maxima if _check_reduce(reduce) == "max" else means, scale)
+    return smoothness_of(maxima if reduce == "max" else means, scale)
 
 
 def smoothness_of(stretch_per_pose: NDArray[np.float64], scale: float = 1.0) -> float:
@@ -104,6 +103,7 @@ def deformation_smoothness_reference(
     reduce: Reduce = "max",
 ) -> float:
     """`deformation_smoothness` in plain NumPy."""
+    _check_options(scale, reduce)
     points, pairs = check_edges(vertices, edges)
     matrices = skinning_matrices_reference(joints, parents, rotations)
     posed = linear_blend_skinning_reference(points, weights, matrices)
@@ -112,9 +112,7 @@ def deformation_smoothness_reference(
     rest_length = np.linalg.norm(points[pairs[:, 0]] - points[pairs[:, 1]], axis=1)
     posed_length = np.linalg.norm(posed[:, pairs[:, 0]] - posed[:, pairs[:, 1]], axis=2)
     stretch = np.maximum(1.0, posed_length / (rest_length + LENGTH_EPSILON))
-    return smoothness_of(
-        stretch.max(axis=1) if _check_reduce(reduce) == "max" else stretch.mean(axis=1), scale
-    )
+    return smoothness_of(stretch.max(axis=1) if reduce == "max" else stretch.mean(axis=1), scale)
 
 
 def check_edges(vertices: ArrayLike, edges: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -140,10 +138,11 @@ def check_edges(vertices: ArrayLike, edges: ArrayLike) -> tuple[NDArray[np.float
     return np.ascontiguousarray(points), np.ascontiguousarray(pairs.astype(np.int64))
 
 
-def _check_reduce(reduce: str) -> str:
+def _check_options(scale: float, reduce: str) -> None:
+    if not scale >= 0:
+        raise ValueError(f"scale is {scale}; it must not be negative")
     if reduce not in get_args(Reduce):
         raise ValueError(f"reduce is {reduce!r}; choose max or mean")
-    return reduce
 
 
 @njit(cache=True, fastmath={"contract"})

@@ -18,11 +18,13 @@ def check_weights(
         RigRewardError: wrong shape, no rows or columns, a weight that is negative, above 1e30 or not finite.
     """
     array = np.asarray(weights)
+    rows, columns = (vertex_count or "S"), (joint_count or "J")
+    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiub":
+        raise RigRewardError(
+            f"weights have shape {array.shape} and dtype {array.dtype}; pass ({rows}, {columns}) floats"
+        )
     if array.dtype != np.float32:
         array = array.astype(np.float64)
-    rows, columns = (vertex_count or "S"), (joint_count or "J")
-    if array.ndim != 2 or 0 in array.shape:
-        raise RigRewardError(f"weights have shape {array.shape}; pass ({rows}, {columns})")
     if vertex_count not in (None, len(array)) or joint_count not in (None, array.shape[1]):
         raise RewardError(f"weights have shape {array.shape}; this mesh and rig need ({rows}, {columns})")
     array = np.ascontiguousarray(array)
