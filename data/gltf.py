@@ -5,6 +5,8 @@ import binascii
 import json
 import struct
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -197,8 +199,18 @@ def read_gltf(path: Path) -> Gltf:
     if not version.startswith("2."):
         raise MeshError(f"{path}: glTF version {version} is not supported; export as glTF 2.0")
     gltf = Gltf(path, document, binary)
-    _refuse_compression(gltf)
+    with malformed(gltf):
+        _refuse_compression(gltf)
     return gltf
+
+
+@contextmanager
+def malformed(gltf: Gltf) -> Iterator[None]:
+    """Turn what a walk through a stranger's JSON raises (a list where an object belongs) into MeshError."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
+        raise gltf.error(f"its JSON is malformed ({type(problem).__name__}: {problem})") from problem
 
 
 def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
@@ -228,8 +240,7 @@ def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
 def _refuse_compression(gltf: Gltf) -> None:
     named: set[str] = set()
     for key in ("extensionsUsed", "extensionsRequired"):
-        listed = gltf.json.get(key, [])
-        named.update(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else None
+        named.update(gltf.json.get(key, []))
     for view in gltf.items("bufferViews"):
         named.update(view.get("extensions", {}))
     for mesh in gltf.items("meshes"):

@@ -1,14 +1,13 @@
 """Triangles, skins and bind poses out of a parsed glTF file."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.gltf import Gltf, node_worlds
+from data.gltf import Gltf, malformed, node_worlds
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +55,8 @@ def flatten(gltf: Gltf) -> Flattened:
     no triangle are dropped. See `read_skinned_glb` for the
     other rules. Raises MeshError naming the file for anything damaged or contradictory.
     """
-    with _malformed(gltf):
+    # Absurd numbers overflow silently here and are refused as non-finite later.
+    with malformed(gltf), np.errstate(all="ignore"):
         order, worlds, parents = node_worlds(gltf)
         pieces = [piece for index in sorted(order) for piece in _pieces(gltf, index)]
         if not pieces:
@@ -66,17 +66,6 @@ def flatten(gltf: Gltf) -> Flattened:
         parts = [_apply(worlds[piece.node], piece.vertices) for piece in pieces]
         flips = [np.linalg.det(worlds[piece.node][:3, :3]) < 0 for piece in pieces]
         return Flattened(np.concatenate(parts), _joined_faces(pieces, flips))
-
-
-@contextmanager
-def _malformed(gltf: Gltf) -> Iterator[None]:
-    # The document is a stranger's JSON: a list where an object belongs surfaces as one of these.
-    # Absurd numbers overflow silently here and are refused as non-finite later.
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
-        raise gltf.error(f"its JSON is malformed ({type(problem).__name__}: {problem})") from problem
 
 
 def _pieces(gltf: Gltf, index: int) -> Iterator[_Piece]:

@@ -160,11 +160,10 @@ def unique_names(names: list[str]) -> list[str]:
 def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Vertices and triangles of an OBJ, PLY, STL or OFF file, by trimesh, after checks of the raw file."""
     data = check_raw(path, file_type, path.read_bytes())
-    options = {"skip_materials": True} if file_type == "obj" else {}
     try:
         with _quiet():
             loaded = trimesh.load_mesh(
-                io.BytesIO(data), file_type=file_type, process=False, maintain_order=True, **options
+                io.BytesIO(data), file_type=file_type, process=False, maintain_order=True
             )
             vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces)
     except _READER_ERRORS as problem:

@@ -7,7 +7,7 @@ from data.mesh import MeshError
 
 
 def check_raw(path: Path, file_type: str, data: bytes) -> bytes:
-    """Refuse a damaged file and return the bytes to parse (without trailing rubbish).
+    """Refuse a damaged file and return the bytes to parse (an OBJ reduced to its geometry).
 
     file_type: "obj", "ply", "stl" or "off". Raises MeshError naming the file: truncated, not of this
     format, or (OBJ) a face that names a vertex which does not exist. A text file cut at the end of a
@@ -17,36 +17,41 @@ def check_raw(path: Path, file_type: str, data: bytes) -> bytes:
 
 
 def _check_obj(path: Path, data: bytes) -> bytes:
-    """Face indices count from 1 over all vertices; negative ones count back from the last one so far."""
-    vertices = 0
+    """Positions and faces only, with comments dropped and indices made absolute.
+
+    Face indices count from 1 over all vertices; negative ones count back from the last vertex so far,
+    which the reader would count from the file's end.
+    """
+    vertices: list[bytes] = []
+    faces: list[bytes] = []
     lowest, highest = 1, 0
     for line in data.replace(b"\\\r\n", b" ").replace(b"\\\n", b" ").splitlines():
-        words = line.split(b"#")[0].split()
+        words = line.partition(b"#")[0].split()
         if not words:
             continue
         if words[0] == b"v":
             if len(words) < 4:
                 raise _cut(path, f"the vertex line {_shown(line)} has too few numbers")
-            vertices += 1
+            vertices.append(b"v " + b" ".join(words[1:4]))
         elif words[0] == b"f":
             if len(words) < 4:
                 raise _cut(path, f"the face line {_shown(line)} names too few vertices")
-            for word in words[1:]:
-                try:
-                    index = int(word.partition(b"/")[0])
-                except ValueError as problem:
-                    raise _cut(path, f"the face line {_shown(line)} cannot be read") from problem
-                if index < 0:
-                    index = vertices + 1 + index
-                lowest, highest = min(lowest, index), max(highest, index)
-    if highest == 0 and lowest == 1:
+            try:
+                corners = [int(word.partition(b"/")[0]) for word in words[1:]]
+            except ValueError as problem:
+                raise _cut(path, f"the face line {_shown(line)} cannot be read") from problem
+            if min(corners) < 0:
+                corners = [corner if corner >= 0 else len(vertices) + 1 + corner for corner in corners]
+            lowest, highest = min(lowest, *corners), max(highest, *corners)
+            faces.append(b"f " + b" ".join(b"%d" % corner for corner in corners))
+    if not faces:
         raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
-    if lowest < 1 or highest > vertices:
+    if lowest < 1 or highest > len(vertices):
         wrong = lowest if lowest < 1 else highest
         raise MeshError(
-            f"{path}: a face names vertex {wrong} but there are {vertices}; repair and export again"
+            f"{path}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
         )
-    return data
+    return b"\n".join([*vertices, *faces, b""])
 
 
 def _check_ply(path: Path, data: bytes) -> bytes:
