@@ -138,8 +138,7 @@ class RigPolicy:
         kept if anything fails. Raises PolicyError if what would be replaced is no policy.
         """
         target = Path(directory)
-        if target.exists() and not _replaceable(target):
-            raise PolicyError(f"{target}: exists and is no policy directory; choose another name")
+        check_replaceable(target)
         with replacing(target) as folder:
             write_model(self.model, folder, dtype)
             self.skin_vae.save(folder / SKIN_VAE_FOLDER, dtype)
@@ -185,7 +184,7 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     """
     source = Path(directory)
     stored = "auto" if dtype is None else dtype
-    base = _adapter_base(source)
+    base = adapter_base(source)
     if base is not None:
         from peft import PeftModel
 
@@ -213,7 +212,7 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
     """The `skin_vae` folder that belongs to a policy directory or checkpoint. Raises PolicyError."""
     source = Path(directory)
     places = [source / SKIN_VAE_FOLDER]
-    base = _adapter_base(source)
+    base = adapter_base(source)
     if base is not None:
         places.append(base / SKIN_VAE_FOLDER)
     if given is not None:
@@ -227,7 +226,7 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
         raise PolicyError(f"{source}: no such directory; give a policy directory")
     raise PolicyError(
         f"{source}: no {SKIN_VAE_FOLDER} folder; a trainer's checkpoint has none, "
-        "pass skin_vae= with the policy that the run started from"
+        "pass the policy that the run started from as skin_vae (--skin-vae)"
     )
 
 
@@ -271,8 +270,12 @@ def _umask() -> int:
     return mask
 
 
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and (_model_type(target) == "tokenrig" or not any(target.iterdir()))
+def check_replaceable(target: Path) -> None:
+    """Refuse to write a policy over what is none. Raises PolicyError."""
+    if not target.exists():
+        return
+    if not target.is_dir() or (_model_type(target) != "tokenrig" and any(target.iterdir())):
+        raise PolicyError(f"{target}: exists and is no policy directory; choose another name")
 
 
 def _model_type(directory: Path) -> str | None:
@@ -286,7 +289,7 @@ def _model_type(directory: Path) -> str | None:
         raise PolicyError(f"{path}: is no JSON object ({error}); restore the file") from error
 
 
-def _adapter_base(directory: Path) -> Path | None:
+def adapter_base(directory: Path) -> Path | None:
     """The base model's directory of a PEFT adapter, None if `directory` holds no adapter."""
     path = directory / "adapter_config.json"
     if not path.is_file() or (directory / "config.json").is_file():

@@ -129,7 +129,7 @@ def test_a_failed_save_keeps_the_old_policy(policy, saved, monkeypatch):
 def test_a_trainers_checkpoint(policy, saved, tmp_path):
     checkpoint = tmp_path / "checkpoint-10"
     policy.model.save_pretrained(checkpoint)
-    with pytest.raises(PolicyError, match=r"checkpoint-10: no skin_vae folder.*skin_vae="):
+    with pytest.raises(PolicyError, match=r"checkpoint-10: no skin_vae folder.*--skin-vae"):
         load(checkpoint)
     for place in (saved, saved / "skin_vae"):
         assert load(checkpoint, skin_vae=place).vocabulary == policy.vocabulary

@@ -1,0 +1,368 @@
+"""`python -m policy.convert`: released SkinTokens checkpoints to policy directories and back."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from policy.bundle import (
+    SKIN_VAE_FOLDER,
+    PolicyError,
+    adapter_base,
+    check_replaceable,
+    find_skin_vae,
+    load_model,
+    replacing,
+)
+from policy.checkpoint import (
+    CheckpointError,
+    file_sha256,
+    read_checkpoint,
+    read_safetensors,
+    write_checkpoint,
+    write_like,
+    write_safetensors,
+    write_sha256,
+)
+from policy.configuration_tokenrig import TokenRigConfig
+from policy.release import (
+    EMBEDDING,
+    HEAD,
+    VAE_PREFIX,
+    Release,
+    check_tensors,
+    expected_shapes,
+    hyper_parameters_of,
+    release_order,
+    rig_config,
+    stored_dtypes,
+    understand,
+    vae_config_of,
+    vae_hyper_parameters_of,
+    vae_shapes,
+)
+from policy.skin_vae import SkinVAEConfig
+from policy.text_tokenizer import build_text_tokenizer
+
+WEIGHTS = "model.safetensors"
+
+# Used when skins are encoded, for pre-training, but not when a policy makes rigs (section 2).
+_ENCODING_ONLY = ("model.encoder.", "model.quant.", "model.FSQ.project_in.", "down_perceiver.")
+
+
+def import_checkpoint(
+    checkpoint: str | Path, out: str | Path, vae: str | Path | None = None, rounded_constants: bool = True
+) -> Release:
+    """Turn a released or refined `.ckpt` into a policy directory.
+
+    Weights keep their dtype and go from the mapped file straight into the new one. The directory is written
+    under a temporary name; a policy of that name is replaced.
+
+    Args:
+        checkpoint: the TokenRig checkpoint.
+        out: the directory.
+        vae: the VAE checkpoint, for its configuration; the released values are assumed without.
+        rounded_constants: decode with the embedding's constants rounded to bf16, as the release does.
+
+    Raises:
+        CheckpointError, PolicyError: with a sentence for the user.
+    """
+    target = Path(out)
+    check_replaceable(target)
+    release = understand(
+        read_checkpoint(checkpoint), None if vae is None else read_checkpoint(vae), rounded_constants
+    )
+    with replacing(target) as folder:
+        release.config.save_pretrained(folder)
+        build_text_tokenizer(release.config.get_vocabulary()).save_pretrained(folder)
+        write_safetensors(folder / WEIGHTS, release.model)
+        skin = folder / SKIN_VAE_FOLDER
+        skin.mkdir()
+        (skin / "config.json").write_text(json.dumps(release.vae_config.to_dict(), indent=2) + "\n")
+        write_safetensors(skin / WEIGHTS, release.vae)
+        for path in (folder / WEIGHTS, skin / WEIGHTS):
+            write_sha256(path)
+    return release
+
+
+def export_checkpoint(
+    directory: str | Path,
+    out: str | Path,
+    like: str | Path | None = None,
+    skin_vae: str | Path | None = None,
+    vae_out: str | Path | None = None,
+) -> str:
+    """Write a policy as a `.ckpt` that the released code loads.
+
+    Args:
+        directory: a policy, or a trainer's `checkpoint-N`; PEFT adapters are merged.
+        out: the file; a file of that name is replaced.
+        like: the original file. Its keys, dtypes, hyper-parameters and unchanged weights are kept byte for
+            byte, also the VAE's weights if the directory has none.
+        skin_vae: the policy whose skin VAE belongs to a directory without one.
+        vae_out: write the VAE checkpoint as well, for policies that were never released.
+
+    Returns:
+        the SHA-256 of `out`, which is also in `out.sha256`.
+
+    Raises:
+        CheckpointError, PolicyError: with a sentence for the user.
+    """
+    source = Path(directory)
+    config, tensors = _language_weights(source)
+    check_tensors(str(source), tensors, expected_shapes(config))
+    try:
+        folder = find_skin_vae(source, skin_vae)
+    except PolicyError:
+        if like is None or skin_vae is not None or vae_out is not None:
+            raise
+        folder = None
+    vae_config = None
+    if folder is not None:
+        vae_config, skin = _skin_weights(folder)
+        tensors.update({VAE_PREFIX + name: tensor for name, tensor in skin.items()})
+        if vae_out is not None:
+            names = {"model." + name: tensor for name, tensor in _as_stored(config, skin).items()}
+            write_checkpoint(vae_out, names, vae_hyper_parameters_of(vae_config))
+            write_sha256(vae_out)
+    if like is not None:
+        original = read_checkpoint(like)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        check_tensors(str(like), {name: t for name, t in original.tensors.items() if name in shapes}, shapes)
+        write_like(out, like, tensors)
+    else:
+        assert vae_config is not None
+        stored = _as_stored(config, {name: tensors[name] for name in release_order(config, vae_config)})
+        if config.tie_word_embeddings:
+            stored[HEAD] = stored[EMBEDDING]
+        names = {"model." + name: tensor for name, tensor in stored.items()}
+        write_checkpoint(out, names, hyper_parameters_of(config, vae_config))
+    return write_sha256(out)
+
+
+def _language_weights(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
+    """Configuration and tensors, the tied head included, of a policy, a checkpoint or adapters."""
+    if adapter_base(source) is not None:
+        model = load_model(source, dtype=None)
+        return model.config, dict(model.state_dict())
+    config = _config(source)
+    tensors = read_safetensors(sorted(source.glob("model*.safetensors")))
+    if not tensors:
+        raise PolicyError(f"{source}: no {WEIGHTS}; the policy was not saved completely")
+    if config.tie_word_embeddings and EMBEDDING in tensors:
+        tensors[HEAD] = tensors[EMBEDDING]
+    return config, tensors
+
+
+def _config(source: Path) -> TokenRigConfig:
+    path = source / "config.json"
+    if not path.is_file():
+        raise PolicyError(f"{source}: no config.json; give a policy directory or a .ckpt file")
+    try:
+        values = json.loads(path.read_text())
+        kind = values.get("model_type")
+        if kind != "tokenrig":
+            raise PolicyError(f"{source}: holds a model of type {kind!r}, not a TokenRig policy")
+        return TokenRigConfig.from_dict(values)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: is no JSON object ({error}); restore the file") from error
+
+
+def _skin_weights(folder: Path) -> tuple[SkinVAEConfig, dict[str, Tensor]]:
+    config = SkinVAEConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    tensors = read_safetensors([folder / WEIGHTS])
+    check_tensors(str(folder), tensors, vae_shapes(config))
+    return config, tensors
+
+
+def _as_stored(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the dtypes of the imported file."""
+    dtypes = stored_dtypes(config, tensors)
+    return {name: tensor.to(dtypes[name]).contiguous() for name, tensor in tensors.items()}
+
+
+# ----------------------------------------------------------------- summary
+
+
+def describe(path: str | Path) -> list[str]:
+    """Lines about a TokenRig or VAE checkpoint or a policy directory. Raises CheckpointError, PolicyError."""
+    source = Path(path)
+    if source.is_dir():
+        return _describe_directory(source)
+    checkpoint = read_checkpoint(source)
+    lines = [f"{source}: {len(checkpoint.tensors)} tensors"]
+    settings = checkpoint.hyper_parameters.get("model_config")
+    if isinstance(settings, Mapping) and "FSQ_dict" in settings.get("model", {}):
+        vae_config = vae_config_of(checkpoint)
+        extra = check_tensors(str(source), checkpoint.tensors, vae_shapes(vae_config))
+        lines += [*_weights_lines({"skin VAE": checkpoint.tensors}), *_vae_lines(vae_config)]
+    else:
+        config = rig_config(checkpoint)
+        skin = {name: t for name, t in checkpoint.tensors.items() if name.startswith(VAE_PREFIX)}
+        own = {name: t for name, t in checkpoint.tensors.items() if name not in skin}
+        extra = check_tensors(str(source), own, expected_shapes(config))
+        if config.tie_word_embeddings:
+            del own[HEAD]
+        lines += [*_weights_lines({**_by_part(own), "skin VAE": skin}), *_config_lines(config)]
+    lines += _unused_lines(extra, checkpoint.other_entries)
+    return [*lines, *_digest_lines([source])]
+
+
+def _describe_directory(source: Path) -> list[str]:
+    lines = [f"{source}: policy directory"]
+    base = adapter_base(source)
+    if base is not None:
+        adapters = read_safetensors(sorted(source.glob("adapter_model*.safetensors")))
+        lines = [f"{source}: PEFT adapters of {base}", *_weights_lines({"adapters": adapters})]
+    home = source if base is None else base
+    config, tensors = _language_weights(home)
+    check_tensors(str(home), tensors, expected_shapes(config))
+    tensors = {name: t for name, t in tensors.items() if not (config.tie_word_embeddings and name == HEAD)}
+    try:
+        folder = find_skin_vae(source)
+    except PolicyError:
+        return [*lines, *_weights_lines(_by_part(tensors)), *_config_lines(config), "no skin VAE here"]
+    vae_config, skin = _skin_weights(folder)
+    lines += [*_weights_lines({**_by_part(tensors), "skin VAE": skin}), *_config_lines(config)]
+    return [*lines, *_vae_lines(vae_config), *_digest_lines([home / WEIGHTS, folder / WEIGHTS])]
+
+
+def _release_lines(release: Release) -> list[str]:
+    idle = [name for name in release.vae if name.startswith(_ENCODING_ONLY)]
+    parts = {**_by_part(release.model), "skin VAE": release.vae}
+    return [
+        *_weights_lines(parts),
+        *_config_lines(release.config),
+        *_vae_lines(release.vae_config),
+        f"{len(idle)} tensors of the skin VAE serve encoding only, rigging does not use them",
+    ]
+
+
+def _by_part(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    titles = {"mesh_encoder": "mesh encoder", "output_proj": "projection", "transformer": "language model"}
+    return {
+        title: {name: tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+        for part, title in titles.items()
+    }
+
+
+def _weights_lines(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
+    lines = []
+    for title, tensors in parts.items():
+        count = sum(tensor.numel() for tensor in tensors.values())
+        dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+        lines.append(f"  {title:15} {count:>13,} parameters in {len(tensors)} tensors, {', '.join(dtypes)}")
+    return lines
+
+
+def _config_lines(config: TokenRigConfig) -> list[str]:
+    words, encoder = config.get_vocabulary(), config.get_mesh_encoder()
+    return [
+        f"  vocabulary {words.size:,}: {words.skin_first} skeleton words, codebook {words.codebook:,}, "
+        f"final eos; {words.tokens_per_skin} tokens per skin; classes {', '.join(words.classes)}",
+        f"  language model: {config.num_hidden_layers} layers, {config.num_attention_heads}/"
+        f"{config.num_key_value_heads} heads, hidden {config.hidden_size}; "
+        f"mesh encoder: {encoder.heads} heads, {encoder.tokens} tokens",
+    ]
+
+
+def _vae_lines(config: SkinVAEConfig) -> list[str]:
+    constants = "rounded to bf16" if config.rounded_constants else "in full precision"
+    return [
+        f"  skin VAE: FSQ levels {list(config.fsq_levels)}, {config.num_attention_heads} heads, "
+        f"{config.cond_tokens} condition latents; embedding constants {constants}"
+    ]
+
+
+def _unused_lines(tensors: Iterable[str], entries: Iterable[str]) -> list[str]:
+    lines = []
+    for title, names in (("tensors", list(tensors)), ("entries", list(entries))):
+        if names:
+            lines.append(f"  unused {title}: {', '.join(names)}")
+    return lines or ["  nothing in the file was left unused"]
+
+
+def _digest_lines(paths: Iterable[Path]) -> list[str]:
+    lines = []
+    for path in paths:
+        beside = path.with_name(path.name + ".sha256")
+        if beside.is_file():
+            right = beside.read_text().split(" ")[0] == file_sha256(path)
+            lines.append(f"  {path}: {'matches' if right else 'DIFFERS FROM'} {beside.name}")
+    return lines
+
+
+# ------------------------------------------------------------ command line
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m policy.convert", description="Released SkinTokens checkpoints to policies and back."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    reader = commands.add_parser("import", help="a .ckpt to a policy directory")
+    reader.add_argument("checkpoint", metavar="CKPT", help="TokenRig checkpoint, e.g. grpo_1400.ckpt")
+    reader.add_argument(
+        "--vae", metavar="VAE_CKPT", help="VAE checkpoint, e.g. skin_vae_2_10_32768/last.ckpt"
+    )
+    reader.add_argument("--out", metavar="DIR", required=True, help="policy directory to write")
+    reader.add_argument(
+        "--exact-constants",
+        action="store_true",
+        help="decode with the embedding's constants in full precision; the release rounds them to bf16",
+    )
+    writer = commands.add_parser("export", help="a policy directory or checkpoint-N to a .ckpt")
+    writer.add_argument("directory", metavar="DIR", help="policy, or checkpoint-N of a trainer")
+    writer.add_argument("--out", metavar="CKPT", required=True, help="file to write")
+    writer.add_argument(
+        "--like", metavar="ORIGINAL_CKPT", help="keep everything of this file but the weights"
+    )
+    writer.add_argument("--skin-vae", metavar="DIR", help="policy whose skin VAE a checkpoint-N belongs to")
+    writer.add_argument("--vae-out", metavar="VAE_CKPT", help="also write the VAE as a checkpoint of its own")
+    viewer = commands.add_parser("info", help="what a .ckpt or a policy directory holds")
+    viewer.add_argument("path", metavar="PATH")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 2 with a sentence on stderr for what the user can fix."""
+    options = build_parser().parse_args(arguments)
+    transformers_logging.disable_progress_bar()
+    try:
+        with torch.no_grad():
+            for line in _run(options):
+                print(line)
+    except (CheckpointError, PolicyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace) -> list[str]:
+    if options.command == "info":
+        return describe(options.path)
+    if options.command == "import":
+        release = import_checkpoint(
+            options.checkpoint, options.out, options.vae, rounded_constants=not options.exact_constants
+        )
+        return [
+            f"{options.out}: imported {options.checkpoint}",
+            *_release_lines(release),
+            *_unused_lines(release.unused, release.other_entries),
+            *(f"note: {note}" for note in release.notes),
+        ]
+    digest = export_checkpoint(
+        options.directory, options.out, options.like, options.skin_vae, options.vae_out
+    )
+    return [f"{options.out}: exported {options.directory}", f"  sha256 {digest}"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
