@@ -63,11 +63,11 @@ def prepare_scoring_mesh(
     """
     grid = build_occupancy(vertices, faces, settings.resolution, settings.interior)
     _, solid = solid_triangles(vertices, faces)
-    triangles = np.asarray(faces)[solid].astype(np.int64)
-    # Adding 0 turns -0 into 0, which are equal but differ in their bits.
-    points = np.asarray(vertices).astype(np.float32) + np.float32(0)
-    source, welded = weld(points, triangles)
-    positions = points[source]
+    # Vertices that only faces without area use, or none, go first: they may hold anything.
+    used, corners = np.unique(np.asarray(faces)[solid], return_inverse=True)
+    points = np.asarray(vertices)[used].astype(np.float32)
+    first, welded = weld(points, corners.reshape(-1, 3))
+    positions, source = points[first], used[first].astype(np.int64)
     normals = _normals(positions, welded)
     edges = mesh_edges(welded)
     kept, edges = _limit(edges, len(source), settings.max_scoring_vertices)
@@ -77,29 +77,29 @@ def prepare_scoring_mesh(
 def weld(
     points: NDArray[np.float32], triangles: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Merge the vertices that have the same coordinates, bit for bit.
+    """Merge vertices that have the same coordinates.
 
     Args:
         points: (V, 3) float32.
         triangles: (T, 3) int64.
 
     Returns:
-        source (S,) int64: the first of each set of equal, used vertices, ascending; triangles (T, 3) int64
+        first (S,) int64: the lowest index of each set of equal vertices, ascending; triangles (T, 3) int64
         renumbered to 0 … S - 1.
     """
-    used, corner = np.unique(triangles, return_inverse=True)
-    bits = np.ascontiguousarray(points[used]).view(np.uint32).astype(np.uint64)
+    # Adding 0 turns -0 into 0, which are equal but differ in their bits.
+    bits = np.ascontiguousarray(points + np.float32(0)).view(np.uint32).astype(np.uint64)
     # Two integer keys sort much faster than rows of three floats.
     order = np.lexsort((bits[:, 2], bits[:, 0] << np.uint64(32) | bits[:, 1]))
-    fresh = np.ones(len(used), dtype=np.bool_)
+    fresh = np.ones(len(points), dtype=np.bool_)
     fresh[1:] = (bits[order[1:]] != bits[order[:-1]]).any(axis=1)
     # The sort is stable, so the first of each run is the set's lowest index.
     lowest = order[fresh]
     rank = np.empty(len(lowest), dtype=np.int64)
     rank[np.argsort(lowest)] = np.arange(len(lowest))
-    label = np.empty(len(used), dtype=np.int64)
+    label = np.empty(len(points), dtype=np.int64)
     label[order] = rank[np.cumsum(fresh) - 1]
-    return used[np.sort(lowest)], label[corner.reshape(-1)].reshape(triangles.shape)
+    return np.sort(lowest), label[triangles]
 
 
 def _normals(positions: NDArray[np.float32], triangles: NDArray[np.int64]) -> NDArray[np.float32]:

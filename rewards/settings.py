@@ -75,6 +75,8 @@ class RewardSettings:
         for name in ("unbound_power", "crowded_power"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; it must be between 0 and 1")
         if not 0 <= self.max_angle_deg <= 180:
             raise ValueError(f"max_angle_deg is {self.max_angle_deg}; it must be between 0 and 180")
 

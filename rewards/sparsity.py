@@ -33,7 +33,7 @@ def skin_sparsity(
 
     Raises:
         RigRewardError: wrong shape, negative or non-finite weights.
-        ValueError: a power that is not positive.
+        ValueError: a threshold outside [0, 1], a power that is not positive.
 
     Source: paper, "Skin coverage and sparsity", R_sc.
     """
@@ -48,7 +48,7 @@ def sparsity_of(
     crowded_power: float,
 ) -> float:
     """`skin_sparsity` of weights that `check_weights` has returned."""
-    _check_powers(unbound_power, crowded_power)
+    _check_options(threshold, unbound_power, crowded_power)
     unbound, crowded = _count(weights, weights.dtype.type(threshold), max_influences)
     return _combine(unbound / len(weights), crowded / len(weights), unbound_power, crowded_power)
 
@@ -61,7 +61,7 @@ def skin_sparsity_reference(
     crowded_power: float = 1.0,
 ) -> float:
     """`skin_sparsity` in plain NumPy."""
-    _check_powers(unbound_power, crowded_power)
+    _check_options(threshold, unbound_power, crowded_power)
     array = check_weights(weights)
     beta = array.dtype.type(threshold)
     unbound = (array < beta).all(axis=1).mean()
@@ -69,7 +69,9 @@ def skin_sparsity_reference(
     return _combine(float(unbound), float(crowded), unbound_power, crowded_power)
 
 
-def _check_powers(unbound_power: float, crowded_power: float) -> None:
+def _check_options(threshold: float, unbound_power: float, crowded_power: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
     if not (unbound_power > 0 and crowded_power > 0):
         raise ValueError(f"powers are {unbound_power} and {crowded_power}; both must be positive")
 

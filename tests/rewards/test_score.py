@@ -83,10 +83,10 @@ def test_welding_by_hand():
     points = np.array(
         [[9, 9, 9], [0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [-0.0, 1, 0], [1, 1, 0]], dtype=np.float32
     )
-    source, triangles = weld(points + np.float32(0), np.array([[1, 2, 3], [4, 6, 5]]))
-    # 0 is unused; 4 is 2's position, 5 is 3's (-0 equals 0)
-    assert source.tolist() == [1, 2, 3, 6]
-    assert triangles.tolist() == [[0, 1, 2], [1, 3, 2]]
+    first, triangles = weld(points, np.array([[1, 2, 3], [4, 6, 5]]))
+    # 4 is at 2's position, 5 at 3's (-0 equals 0); 0, 1, 2, 3, 6 become 0, 1, 2, 3, 4
+    assert first.tolist() == [0, 1, 2, 3, 6]
+    assert triangles.tolist() == [[1, 2, 3], [2, 4, 3]]
 
 
 def test_welding_joins_what_a_seam_splits_and_shows_its_tears():
@@ -263,6 +263,7 @@ def test_whose_fault_it_is():
         {"alpha": float("nan")},
         {"distance_unit": "metres"},
         {"samples_per_bone": 0},
+        {"threshold": 1.5},
         {"unbound_power": 0.0},
         {"crowded_power": -1.0},
         {"poses": 0},

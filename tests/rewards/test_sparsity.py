@@ -85,3 +85,6 @@ def test_bad_options():
     for option in ("unbound_power", "crowded_power"):
         with pytest.raises(ValueError, match="must be positive"):
             skin_sparsity(np.array([GOOD]), **{option: 0.0})
+    for threshold in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            skin_sparsity(np.array([GOOD]), threshold=threshold)

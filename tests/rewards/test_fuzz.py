@@ -1,0 +1,12 @@
+"""Fuzzing of the scoring entry point: only typed errors, rewards in [0, 1], no warnings (they are errors)."""
+
+from collections import Counter
+
+from tests.rewards.fuzz import outcome
+
+
+def test_random_meshes_and_rigs():
+    count = 10_000
+    outcomes = Counter(outcome(seed) for seed in range(count))
+    # Every kind of outcome is really reached.
+    assert min(outcomes[kind] for kind in ("mesh refused", "rig refused", "scored")) > count / 20, outcomes
