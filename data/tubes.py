@@ -19,8 +19,8 @@ class Tube:
     `path` (n + 1, 3): points on the centre line, n >= 1. `radii` (n + 1, 2): radius along `side` and at
     right angles to it. `owners`: the joint each of the n segments belongs to. `side` (3,): a direction
     not parallel to the path. `blend`: half width of the weight transition at an inner point, as a
-    fraction of the segments on both sides, at most 0.5. `smooth`: False for radii given ring by ring
-    (an ellipsoid), which are closed with poles only.
+    fraction of the mean length of the segments on both sides, at most 0.5. `smooth`: False for an
+    ellipsoid about the one segment of the path.
     """
 
     path: Floats
@@ -60,11 +60,11 @@ def mesh_tubes(
         layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
     vertices, faces, weights, start = [], [], [], 0
     for tube, (rings, around) in zip(tubes, layouts, strict=True):
-        points, u = _sweep(tube, rings, around)
+        points, arc, knots = _sweep(tube, rings, around)
         vertices.append(points)
-        faces.append(_faces(len(u) - 2, around) + start)
-        per_ring = _ring_weights(tube, u, joint_count)
-        repeats = np.full(len(u), around)
+        faces.append(_faces(len(arc) - 2, around) + start)
+        per_ring = _ring_weights(tube, arc, knots, joint_count)
+        repeats = np.full(len(arc), around)
         repeats[[0, -1]] = 1
         weights.append(np.repeat(per_ring, repeats, axis=0))
         start += len(points)
@@ -82,8 +82,7 @@ def _layout(tube: Tube, lengths: Floats, spacing: float) -> tuple[NDArray[np.int
     )
     if not tube.smooth:
         return np.array([max(3, min(14, around // 2 + 1))]), around
-    # At least three rings on a segment: fewer could not show a smooth change of weights.
-    return np.clip(np.rint(lengths / spacing), 3, 16).astype(np.int64), around
+    return np.clip(np.rint(lengths / spacing), 2, 16).astype(np.int64), around
 
 
 def _vertex_count(tube: Tube, rings: NDArray[np.int64], around: int) -> int:
@@ -91,15 +90,15 @@ def _vertex_count(tube: Tube, rings: NDArray[np.int64], around: int) -> int:
     return (int(rings.sum()) + caps) * around + 2
 
 
-def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, Floats]:
-    """Vertices, pole by ring by pole, and the path parameter u in [0, n] of the poles and rings."""
+def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, Floats, Floats]:
+    """Vertices, pole by ring by pole; arc length of the poles and rings, and of the path's points."""
     if tube.smooth:
-        u, centres, tangents, radii = _smooth_rings(tube, rings)
+        arc, knots, centres, tangents, radii = _smooth_rings(tube, rings)
     else:
         latitude = np.linspace(0, np.pi, int(rings[0]) + 2)
         axis = tube.path[1] - tube.path[0]
-        u = (1 - np.cos(latitude)) / 2
-        centres = tube.path[0] + u[:, None] * axis
+        arc, knots = (1 - np.cos(latitude)) / 2, np.array([0.0, 1.0])
+        centres = tube.path[0] + arc[:, None] * axis
         tangents = np.broadcast_to(axis / np.sqrt(axis @ axis), centres.shape)
         radii = np.sin(latitude)[:, None] * tube.radii[0]
     first = tube.side - (tangents @ tube.side)[:, None] * tangents
@@ -111,13 +110,14 @@ def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, F
         + (radii[1:-1, 0, None] * cos)[..., None] * first[1:-1, None]
         + (radii[1:-1, 1, None] * sin)[..., None] * second[1:-1, None]
     )
-    return np.concatenate([centres[:1], ring_points.reshape(-1, 3), centres[-1:]]), u
+    return np.concatenate([centres[:1], ring_points.reshape(-1, 3), centres[-1:]]), arc, knots
 
 
-def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats, Floats, Floats]:
-    """Poles and rings along a Catmull-Rom curve through the path: u, centres, unit tangents, radii.
+def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Poles and rings along a Catmull-Rom curve through the path.
 
-    Rounded ends are added beyond both end points of the path.
+    Returns (arc lengths, arc lengths of the path's points, centres, unit ring axes, radii). Rounded ends
+    are added beyond both end points of the path.
     """
     path, count = tube.path, len(tube.owners)
     segment = np.repeat(np.arange(count), rings)
@@ -138,16 +138,23 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     centres = (2 * t3 - 3 * t2 + 1) * p0 + (t3 - 2 * t2 + t) * m0 + (3 * t2 - 2 * t3) * p1 + (t3 - t2) * m1
     tangents = 6 * (t2 - t) * (p0 - p1) + (3 * t2 - 4 * t + 1) * m0 + (3 * t2 - 2 * t) * m1
     tangents /= np.sqrt((tangents**2).sum(axis=1, keepdims=True))
+    arc = np.append(0.0, np.cumsum(np.sqrt(((centres[1:] - centres[:-1]) ** 2).sum(axis=1))))
+    knots = arc[np.append(0, np.cumsum(rings))]
     ease = t2 * (3 - 2 * t)
     radii = tube.radii[segment] * (1 - ease) + tube.radii[segment + 1] * ease
-    u = segment + fraction
+    # Rings turn more slowly than a tight bend does, or they would meet on its inner side: axes are
+    # averaged over about a radius.
+    nearness = np.exp(-0.5 * ((arc[:, None] - arc) / radii.mean(axis=1)[:, None]) ** 2)
+    tangents = nearness @ tangents
+    tangents /= np.sqrt((tangents**2).sum(axis=1, keepdims=True))
     cap = np.append(_CAP, np.pi / 2)
     reach0, reach1 = radii[0].min(), radii[-1].min()
     ends0 = centres[0] - tangents[0] * (reach0 * np.sin(cap[::-1]))[:, None]
     ends1 = centres[-1] + tangents[-1] * (reach1 * np.sin(cap))[:, None]
     shrink = np.cos(cap)[:, None]
     return (
-        np.concatenate([np.zeros(len(cap)), u, np.full(len(cap), float(count))]),
+        np.concatenate([np.zeros(len(cap)), arc, np.full(len(cap), arc[-1])]),
+        knots,
         np.concatenate([ends0, centres, ends1]),
         np.concatenate(
             [np.repeat(tangents[:1], len(cap), axis=0), tangents, np.repeat(tangents[-1:], len(cap), axis=0)]
@@ -156,15 +163,21 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     )
 
 
-def _ring_weights(tube: Tube, u: Floats, joint_count: int) -> Floats:
-    """Weights (R, joint_count) at path parameters u (R,): one owner per segment, smoothsteps between."""
+def _ring_weights(tube: Tube, arc: Floats, knots: Floats, joint_count: int) -> Floats:
+    """Weights (R, joint_count) at arc lengths (R,): one owner per segment, smoothsteps at inner knots.
+
+    A transition is never much shorter than the tube is thick: that would tear when the joint bends.
+    """
     count = len(tube.owners)
-    inner = np.arange(1, count)
-    t = np.clip((u[:, None] - inner + tube.blend) / (2 * tube.blend + 1e-12), 0, 1)
-    steps = np.ones((len(u), count + 1))
-    steps[:, 1:count] = t * t * (3 - 2 * t)
+    around_knot = (knots[2:] - knots[:-2]) / 2
+    half = np.maximum(tube.blend * around_knot, 0.6 * tube.radii[1:-1].mean(axis=1))
+    half = np.minimum(half, 0.75 * around_knot)
+    t = np.clip((arc[:, None] - knots[1:-1] + half) / (2 * half), 0, 1)
+    steps = np.ones((len(arc), count + 1))
+    # Wide transitions may overtake one another around a short segment; the next never leads.
+    steps[:, 1:count] = np.minimum.accumulate(t * t * (3 - 2 * t), axis=1)
     steps[:, count] = 0
-    weights = np.zeros((len(u), joint_count))
+    weights = np.zeros((len(arc), joint_count))
     for index, owner in enumerate(tube.owners):
         weights[:, owner] += steps[:, index] - steps[:, index + 1]
     return weights

@@ -5,6 +5,7 @@ import pytest
 import trimesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from data import CREATURE_KINDS, Creature, depth_first, make_creature
 
@@ -64,15 +65,28 @@ def test_weights_are_a_distribution_over_few_joints(herd: list[Creature]) -> Non
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
         assert (weights > 0).sum(axis=1).max() <= 4
         # Every joint owns some vertices: none of its tokens would be arbitrary.
-        assert weights.max(axis=0).min() > 0.9
+        assert weights.max(axis=0).min() > 0.7
 
 
-def test_weights_change_gradually(herd: list[Creature]) -> None:
+def test_bending_does_not_tear(herd: list[Creature]) -> None:
+    """Every joint turned by 30 degrees about a random axis stretches no edge to more than three times."""
     for creature in herd:
-        a, b = creature.mesh.faces.reshape(-1, 3)[:, :2].T
-        jump = 0.5 * np.abs(creature.rig.weights[a] - creature.rig.weights[b]).sum(axis=1)
-        assert jump.max() < 0.95
-        assert np.quantile(jump, 0.95) < 0.7
+        mesh, rig = creature.mesh, creature.rig
+        rng = np.random.default_rng(0)
+        axes = rng.normal(size=rig.joints.shape)
+        turns = Rotation.from_rotvec(axes / np.linalg.norm(axes, axis=1)[:, None] * np.pi / 6).as_matrix()
+        world = np.tile(np.eye(4), (len(turns), 1, 1))
+        for joint, parent in enumerate(rig.parents):
+            local = np.eye(4)
+            local[:3, :3] = turns[joint]
+            local[:3, 3] = rig.joints[joint] - (rig.joints[parent] if joint else 0)
+            world[joint] = world[parent] @ local if joint else local
+        moved = np.einsum("jab,vjb->vja", world[:, :3, :3], mesh.vertices[:, None] - rig.joints)
+        posed = np.einsum("vj,vja->va", rig.weights, moved + world[:, :3, 3])
+        edges = np.concatenate([mesh.faces[:, :2], mesh.faces[:, 1:], mesh.faces[:, ::2]])
+        before = np.linalg.norm(np.diff(mesh.vertices[edges], axis=1)[:, 0], axis=1)
+        after = np.linalg.norm(np.diff(posed[edges], axis=1)[:, 0], axis=1)
+        assert (after / before).max() < 3, mesh.name
 
 
 def test_sizes(herd: list[Creature]) -> None:
