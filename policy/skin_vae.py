@@ -127,12 +127,12 @@ class _Attention(nn.Module):
     def __init__(self, width: int, heads: int, cross: bool) -> None:
         super().__init__()
         self.heads = heads
+        if cross:
+            self.norm_cross = nn.LayerNorm(width)
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        if cross:
-            self.norm_cross = nn.LayerNorm(width)
 
     def _split(self, fused: Tensor, parts: int) -> tuple[Tensor, ...]:
         batch, length, _ = fused.shape
