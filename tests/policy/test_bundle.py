@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
 from policy.bundle import PolicyError, RigPolicy, load
+from policy.grammar import Grammar
 from policy.skeleton_tokenizer import RigTokenError
 from policy.skin_vae import SkinVAE
 
@@ -183,3 +184,21 @@ def test_model_and_vae_must_belong_together(model, vae_config):
         RigPolicy(model, SkinVAE(replace(vae_config, fsq_levels=(8, 8, 8, 8))))
     with pytest.raises(PolicyError, match="writes 4 SkinTokens per bone but its skin VAE makes 6"):
         RigPolicy(model, SkinVAE(replace(vae_config, tokens_per_skin=6)))
+
+
+@pytest.mark.parametrize("mode", ["fork", "released"])
+def test_greedy_generation_of_the_released_code(policy, golden, mode):
+    name = {"fork": "fork", "released": "release"}[mode]
+    grammar = Grammar(policy.vocabulary, mode)
+    condition = policy.encode_mesh(golden["points"][None], golden["normals"][None])
+    for expected, given in [
+        (golden[f"gen_{name}_skin_ids"], len(golden["gen_skeleton_tokens"])),
+        (golden[f"gen_{name}_free_ids"], 2),
+    ]:
+        ids = expected[None, :given]
+        state = grammar.advance(grammar.start(1), ids[:, 2:]) if given > 2 else grammar.start(1)
+        while ids.shape[1] < len(expected):
+            logits = policy.next_token_logits(condition, ids)[:, -1]
+            token = logits.masked_fill(~grammar.allowed(state), -torch.inf).argmax(-1)
+            ids, state = torch.cat([ids, token[:, None]], dim=1), grammar.step(state, token)
+        assert ids[0].tolist() == expected.tolist()
