@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
@@ -197,15 +198,27 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
         )
     if not any(source.glob("model*.safetensors")):
         raise PolicyError(f"{source}: no model.safetensors; the policy was not saved completely")
-    model = TokenRigForCausalLM.from_pretrained(
-        source, dtype=stored, use_safetensors=True, local_files_only=True
-    )
+    with _no_progress_bar():
+        model = TokenRigForCausalLM.from_pretrained(
+            source, dtype=stored, use_safetensors=True, local_files_only=True
+        )
     # Views into the file are not aligned in memory, and matrix products then differ in the last bit from
     # those of the model that was saved: rollouts of the same seed could differ.
     for parameter in model.parameters():
         if parameter.data_ptr() % ALIGNMENT:
             parameter.data = parameter.data.clone()
     return model
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:
@@ -233,11 +246,13 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
 def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Configuration, safetensors and tokenizer files of a model into an existing folder."""
     if dtype is None or dtype == model.dtype:
-        model.save_pretrained(folder)
+        with _no_progress_bar():
+            model.save_pretrained(folder)
     else:
         tied = set(model.all_tied_weights_keys)
         weights = {name: t.to(dtype) for name, t in model.state_dict().items() if name not in tied}
-        model.save_pretrained(folder, state_dict=weights)
+        with _no_progress_bar():
+            model.save_pretrained(folder, state_dict=weights)
         config = deepcopy(model.config)
         config.dtype = dtype
         config.architectures = [type(model).__name__]

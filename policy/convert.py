@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers.utils import logging as transformers_logging
 
 from policy.bundle import (
     SKIN_VAE_FOLDER,
@@ -149,7 +148,7 @@ def export_checkpoint(
 def _language_weights(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
     """Configuration and tensors, the tied head included, of a policy, a checkpoint or adapters."""
     if adapter_base(source) is not None:
-        model = load_model(source, dtype=None)
+        model = load_model(source, torch.float32)  # adding adapters in bf16 would round twice
         return model.config, dict(model.state_dict())
     config = _config(source)
     tensors = read_safetensors(sorted(source.glob("model*.safetensors")))
@@ -334,7 +333,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 with a sentence on stderr for what the user can fix."""
     options = build_parser().parse_args(arguments)
-    transformers_logging.disable_progress_bar()
     try:
         with torch.no_grad():
             for line in _run(options):

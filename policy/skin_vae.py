@@ -353,11 +353,13 @@ class SkinVAE(nn.Module):
     def encode_condition(
         self, points: Tensor, normals: Tensor, seed: int | None = 0, rng: np.random.Generator | None = None
     ) -> Tensor:
-        """Condition latents of meshes: `(M, C, latent)` from `(M, N, 3)` points and normals.
+        """Condition latents of meshes: `(M, C, latent)` from `(M, N, 3)` points and normals (`(N, 3)`: M = 1).
 
         The released code leaves the draw of the query points unseeded; here the same `seed` gives the same
         latents. `rng` switches to the training draw (see `select_queries`). Differentiable.
         """
+        if points.ndim == 2:
+            points, normals = points[None], normals[None]
         index = select_queries(points, self.config.cond_tokens, seed, rng)
         hidden = self.model.cond_encoder(self._features(points, normals), index, self.config.cond_tokens)
         return self.model.cond_quant(hidden)
