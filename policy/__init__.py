@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policy.bundle import DecodedRig as DecodedRig
+    from policy.bundle import PolicyError as PolicyError
     from policy.bundle import RigPolicy as RigPolicy
     from policy.bundle import load as load
     from policy.configuration_tokenrig import TokenRigConfig as TokenRigConfig
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "DecodedRig": "bundle",
+    "PolicyError": "bundle",
     "RigPolicy": "bundle",
     "load": "bundle",
     "TokenRigConfig": "configuration_tokenrig",

@@ -353,7 +353,7 @@ class SkinVAE(nn.Module):
     def encode_condition(
         self, points: Tensor, normals: Tensor, seed: int | None = 0, rng: np.random.Generator | None = None
     ) -> Tensor:
-        """Condition latents of meshes: `(M, C, latent)` from `(M, N, 3)` points and normals (`(N, 3)`: M = 1).
+        """Condition latents of meshes: `(M, C, latent)` from points and normals `(M, N, 3)` (or `(N, 3)`).
 
         The released code leaves the draw of the query points unseeded; here the same `seed` gives the same
         latents. `rng` switches to the training draw (see `select_queries`). Differentiable.
