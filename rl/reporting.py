@@ -1,4 +1,4 @@
-"""What a training run tells: one line of metrics per step, on the console and in metrics.jsonl."""
+"""What a training run tells: a progress bar, one line of metrics per step, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -53,13 +53,15 @@ class StepTimes(TrainerCallback):
 
 
 class MetricsLog(TrainerCallback):
-    """Appends each step's metrics to `path` as one JSON line and prints the main ones.
+    """Shows progress and each step's main metrics, and appends all of them to `path` as one JSON line.
 
-    After a resume, lines of steps that are trained again are dropped first.
+    Takes the place of transformers' progress bar, which prints every metric of every step. After a resume,
+    lines of steps that are trained again are dropped first.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._bar: tqdm | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -71,6 +73,29 @@ class MetricsLog(TrainerCallback):
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
         self.path.write_text("".join(f"{line}\n" for line in kept))
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="GRPO",
+            unit="step",
+            file=sys.stderr,
+            disable=args.disable_tqdm,
+        )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def on_log(
         self,

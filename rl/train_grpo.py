@@ -11,6 +11,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(_HERE.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE)]
 
 import os  # noqa: E402
+import warnings  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from dataclasses import asdict  # noqa: E402
@@ -34,8 +35,17 @@ def train(recipe: Recipe) -> None:
     `checkpoints/`, `policy/`, `rig.glb`, `rig.png`. With checkpoints there and `resume`, goes on from
     the last one.
     """
+    import torch
+
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no GPU
+    # Their deprecations are for TRL to mend; bars of loading a few small files only hide ours.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from rich.console import Console
+    from transformers import PrinterCallback
+    from transformers.trainer_callback import ProgressCallback
+    from transformers.utils import logging as transformers_logging
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy
@@ -47,6 +57,7 @@ def train(recipe: Recipe) -> None:
     from rl.session import load_meshes, load_policy
     from rl.trainer import RigGRPOTrainer
 
+    transformers_logging.disable_progress_bar()
     output = Path(recipe.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     args = GRPOConfig(**grpo_arguments(recipe))
@@ -76,6 +87,8 @@ def train(recipe: Recipe) -> None:
             callbacks=[MetricsLog(output / "metrics.jsonl")],
             peft_config=lora_config(recipe.policy.lora),
         )
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
         trainer.callback_handler.callbacks.insert(0, StepTimes())
         trainer.train(
             resume_from_checkpoint=last_checkpoint(Path(args.output_dir)) if recipe.resume else None
