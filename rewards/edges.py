@@ -27,10 +27,16 @@ def mesh_edges(faces: ArrayLike) -> NDArray[np.int64]:
         return np.empty((0, 2), dtype=np.int64)
     if triangles.min() < 0:
         raise MeshRewardError("a face has a negative vertex index; repair the mesh")
-    first = triangles[:, [0, 1, 2]].astype(np.int64).ravel()
-    second = triangles[:, [1, 2, 0]].astype(np.int64).ravel()
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    # One sortable number per edge: far quicker than np.unique over rows.
+    # One sortable number per edge, a column of faces at a time: quicker and smaller than np.unique over rows.
     base = int(triangles.max()) + 1
-    keys = np.unique((low * base + high)[low != high])
-    return np.stack(np.divmod(keys, base), axis=1)
+    keys = np.empty(triangles.size, dtype=np.int64)
+    for side, column in enumerate(np.split(keys, 3)):
+        first = triangles[:, side].astype(np.int64)
+        second = triangles[:, (side + 1) % 3].astype(np.int64)
+        low, high = np.minimum(first, second), np.maximum(first, second)
+        column[:] = np.where(low != high, low * base + high, -1)
+    keys.sort()
+    fresh = np.ones(len(keys), dtype=np.bool_)
+    fresh[1:] = keys[1:] != keys[:-1]
+    fresh &= keys >= 0
+    return np.stack(np.divmod(keys[fresh], base), axis=1)

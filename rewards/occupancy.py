@@ -120,14 +120,14 @@ def build_occupancy(
         ValueError: unknown `interior` or a `resolution` below 1.
     """
     _check_options(resolution, interior)
-    corners, origin, cell, shape, tolerance = _place_grid(vertices, faces, resolution)
-    occupied = np.zeros(shape, dtype=np.bool_)
-    _mark_surface(corners, tolerance, occupied)
+    place = _place_grid(vertices, faces, resolution)
+    occupied = np.zeros(place.shape, dtype=np.bool_)
+    _mark_surface(place.points, place.triangles, place.origin, place.cell, place.tolerance, occupied)
     if interior == "projection":
         occupied = _fill_projection(occupied)
     elif interior == "flood":
         occupied = _fill_flood(occupied)
-    return OccupancyGrid(occupied, origin, cell)
+    return OccupancyGrid(occupied, place.origin, place.cell)
 
 
 def build_occupancy_reference(
@@ -137,21 +137,21 @@ def build_occupancy_reference(
     grid.
     """
     _check_options(resolution, interior)
-    corners, origin, cell, shape, tolerance = _place_grid(vertices, faces, resolution)
-    occupied = np.zeros(shape, dtype=np.bool_)
-    last = np.array(shape) - 1
-    for triangle in corners:
-        low = np.maximum(np.ceil(triangle.min(axis=0) - tolerance) - 1, 0).astype(np.int64)
-        high = np.minimum(np.floor(triangle.max(axis=0) + tolerance), last).astype(np.int64)
+    place = _place_grid(vertices, faces, resolution)
+    occupied = np.zeros(place.shape, dtype=np.bool_)
+    last = np.array(place.shape) - 1
+    for triangle in (place.points[place.triangles] - place.origin) / place.cell:
+        low = np.maximum(np.ceil(triangle.min(axis=0) - place.tolerance) - 1, 0).astype(np.int64)
+        high = np.minimum(np.floor(triangle.max(axis=0) + place.tolerance), last).astype(np.int64)
         axes_cells = [np.arange(a, b + 1) for a, b in zip(low, high, strict=True)]
         cells = np.stack(np.meshgrid(*axes_cells, indexing="ij"), axis=-1).reshape(-1, 3)
-        hit = cells[triangle_touches_cubes(triangle, cells, tolerance)]
+        hit = cells[triangle_touches_cubes(triangle, cells, place.tolerance)]
         occupied[hit[:, 0], hit[:, 1], hit[:, 2]] = True
     if interior == "projection":
         occupied = fill_projection_reference(occupied)
     elif interior == "flood":
         occupied = fill_flood_reference(occupied)
-    return OccupancyGrid(occupied, origin, cell)
+    return OccupancyGrid(occupied, place.origin, place.cell)
 
 
 def triangle_touches_cubes(
@@ -206,58 +206,60 @@ def fill_flood_reference(surface: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return ~outside[1:-1, 1:-1, 1:-1]
 
 
-def solid_triangles(vertices: ArrayLike, faces: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The mesh's triangles that have area, as corner positions and face indices.
+def solid_faces(
+    vertices: ArrayLike, faces: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
+    """A mesh's arrays, checked, and which of its faces have area.
 
-    A triangle has none if its height over its longest side is within rounding of 0 (1e-12 of that side, or a
-    few units in the last place of its coordinates).
+    A face has none if its height over its longest side is within rounding of 0: 1e-12 of that side, or a few
+    units in the last place of its coordinates. Vertices that no face uses may hold anything.
 
     Args:
         vertices: (V, 3) float.
         faces: (F, 3) int.
 
     Returns:
-        corners (T, 3, 3) float64 and kept (T,) int64 indices into `faces`, T >= 1.
+        vertices (V, 3) float64, faces (F, 3) int64, solid (F,) bool with at least one True.
 
     Raises:
-        MeshRewardError: wrong shapes, indices out of range, a referenced vertex not finite, T would be 0.
+        MeshRewardError: wrong shapes, indices out of range, a used vertex not finite, no face with area.
     """
     points = np.asarray(vertices)
-    indices = np.asarray(faces)
+    triangles = np.asarray(faces)
     if points.ndim != 2 or points.shape[1] != 3 or points.dtype.kind not in "fiu":
         raise MeshRewardError(
             f"vertices have shape {points.shape} and dtype {points.dtype}; pass (V, 3) floats"
         )
-    if indices.ndim != 2 or indices.shape[1] != 3 or indices.dtype.kind not in "iu":
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype.kind not in "iu":
         raise MeshRewardError(
-            f"faces have shape {indices.shape} and dtype {indices.dtype}; pass (F, 3) integers"
+            f"faces have shape {triangles.shape} and dtype {triangles.dtype}; pass (F, 3) integers"
         )
-    if len(indices) == 0:
+    if len(triangles) == 0:
         raise MeshRewardError("the mesh has no faces; pass a triangle mesh, not a point cloud")
-    if indices.min() < 0 or indices.max() >= len(points):
+    if triangles.min() < 0 or triangles.max() >= len(points):
         raise MeshRewardError(
-            f"faces refer to vertices {indices.min()} to {indices.max()}, but there are {len(points)}; "
+            f"faces refer to vertices {triangles.min()} to {triangles.max()}, but there are {len(points)}; "
             "repair the mesh"
         )
-    corners = points[indices].astype(np.float64)
-    if not (np.abs(corners) <= COORDINATE_LIMIT).all():
+    points = np.ascontiguousarray(points, dtype=np.float64)
+    triangles = np.ascontiguousarray(triangles, dtype=np.int64)
+    solid = np.empty(len(triangles), dtype=np.bool_)
+    if not _judge_faces(points, triangles, solid):
         raise MeshRewardError("a vertex of a face is not finite or above 1e30; repair the mesh")
-    # Relative to the first corner: differences of close numbers are exact, so a far-away mesh is judged
-    # alike.
-    first = corners[:, 1] - corners[:, 0]
-    second = corners[:, 2] - corners[:, 0]
-    longest = np.sqrt(
-        np.maximum.reduce(
-            [(first**2).sum(axis=1), (second**2).sum(axis=1), ((second - first) ** 2).sum(axis=1)]
-        )
-    )
-    area = np.linalg.norm(np.cross(first, second), axis=1)
-    noise = 4 * np.finfo(np.float64).eps * np.abs(corners).max(axis=(1, 2))
-    solid = area > longest * np.maximum(1e-12 * longest, noise)
     if not solid.any():
         raise MeshRewardError("the mesh has no triangle with area; pass a surface mesh")
-    kept = np.flatnonzero(solid)
-    return corners[kept], kept
+    return points, triangles, solid
+
+
+def solid_faces_reference(points: NDArray[np.float64], triangles: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The rule of `solid_faces` in plain NumPy, on valid arrays."""
+    corners = points[triangles]
+    sides = corners[:, [1, 2, 0]] - corners
+    longest = np.linalg.norm(sides, axis=2).max(axis=1)
+    area = np.linalg.norm(np.cross(sides[:, 0], -sides[:, 2]), axis=1)
+    noise = 4 * np.finfo(np.float64).eps * np.abs(corners).max(axis=(1, 2))
+    solid: NDArray[np.bool_] = area > longest * np.maximum(1e-12 * longest, noise)
+    return solid
 
 
 def _check_options(resolution: int, interior: str) -> None:
@@ -267,28 +269,77 @@ def _check_options(resolution: int, interior: str) -> None:
         raise ValueError(f"resolution is {resolution}; it must be at least 1")
 
 
-def _place_grid(
-    vertices: ArrayLike, faces: ArrayLike, resolution: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, tuple[int, int, int], float]:
-    """Corners (T, 3, 3) in cells, origin (3,), cell size, grid shape and contact tolerance in cells."""
-    corners, _ = solid_triangles(vertices, faces)
-    flat = corners.reshape(-1, 3)
-    origin = flat.min(axis=0)
-    extent = flat.max(axis=0) - origin
+@dataclass(frozen=True, eq=False)
+class _Placement:
+    """A mesh's checked arrays and where its grid lies; the tolerance is in cells."""
+
+    points: NDArray[np.float64]
+    triangles: NDArray[np.int64]
+    origin: NDArray[np.float64]
+    cell: float
+    shape: tuple[int, int, int]
+    tolerance: float
+
+
+def _place_grid(vertices: ArrayLike, faces: ArrayLike, resolution: int) -> _Placement:
+    points, triangles, solid = solid_faces(vertices, faces)
+    if not solid.all():
+        triangles = triangles[solid]
+    origin, top = _bounds(points, triangles)
+    extent = top - origin
     cell = float(extent.max() / resolution)
     # Coordinates far from 0 are rounded more coarsely than 1e-9 of a cell: the contact test must allow for
     # it.
-    rounding = 4 * np.finfo(np.float64).eps * float(np.abs(flat).max()) / cell
-    tolerance = max(CONTACT_TOLERANCE, rounding)
+    farthest = max(np.abs(origin).max(), np.abs(top).max())
+    tolerance = max(CONTACT_TOLERANCE, 4 * np.finfo(np.float64).eps * float(farthest) / cell)
     sizes = np.maximum(1, np.ceil(extent / cell - tolerance)).astype(np.int64)
     shape = (int(sizes[0]), int(sizes[1]), int(sizes[2]))
-    return np.ascontiguousarray((corners - origin) / cell), origin, cell, shape, tolerance
+    return _Placement(points, triangles, origin, cell, shape, tolerance)
 
 
 @njit(cache=True)
-def _mark_surface(corners: Any, tolerance: float, occupied: Any) -> None:
-    """Mark the cells that triangles touch. corners (T, 3, 3) float64 in cells, occupied (X, Y, Z) bool, in
-    place.
+def _judge_faces(points: Any, triangles: Any, solid: Any) -> bool:
+    """Fill `solid` (F,) by the rule of `solid_faces`; False if a used vertex is not finite or too large."""
+    noise_per_unit = 4 * np.finfo(np.float64).eps
+    for f in range(triangles.shape[0]):
+        a, b, c = triangles[f]
+        farthest = longest = 0.0
+        for axis in range(3):
+            for v in (a, b, c):
+                # `<=` is false for NaN.
+                if not abs(points[v, axis]) <= COORDINATE_LIMIT:
+                    return False
+                farthest = max(farthest, abs(points[v, axis]))
+        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
+        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
+        wx, wy, wz = vx - ux, vy - uy, vz - uz
+        longest = np.sqrt(
+            max(ux * ux + uy * uy + uz * uz, vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
+        )
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        area = np.sqrt(nx * nx + ny * ny + nz * nz)
+        solid[f] = area > longest * max(1e-12 * longest, noise_per_unit * farthest)
+    return True
+
+
+@njit(cache=True)
+def _bounds(points: Any, triangles: Any) -> tuple[Any, Any]:
+    """Bounding box of the vertices that the triangles use: low (3,), high (3,)."""
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for f in range(triangles.shape[0]):
+        for k in range(3):
+            for axis in range(3):
+                value = points[triangles[f, k], axis]
+                low[axis] = min(low[axis], value)
+                high[axis] = max(high[axis], value)
+    return low, high
+
+
+@njit(cache=True)
+def _mark_surface(
+    points: Any, triangles: Any, origin: Any, cell: float, tolerance: float, occupied: Any
+) -> None:
+    """Mark the cells that triangles touch in `occupied` (X, Y, Z) bool. points (V, 3), triangles (T, 3).
 
     The separating-axis test, solved instead of sampled: in a column (x, y, ·) every axis allows one interval
     of z, so the touched cells are one run, whose ends the 7 axes with a z part give. The other axes reject
@@ -300,8 +351,12 @@ def _mark_surface(corners: Any, tolerance: float, occupied: Any) -> None:
     slab_xy = np.empty((3, 4))
     slab_xz = np.empty((3, 4))
     slab_yz = np.empty((3, 4))
-    for t in range(corners.shape[0]):
-        p = corners[t]
+    p = np.empty((3, 3))
+    per_unit = 1.0 / cell
+    for t in range(triangles.shape[0]):
+        for k in range(3):
+            for axis in range(3):
+                p[k, axis] = (points[triangles[t, k], axis] - origin[axis]) * per_unit
         low_x, high_x = _cell_range(p[0, 0], p[1, 0], p[2, 0], tolerance, size_x)
         low_y, high_y = _cell_range(p[0, 1], p[1, 1], p[2, 1], tolerance, size_y)
         low_z, high_z = _cell_range(p[0, 2], p[1, 2], p[2, 2], tolerance, size_z)

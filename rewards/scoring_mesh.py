@@ -3,14 +3,14 @@ shared.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from data.sampling import vertex_normals
 from rewards.edges import mesh_edges
-from rewards.occupancy import OccupancyGrid, build_occupancy, solid_triangles
+from rewards.occupancy import OccupancyGrid, build_occupancy, solid_faces
 
 if TYPE_CHECKING:
     from rewards.settings import RewardSettings
@@ -62,13 +62,17 @@ def prepare_scoring_mesh(
         MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`) or has float32 no area.
     """
     grid = build_occupancy(vertices, faces, settings.resolution, settings.interior)
-    _, solid = solid_triangles(vertices, faces)
-    # Vertices that only faces without area use, or none, go first: they may hold anything.
-    used, corners = np.unique(np.asarray(faces)[solid], return_inverse=True)
-    points = np.asarray(vertices)[used].astype(np.float32)
-    first, welded = weld(points, corners.reshape(-1, 3))
-    positions, source = points[first], used[first].astype(np.int64)
-    normals = _normals(positions, welded)
+    whole, triangles, solid = solid_faces(vertices, faces)
+    if not solid.all():
+        triangles = triangles[solid]
+    # Vertices that no face with area uses go first: they may hold anything.
+    in_use = np.zeros(len(whole), dtype=np.bool_)
+    in_use[triangles] = True
+    used = np.flatnonzero(in_use)
+    first, welded = weld(whole[used].astype(np.float32), (np.cumsum(in_use) - 1)[triangles])
+    source = used[first]
+    positions = whole[source].astype(np.float32)
+    normals = vertex_normals(positions, welded)
     edges = mesh_edges(welded)
     kept, edges = _limit(edges, len(source), settings.max_scoring_vertices)
     return ScoringMesh(grid, positions[kept], normals[kept], edges, source[kept], name)
@@ -102,21 +106,40 @@ def weld(
     return np.sort(lowest), label[triangles]
 
 
-def _normals(positions: NDArray[np.float32], triangles: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Unit vertex normals; where the faces around a vertex cancel (double-sided sheets), one face's
-    normal.
+@njit(cache=True)
+def vertex_normals(positions: Any, triangles: Any) -> Any:
+    """Unit vertex normals (S, 3) float32: the area-weighted mean of the normals of the faces around a vertex.
+
+    As `data.vertex_normals`, but where the faces cancel (double-sided sheets) a vertex gets its first face's
+    normal, because a decoder is queried with it. Not that function also because importing `data` brings in
+    mesh readers, 64 MB in every scoring worker.
+
+    positions (S, 3) float32, triangles (T, 3) int64, every vertex in some triangle.
     """
-    normals = vertex_normals(positions, triangles)
-    flat = np.flatnonzero(~normals.any(axis=1))
-    if len(flat):
-        corners = positions[triangles].astype(np.float64)
-        face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        length = np.linalg.norm(face, axis=1)
-        whole = length > 0
-        any_face = np.tile([0.0, 0.0, 1.0], (len(positions), 1))
-        any_face[triangles[whole]] = (face[whole] / length[whole, None])[:, None]
-        normals[flat] = any_face[flat]
+    sums = np.zeros(positions.shape, np.float64)
+    first = np.full(positions.shape[0], -1, np.int64)
+    for t in range(triangles.shape[0]):
+        normal = _area_normal(positions, triangles[t])
+        for v in triangles[t]:
+            sums[v] += normal
+            if first[v] < 0:
+                first[v] = t
+    normals = np.empty(positions.shape, np.float32)
+    for v in range(positions.shape[0]):
+        normal, length = sums[v], np.sqrt((sums[v] ** 2).sum())
+        if not length > 0:
+            normal = _area_normal(positions, triangles[first[v]])
+            length = np.sqrt((normal**2).sum())
+        # Single precision may have squashed the only faces of a vertex.
+        normals[v] = normal / length if length > 0 else np.array([0.0, 0.0, 1.0])
     return normals
+
+
+@njit(cache=True)
+def _area_normal(positions: Any, triangle: Any) -> Any:
+    """Twice the area times the unit normal of a triangle, (3,) float64."""
+    a = positions[triangle[0]].astype(np.float64)
+    return np.cross(positions[triangle[1]] - a, positions[triangle[2]] - a)
 
 
 def _limit(

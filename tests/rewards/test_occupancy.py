@@ -12,7 +12,8 @@ from rewards.occupancy import (
     build_occupancy_reference,
     fill_flood_reference,
     fill_projection_reference,
-    solid_triangles,
+    solid_faces,
+    solid_faces_reference,
     triangle_touches_cubes,
 )
 from tests.rewards import cases
@@ -234,12 +235,26 @@ def test_contacts_survive_rounding(offset):
     assert grid.count == 105 - 15 + 6
 
 
-def test_solid_triangles_drops_what_has_no_area():
+def test_faces_without_area_are_found():
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.5, 0, 0], [1, 0, 0]], dtype=np.float64)
     faces = np.array([[0, 1, 2], [0, 0, 1], [0, 1, 3], [0, 1, 4], [2, 1, 0]])
-    corners, kept = solid_triangles(vertices, faces)
-    assert kept.tolist() == [0, 4]  # repeated index, collinear, repeated position are gone
-    assert corners.shape == (2, 3, 3)
+    _, _, solid = solid_faces(vertices, faces)
+    # not: repeated index, collinear, repeated position
+    assert solid.tolist() == [True, False, False, False, True]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1.0, 1e6]))
+def test_faces_without_area_are_found_as_by_the_reference(seed, offset):
+    rng = np.random.default_rng(seed)
+    vertices = np.round(rng.uniform(-1, 1, (12, 3)), 1) + offset
+    faces = rng.integers(0, 12, (30, 3))
+    try:
+        points, triangles, solid = solid_faces(vertices, faces)
+    except MeshRewardError:
+        assert not solid_faces_reference(vertices, faces).any()
+    else:
+        assert (solid == solid_faces_reference(points, triangles)).all()
 
 
 @pytest.mark.parametrize(

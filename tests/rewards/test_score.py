@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import data
 import rewards
 from rewards import (
     MeshRewardError,
@@ -118,6 +119,12 @@ def test_padding_a_mesh_does_not_change_what_is_scored():
     for name in ("vertices", "normals", "edges", "source"):
         assert getattr(padded, name).tolist() == getattr(plain, name).tolist()
     assert (padded.grid.occupied == plain.grid.occupied).all()
+
+
+def test_normals_are_those_of_the_data_package():
+    vertices, faces = blob(np.random.default_rng(1), faces=30)
+    mesh = prepare_scoring_mesh(vertices, faces, SMALL)
+    assert np.allclose(mesh.normals, data.vertex_normals(vertices.astype(np.float32), faces), atol=1e-5)
 
 
 def test_normals_of_a_double_sided_sheet_are_still_unit_vectors():
