@@ -1,0 +1,40 @@
+# Set-up and the usual commands; each installs what it needs into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
+ARGS ?=
+
+.PHONY: quickstart test lint format clean
+
+# GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
+quickstart: .venv/installed
+	$(BIN)/accelerate launch --config_file recipes/accelerate/single.yaml \
+	    rl/train_grpo.py recipes/quickstart.yaml $(ARGS)
+
+# All tests but the slow studies. A part: make test ARGS='tests/rewards'
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv outputs build *.egg-info
+
+.venv/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: $(PYTHON) is older than 3.11; set PYTHON to a newer one, e.g. make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes the first time)"
+	$(PIP) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
