@@ -8,7 +8,7 @@ ARGS ?=
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
-	$(BIN)/accelerate launch --config_file recipes/accelerate/single.yaml \
+	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/single.yaml \
 	    rl/train_grpo.py recipes/quickstart.yaml $(ARGS)
 
 # All tests but the slow studies. A part: make test ARGS='tests/rewards'

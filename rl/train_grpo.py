@@ -18,7 +18,7 @@ from dataclasses import asdict  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 from data.command_line import RunFailedError, run_command  # noqa: E402
-from data.typed_recipe import write_recipe  # noqa: E402
+from data.typed_recipe import RecipeError, write_recipe  # noqa: E402
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments, load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
@@ -60,7 +60,10 @@ def train(recipe: Recipe) -> None:
     transformers_logging.disable_progress_bar()
     output = Path(recipe.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    args = GRPOConfig(**grpo_arguments(recipe))
+    try:
+        args = GRPOConfig(**grpo_arguments(recipe))
+    except ValueError as error:  # values that exclude each other or this machine
+        raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
     if main_process:
         write_recipe(recipe, output / "recipe.yaml")
