@@ -7,12 +7,13 @@ from rewards.containment import bone_containment
 from rewards.coverage import joint_coverage
 from rewards.edges import mesh_edges
 from rewards.errors import MeshRewardError, RewardError, RigRewardError
+from rewards.guards import bone_influence, joint_count_prior
 from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.occupancy import OccupancyGrid, build_occupancy
 from rewards.poses import pose_seed, random_rotations
-from rewards.score import REWARD_NAMES, RigScore, score_group, score_rig
+from rewards.score import RigScore, score_group, score_rig
 from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
-from rewards.settings import RewardSettings
+from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.smoothness import deformation_smoothness
 from rewards.sparsity import skin_sparsity
 
@@ -26,8 +27,10 @@ __all__ = [
     "RigScore",
     "ScoringMesh",
     "bone_containment",
+    "bone_influence",
     "build_occupancy",
     "deformation_smoothness",
+    "joint_count_prior",
     "joint_coverage",
     "linear_blend_skinning",
     "mesh_edges",

@@ -193,6 +193,7 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
     """Seconds of each part of one rig's score, without an alternative."""
     from rewards.coverage import joint_coverage
     from rewards.diagnostics import rig_diagnostics
+    from rewards.guards import owned_vertices
     from rewards.lbs import skin
     from rewards.smoothness import stretch_of
     from rewards.sparsity import skin_sparsity
@@ -205,6 +206,7 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
     rest = mesh.vertices.astype(np.float64)
     matrices = skinning_matrices(rig.joints, rig.parents, rotations)
     posed = skin(rest, rig.weights, matrices)
+    owned = owned_vertices(rig.weights)
     parts: dict[str, Callable[[], Any]] = {
         "prepare_scoring_mesh": lambda: prepare_scoring_mesh(*source, settings),
         "joint_coverage": lambda: joint_coverage(mesh.grid, rig.joints),
@@ -213,7 +215,9 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
         "skinning_matrices": lambda: skinning_matrices(rig.joints, rig.parents, rotations),
         "linear blend skinning": lambda: skin(rest, rig.weights, matrices),
         "edge stretch": lambda: stretch_of(rest, mesh.edges, posed),
-        "diagnostics": lambda: rig_diagnostics(rig.joints.astype(np.float64), rig.parents, rig.weights, 1.0),
+        "diagnostics": lambda: rig_diagnostics(
+            rig.joints.astype(np.float64), rig.parents, rig.weights, owned, 1.0
+        ),
         "score_rig": lambda: score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, settings),
     }
     times = take_turns(repeats, *parts.values())

@@ -34,7 +34,7 @@ def joint_coverage(
 
     Source: paper, "Volumetric Joint Coverage", R_vj.
     """
-    decay = _decay_per_cell(grid, alpha, distance_unit)
+    decay = decay_per_cell(grid, alpha, distance_unit)
     # The bound keeps squares finite; the reward is 0 long before it.
     in_cells = np.clip((check_joints(joints) - grid.origin) / grid.cell, -1e100, 1e100)
     return float(_coverage_sum(*grid.blocks, in_cells, decay) / grid.count)
@@ -44,7 +44,7 @@ def joint_coverage_reference(
     grid: OccupancyGrid, joints: ArrayLike, alpha: float = 0.05, distance_unit: DistanceUnit = "cells"
 ) -> float:
     """`joint_coverage` in plain NumPy: every joint against every cell."""
-    decay = _decay_per_cell(grid, alpha, distance_unit)
+    decay = decay_per_cell(grid, alpha, distance_unit)
     centres = grid.centres()
     nearest = np.full(len(centres), np.inf)
     for joint in check_joints(joints):
@@ -52,7 +52,8 @@ def joint_coverage_reference(
     return float(np.exp(-decay * nearest).mean())
 
 
-def _decay_per_cell(grid: OccupancyGrid, alpha: float, distance_unit: str) -> float:
+def decay_per_cell(grid: OccupancyGrid, alpha: float, distance_unit: str) -> float:
+    """The decay in units of the grid's cells; ValueError for options out of range."""
     if distance_unit not in get_args(DistanceUnit):
         raise ValueError(f"distance_unit is {distance_unit!r}; choose cells or mesh")
     if not alpha >= 0:

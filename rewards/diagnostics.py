@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 DIAGNOSTIC_NAMES = (
     "joints",
-    "unused_bones",
     "duplicate_joints",
     "mean_bone_length",
+    "unused_bones",
     "root_only_vertices",
     "worst_stretch",
 )
@@ -20,7 +20,11 @@ DUPLICATE_DISTANCE = 1 / 256
 
 
 def rig_diagnostics(
-    joints: NDArray[np.float64], parents: NDArray[np.int64], weights: NDArray[Any], worst_stretch: float
+    joints: NDArray[np.float64],
+    parents: NDArray[np.int64],
+    weights: NDArray[Any],
+    owned: NDArray[np.int64],
+    worst_stretch: float,
 ) -> dict[str, float]:
     """What a rig looks like to a reader who suspects it.
 
@@ -28,46 +32,44 @@ def rig_diagnostics(
         joints: (J, 3) float64, mesh frame.
         parents: (J,) int64, -1 for a root.
         weights: (S, J) float, >= 0.
+        owned: (J,) vertices on which each bone is strongest, see `owned_vertices`.
         worst_stretch: largest edge stretch over all poses, for the record.
 
     Returns:
-        By DIAGNOSTIC_NAMES: `joints`; `unused_bones`: share of bones that are no vertex's strongest;
-        `duplicate_joints`: joints within DUPLICATE_DISTANCE of an earlier one; `mean_bone_length` in mesh
-        units, 0 without bones; `root_only_vertices`: share of the vertices whose every weight is a root's, of
-        those with any weight; `worst_stretch`.
+        By DIAGNOSTIC_NAMES: `joints`; `duplicate_joints`: joints within DUPLICATE_DISTANCE of an earlier one;
+        `mean_bone_length` in mesh units, 0 without bones; `unused_bones`: share of bones that are no vertex's
+        strongest; `root_only_vertices`: share of the vertices whose every weight is a root's, of those with
+        any weight; `worst_stretch`.
     """
-    owns, bound, root_only = _ownership(weights, parents < 0)
-    bones = parents >= 0
-    lengths = np.linalg.norm(joints[bones] - joints[parents[bones]], axis=1)
-    return {
-        "joints": float(len(joints)),
-        "unused_bones": float(1 - owns.mean()),
-        "duplicate_joints": float(_duplicates(joints, DUPLICATE_DISTANCE)),
-        "mean_bone_length": float(lengths.mean()) if len(lengths) else 0.0,
-        "root_only_vertices": root_only / max(bound, 1),
+    return joint_diagnostics(joints, parents) | {
+        "unused_bones": float((owned == 0).mean()),
+        "root_only_vertices": _root_only(weights, parents < 0) / max(int(owned.sum()), 1),
         "worst_stretch": worst_stretch,
     }
 
 
+def joint_diagnostics(joints: NDArray[np.float64], parents: NDArray[np.int64]) -> dict[str, float]:
+    """The part of `rig_diagnostics` that needs no weights."""
+    bones = parents >= 0
+    lengths = np.linalg.norm(joints[bones] - joints[parents[bones]], axis=1)
+    return {
+        "joints": float(len(joints)),
+        "duplicate_joints": float(_duplicates(joints, DUPLICATE_DISTANCE)),
+        "mean_bone_length": float(lengths.mean()) if len(lengths) else 0.0,
+    }
+
+
 @njit(cache=True)
-def _ownership(weights: Any, is_root: Any) -> tuple[Any, int, int]:
-    """Which bones are some vertex's strongest (J,), vertices with weight, and those with weight only on
-    roots.
-    """
-    owns = np.zeros(weights.shape[1], np.bool_)
-    bound = root_only = 0
+def _root_only(weights: Any, is_root: Any) -> int:
+    """Vertices that have weight, all of it on roots."""
+    count = 0
     for v in range(weights.shape[0]):
-        strongest = 0
-        elsewhere = False
+        root = elsewhere = False
         for j in range(weights.shape[1]):
+            root |= (weights[v, j] > 0) & is_root[j]
             elsewhere |= (weights[v, j] > 0) & (not is_root[j])
-            if weights[v, j] > weights[v, strongest]:
-                strongest = j
-        if weights[v, strongest] > 0:
-            owns[strongest] = True
-            bound += 1
-            root_only += not elsewhere
-    return owns, bound, root_only
+        count += root and not elsewhere
+    return count
 
 
 @njit(cache=True)

@@ -1,19 +1,20 @@
 """Scoring of decoded rigs: the four rewards and the diagnostics that show how they were earned."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rewards.containment import bone_points
 from rewards.coverage import joint_coverage
 from rewards.diagnostics import rig_diagnostics
 from rewards.errors import RigRewardError
+from rewards.guards import joint_count_prior, owned_vertices
 from rewards.lbs import skin, skinning_matrices
 from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
-from rewards.settings import RewardSettings
+from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.skeleton import check_joints, check_parents
 from rewards.smoothness import smoothness_of, stretch_of
 from rewards.sparsity import sparsity_of
@@ -28,8 +29,6 @@ __all__ = [
     "score_group",
     "score_rig",
 ]
-
-REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
 
 
 class Rig(Protocol):
@@ -50,18 +49,22 @@ class Rig(Protocol):
 
 @dataclass(frozen=True)
 class RigScore:
-    """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`)."""
+    """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`).
+
+    `guards` holds the opt-in rewards that the settings ask for, by name.
+    """
 
     coverage: float
     containment: float
     sparsity: float
     smoothness: float
     diagnostics: dict[str, float]
+    guards: dict[str, float] = field(default_factory=dict)
 
     @property
     def rewards(self) -> dict[str, float]:
-        """The four rewards by name, in the order of REWARD_NAMES."""
-        return {name: getattr(self, name) for name in REWARD_NAMES}
+        """The rewards by name, in the order of `RewardSettings.reward_names`: the four, then the guards."""
+        return {name: getattr(self, name) for name in REWARD_NAMES} | self.guards
 
 
 def score_rig(
@@ -72,7 +75,7 @@ def score_rig(
     rotations: ArrayLike,
     settings: RewardSettings,
 ) -> RigScore:
-    """All four rewards of one rig. The work of `mesh` is shared by all its rigs; see `prepare_scoring_mesh`.
+    """All rewards of one rig. The work of `mesh` is shared by all its rigs; see `prepare_scoring_mesh`.
 
     Args:
         mesh: S scoring vertices.
@@ -93,6 +96,7 @@ def score_rig(
     matrices = skinning_matrices(rest, up, shared[:, : len(rest)] if shared.ndim == 4 else shared)
     vertices = mesh.vertices.astype(np.float64)
     largest, mean, _ = stretch_of(vertices, mesh.edges, skin(vertices, skin_weights, matrices))
+    owned = owned_vertices(skin_weights)
     contained = mesh.grid.contains(bone_points(rest, up, settings.samples_per_bone))
     return RigScore(
         coverage=joint_coverage(mesh.grid, rest, settings.alpha, settings.distance_unit),
@@ -105,8 +109,20 @@ def score_rig(
             settings.crowded_power,
         ),
         smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
-        diagnostics=rig_diagnostics(rest, up, skin_weights, float(largest.max())),
+        diagnostics=rig_diagnostics(rest, up, skin_weights, owned, float(largest.max())),
+        guards=guards_of(owned, settings),
     )
+
+
+def guards_of(owned: NDArray[np.int64], settings: RewardSettings) -> dict[str, float]:
+    """The opt-in rewards that the settings ask for, in their order, from the vertices each bone owns (J,)."""
+    values = {
+        "bone_influence": float((owned >= settings.min_owned_vertices).mean()),
+        "joint_count_prior": joint_count_prior(
+            len(owned), settings.expected_joints, settings.joint_count_factor
+        ),
+    }
+    return {name: values[name] for name in settings.guards}
 
 
 def score_group(

@@ -7,9 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rewards.coverage import DistanceUnit
+from rewards.guards import GUARD_NAMES
 from rewards.occupancy import Interior
 from rewards.poses import random_rotations
+from rewards.recorded_poses import load_recorded_poses, recorded_rotations
 from rewards.smoothness import Reduce
+
+REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class RewardSettings:
         reduce: over edges: max as in the formula, or mean.
         max_scoring_vertices: meshes with more are scored on a fixed random subset, 16,384*: as many as the
             released skin model's queries per mesh.
+        pose_file: recorded poses instead of random ones*: see `rewards.recorded_poses`.
+        guards: opt-in rewards to score as well*, of `rewards.guards`: bone_influence, joint_count_prior.
+        min_owned_vertices: of bone_influence*.
+        expected_joints: of joint_count_prior*.
+        joint_count_factor: of joint_count_prior*.
 
     Raises:
         ValueError: a value out of range, naming the field.
@@ -52,6 +61,11 @@ class RewardSettings:
     smoothness_scale: float = 1.0
     reduce: Reduce = "max"
     max_scoring_vertices: int = 16384
+    pose_file: str | None = None
+    guards: tuple[str, ...] = ()
+    min_owned_vertices: int = 1
+    expected_joints: float = 30.0
+    joint_count_factor: float = 2.0
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -69,10 +83,15 @@ class RewardSettings:
             ("poses", 1),
             ("smoothness_scale", 0),
             ("max_scoring_vertices", 2),
+            ("min_owned_vertices", 1),
         ):
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("unbound_power", "crowded_power"):
+        if not set(self.guards) <= set(GUARD_NAMES):
+            raise ValueError(f"guards is {self.guards}; choose from {', '.join(GUARD_NAMES)}")
+        if not self.joint_count_factor > 1:
+            raise ValueError(f"joint_count_factor is {self.joint_count_factor}; it must be above 1")
+        for name in ("unbound_power", "crowded_power", "expected_joints"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if not 0 <= self.threshold <= 1:
@@ -80,6 +99,28 @@ class RewardSettings:
         if not 0 <= self.max_angle_deg <= 180:
             raise ValueError(f"max_angle_deg is {self.max_angle_deg}; it must be between 0 and 180")
 
-    def rotations(self, joint_count: int, seed: int) -> NDArray[np.float64]:
-        """The poses of one mesh and step for a rig with J joints, (P, J, 3, 3): see `random_rotations`."""
-        return random_rotations(self.poses, joint_count, self.max_angle_deg, seed)
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """Names of all rewards that are scored: the paper's four, then the guards asked for."""
+        return REWARD_NAMES + self.guards
+
+    def rotations(
+        self,
+        joint_count: int,
+        seed: int,
+        parents: NDArray[np.int64] | None = None,
+        names: tuple[str, ...] = (),
+    ) -> NDArray[np.float64]:
+        """The poses of one mesh and step for a rig with J joints, (P, J, 3, 3) float64.
+
+        Random ones (`random_rotations`), or from `pose_file` (`recorded_rotations`), which needs the rig's
+        parents (J,) and uses its joint names, if it has any. Raises PoseFileError for an unusable file and
+        ValueError for a pose file without `parents`.
+        """
+        if self.pose_file is None:
+            return random_rotations(self.poses, joint_count, self.max_angle_deg, seed)
+        if parents is None:
+            raise ValueError("recorded poses are mapped by hierarchy; pass the rig's parents")
+        return recorded_rotations(
+            load_recorded_poses(self.pose_file), self.poses, np.asarray(parents, dtype=np.int64), seed, names
+        )

@@ -50,7 +50,7 @@ def sparsity_of(
     """`skin_sparsity` of weights that `check_weights` has returned."""
     _check_options(threshold, unbound_power, crowded_power)
     unbound, crowded = _count(weights, weights.dtype.type(threshold), max_influences)
-    return _combine(unbound / len(weights), crowded / len(weights), unbound_power, crowded_power)
+    return combine(unbound / len(weights), crowded / len(weights), unbound_power, crowded_power)
 
 
 def skin_sparsity_reference(
@@ -66,7 +66,7 @@ def skin_sparsity_reference(
     beta = array.dtype.type(threshold)
     unbound = (array < beta).all(axis=1).mean()
     crowded = ((array > beta).sum(axis=1) > max_influences).mean()
-    return _combine(float(unbound), float(crowded), unbound_power, crowded_power)
+    return combine(float(unbound), float(crowded), unbound_power, crowded_power)
 
 
 def _check_options(threshold: float, unbound_power: float, crowded_power: float) -> None:
@@ -76,7 +76,8 @@ def _check_options(threshold: float, unbound_power: float, crowded_power: float)
         raise ValueError(f"powers are {unbound_power} and {crowded_power}; both must be positive")
 
 
-def _combine(unbound: float, crowded: float, unbound_power: float, crowded_power: float) -> float:
+def combine(unbound: float, crowded: float, unbound_power: float, crowded_power: float) -> float:
+    """The reward of known fractions of unbound and crowded vertices."""
     return 1.0 - unbound**unbound_power / 2 - crowded**crowded_power / 2
 
 
