@@ -47,9 +47,10 @@ def load_recorded_poses(path: str | Path) -> RecordedPoses:
     The NPZ holds the rotations under one of three keys:
 
     - `rotations`: (T, K, 3, 3) matrices;
-    - `rotations_6d`: (T, K, 6), the first two rows of each matrix (with `layout` = "columns": its first two
-    columns); - `smpl_272`: (T, 272) frames of the SMPL-22 motion representation, whose last 132 numbers are
-    22 rotations in 6D;
+    - `rotations_6d`: (T, K, 6), the first two rows of each matrix (its first two columns if the file also
+      holds `layout` = "columns");
+    - `smpl_272`: (T, 272) frames of the SMPL-22 motion representation, whose last 132 numbers are 22
+      rotations in 6D;
 
     and `names` (K,) text, `parents` (K,) integers with -1 for the root, or both. SMPL-22 frames need neither.
 
@@ -92,8 +93,7 @@ def smpl22_rotations_6d(frames: NDArray[np.floating], path: str | Path = "frames
 
 
 def matrices_from_6d(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrices (..., 3, 3) whose first two rows are numbers (..., 6), orthonormalised
-    (Gram-Schmidt).
+    """Rotation matrices (..., 3, 3) whose first two rows are numbers (..., 6), by Gram and Schmidt.
 
     Source: Zhou et al. 2019, "On the Continuity of Rotation Representations in Neural Networks"; by rows, as
     the 272-number representation stores it.
