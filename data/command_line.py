@@ -30,7 +30,8 @@ def run_command(
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it; return the exit code.
 
     0: done. 1: the run failed. 2: the user's input is at fault. 130: stopped with Ctrl-C.
-    Messages go to standard error.
+    Messages go to standard error. As argparse does, `--help` and a malformed command line raise
+    SystemExit with 0 and 2.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -43,7 +44,7 @@ def run_command(
         "overrides", nargs="*", metavar="key.sub=value", help="values that replace the recipe's"
     )
     parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and stop")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
@@ -57,6 +58,6 @@ def run_command(
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print("stopped; a training run goes on from its last checkpoint if started again", file=sys.stderr)
         return 130
     return 0

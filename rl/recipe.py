@@ -19,6 +19,12 @@ def _positive(section: str, owner: object, *names: str) -> None:
             raise RecipeError(f"'{section}.{name}' must be above 0, not {getattr(owner, name)}")
 
 
+def _not_negative(section: str, owner: object, *names: str) -> None:
+    for name in names:
+        if not getattr(owner, name) >= 0:
+            raise RecipeError(f"'{section}.{name}' must not be negative, not {getattr(owner, name)}")
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """Meshes to rig. `meshes`: a pattern, path or list of them; null: procedural creatures by seed.
@@ -48,6 +54,11 @@ class LoraRecipe:
     rank: int = 16
     alpha: int = 32
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self) -> None:
+        _positive("policy.lora", self, "rank", "alpha")
+        if not self.target_modules:
+            raise RecipeError("'policy.lora.target_modules' is empty; name at least one layer such as q_proj")
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,7 @@ class WorkersRecipe:
 
     def __post_init__(self) -> None:
         _positive("workers", self, "count", "timeout_s", "max_failed_batches")
+        _not_negative("workers", self, "retries")
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,7 @@ class EvalRecipe:
 
     def __post_init__(self) -> None:
         _positive("eval", self, "samples", "batch_size")
+        _not_negative("eval", self, "temperature")
 
 
 @dataclass(frozen=True)
@@ -191,6 +204,10 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=dict)
     rollout_batch_size: int | None = None
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rollout_batch_size is not None and self.rollout_batch_size < 1:
+            raise RecipeError(f"'rollout_batch_size' must be above 0 or null, not {self.rollout_batch_size}")
 
 
 # What this project needs TRL to do differently from TRL's own defaults; a recipe may override all but
@@ -220,15 +237,37 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "disable_tqdm": False,
 }
 
-# Sampling must be the distribution that is trained (DESIGN: one distribution).
+_ONE_DISTRIBUTION = "sampling and training must use one distribution"
+_OWN_SAMPLER = "the rollout is this project's own sampler"
+_OWN_EVALUATION = "held-out meshes are evaluated before and after training, see 'eval'"
+
+# What cannot be had here: the value that stays, and why. A recipe that asks for another is refused rather
+# than silently ignored.
 _FIXED: dict[str, tuple[Any, str]] = {
-    "top_p": (1.0, "sampling and training must use one distribution"),
-    "top_k": (0, "sampling and training must use one distribution"),
-    "min_p": (None, "sampling and training must use one distribution"),
-    "repetition_penalty": (1.0, "sampling and training must use one distribution"),
-    "use_vllm": (False, "the rollout is this project's own sampler"),
+    "top_p": (1.0, _ONE_DISTRIBUTION),
+    "top_k": (0, _ONE_DISTRIBUTION),
+    "min_p": (None, _ONE_DISTRIBUTION),
+    "repetition_penalty": (1.0, _ONE_DISTRIBUTION),
+    "use_vllm": (False, _OWN_SAMPLER),
+    "use_transformers_continuous_batching": (False, _OWN_SAMPLER),
+    "use_transformers_paged": (False, _OWN_SAMPLER),
+    "generation_kwargs": (None, _OWN_SAMPLER),
+    "cache_implementation": (None, _OWN_SAMPLER),
+    "chat_template_kwargs": (None, "prompts are no conversations"),
     "use_liger_kernel": (False, "the log-probabilities are grammar-masked by the model itself"),
+    "model_init_kwargs": (None, "the policy is loaded as 'policy' says, and its reference alike"),
+    "pad_to_multiple_of": (None, "a prompt begins with its mesh"),
     "remove_unused_columns": (False, "the rewards read every column"),
+    "eval_strategy": ("no", _OWN_EVALUATION),
+    "eval_on_start": (False, _OWN_EVALUATION),
+    "load_best_model_at_end": (False, "there is no evaluation between steps to choose by"),
+}
+
+# Keys of `train` that another key of the recipe sets.
+_ELSEWHERE = {
+    "output_dir": "'output_dir' at the top of the recipe",
+    "reward_weights": "'rewards.<name>.weight'",
+    "resume_from_checkpoint": "'resume' at the top of the recipe",
 }
 
 
@@ -249,17 +288,59 @@ def check_recipe(recipe: Recipe) -> Recipe:
 
     given = recipe.train
     check_types(GRPOConfig, given, "train")
-    if "output_dir" in given:
-        raise RecipeError("'train.output_dir' is set by 'output_dir' at the top of the recipe; use that")
-    if "reward_weights" in given:
-        raise RecipeError("'train.reward_weights' is set by 'rewards.<name>.weight'; use those")
+    for key, place in _ELSEWHERE.items():
+        if key in given:
+            raise RecipeError(f"'train.{key}' is set by {place}; use that")
     for key, (value, reason) in _FIXED.items():
         if key in given and given[key] != value:
             raise RecipeError(f"'train.{key}' must stay {value!r}: {reason}")
+    for key in given:
+        if key.startswith("vllm_"):
+            raise RecipeError(f"'train.{key}' has no effect here, leave it out: {_OWN_SAMPLER}")
     merged = {**TRAIN_DEFAULTS, **given}
     if merged["temperature"] <= 0:
         raise RecipeError(f"'train.temperature' must be above 0, not {merged['temperature']}")
+    if merged["max_steps"] == 0:
+        raise RecipeError("'train.max_steps' must be above 0, or -1 to count 'train.num_train_epochs'")
+    _check_group(merged)
+    _check_reporting(merged["report_to"])
+    reward_settings(recipe)
     return replace(recipe, train=merged)
+
+
+def _check_group(train: Mapping[str, Any]) -> None:
+    """Refuse groups that do not fill whole batches of rollouts."""
+    group = train["num_generations"]
+    if group < 2:
+        raise RecipeError(f"'train.num_generations' must be at least 2 (rigs are compared), not {group}")
+    rows, processes = train["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
+    steps = train.get("steps_per_generation") or train["gradient_accumulation_steps"]
+    batch = train.get("generation_batch_size") or rows * processes * steps
+    if batch % group:
+        made_of = (
+            "generation_batch_size"
+            if train.get("generation_batch_size")
+            else f"per_device_train_batch_size {rows} x {processes} processes x {steps} batches"
+        )
+        raise RecipeError(
+            f"'train.num_generations' {group} does not divide the {batch} rollouts of a step ({made_of}); "
+            "change one of them"
+        )
+
+
+def _check_reporting(report_to: str | Sequence[str] | None) -> None:
+    """Refuse a reporter that is unknown or not installed."""
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    if set(names) <= {"none", "all"}:
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    for name in names:
+        if name not in get_available_reporting_integrations():
+            how = "pip install 'tokenrig-rl[wandb]', or" if name == "wandb" else "install its package, or"
+            raise RecipeError(
+                f"'train.report_to' asks for {name}, which is not installed here; {how} use none"
+            )
 
 
 def reward_settings(recipe: Recipe) -> RewardSettings:

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest tokens")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replace the recipe's values")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     if arguments.candidates < 1 or arguments.temperature < 0:
         parser.error("--candidates must be at least 1 and --temperature at least 0")
     try:
