@@ -13,6 +13,9 @@ from policy.grammar import Grammar, GrammarState
 from policy.log_probs import row_uniforms, sample_tokens
 from policy.modeling_tokenrig import TokenRigForCausalLM
 
+# Ids before a completion that the model sees: <bos> and the class.
+PROMPT_LENGTH = 2
+
 # Finished rows are dropped from the batch when this share of it is done, looked at every so many
 # tokens: the look costs one device-to-host copy.
 _COMPACT_SHARE = 0.25
@@ -81,7 +84,7 @@ def sample_rigs(
             f"{rows} seeds, mesh_index {tuple(mesh_index.shape)}, class_ids {tuple(class_ids.shape)}: "
             "give one of each per row"
         )
-    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - 2
+    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
     if not 0 < max_new_tokens <= limit:
         raise ValueError(f"max_new_tokens {max_new_tokens} must be in 1..{limit} for this model")
     was_training = model.training

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from accelerate import PartialState
+from safetensors import SafetensorError
 
 from data.command_line import RunFailedError
 from data.dataset import (
@@ -26,7 +28,7 @@ from rewards.service import InlineRewardService, RewardService
 from rewards.worker import RewardMesh
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, reward_settings
-from rl.rollout import Rollouts, sample_rigs
+from rl.rollout import PROMPT_LENGTH, Rollouts, sample_rigs
 
 # Creature seeds of one `data.seed` from the next.
 _SEED_STRIDE = 100_000
@@ -41,12 +43,34 @@ class RunMeshes:
     held_out: list[int]
 
 
-def load_policy(recipe: Recipe, path: str | None = None) -> RigPolicy:
-    """The policy at `path`, or the recipe's; RecipeError names the key to mend."""
+def load_policy(recipe: Recipe) -> RigPolicy:
+    """The recipe's policy, its language model on this process's device; it fits the rest of the recipe.
+
+    Raises RecipeError: the files cannot be loaded, `train.max_completion_length` is more than the model's
+    positions hold, or `data.class_name` is no class of its vocabulary.
+    """
+    source = recipe.policy.path
     try:
-        return RigPolicy.load(path or recipe.policy.path, skin_vae=recipe.policy.skin_vae)
+        policy = RigPolicy.load(source, skin_vae=recipe.policy.skin_vae)
     except PolicyError as error:
         raise RecipeError(f"'policy.path': {error}") from error
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"'policy.path': {source} cannot be loaded ({reason}); restore its files"
+        ) from error
+    config = policy.model.config
+    room = config.max_position_embeddings - config.get_mesh_encoder().tokens - PROMPT_LENGTH
+    if not 0 < recipe.train["max_completion_length"] <= room:
+        raise RecipeError(
+            f"'train.max_completion_length' {recipe.train['max_completion_length']} must be in 1..{room}: "
+            f"{source} has {config.max_position_embeddings} positions for mesh, prompt and rig"
+        )
+    name, known = recipe.data.class_name, policy.vocabulary.classes
+    if name is not None and name not in known:
+        raise RecipeError(f"'data.class_name' must be null or one of {', '.join(known)}, not '{name}'")
+    policy.model.to(PartialState().device)
+    return policy
 
 
 def load_meshes(recipe: Recipe) -> RunMeshes:
