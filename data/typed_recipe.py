@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
@@ -25,44 +26,65 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     """Read a recipe with its overlays and dotted overrides into one plain mapping.
 
     A recipe may begin with `defaults: [base.yaml, …]` (paths beside the recipe); later entries,
-    then the recipe itself, then `overrides` (`key.sub=value`, the value read as YAML) win.
+    then the recipe itself, then `overrides` (`key.sub=value`) win. Mappings are merged, lists and
+    other values replaced. An override's value is read as YAML, or as text if it is none (`**/*.glb`).
 
     Raises:
         RecipeError: the file is missing, is not YAML, has a cycle of defaults, or an override is malformed.
     """
-    config = _read_file(Path(path), ())
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator or not key.strip():
-            raise RecipeError(f"override '{override}' is not of the form key.sub=value")
+    merged = _read_file(Path(path), ())
     try:
-        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
+        for override in overrides:
+            merged = OmegaConf.merge(merged, _read_override(override))
         plain = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"{path}: {_first_line(error)}") from error
-    if not isinstance(plain, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections, not a {type(plain).__name__}")
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {_reason(error)}") from error
+    assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 
-def _read_file(path: Path, seen: tuple[Path, ...]) -> DictConfig:
-    if path.resolve() in seen:
-        raise RecipeError(f"{path}: its 'defaults' lead back to itself; remove one of them")
+def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
+    """The file with its overlays; `trail` is the chain of files that led here."""
+    place = f", which '{trail[-1]}' names in its defaults," if trail else ""
+    if path.resolve() in [file.resolve() for file in trail]:
+        raise RecipeError(f"{trail[-1]}: its 'defaults' lead back to '{path}'; remove one of them")
     if not path.is_file():
-        raise RecipeError(f"recipe '{path}' does not exist; give the path of a YAML file such as recipes/")
+        raise RecipeError(f"recipe '{path}'{place} does not exist; give the path of a YAML file")
     try:
         config = OmegaConf.load(path)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({_first_line(error)})") from error
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); mend it") from error
     if not isinstance(config, DictConfig):
         raise RecipeError(f"{path}: a recipe is a mapping of sections, such as 'train:' with keys below it")
-    bases = config.pop("defaults", [])
     merged = OmegaConf.create({})
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = OmegaConf.merge(merged, _read_file(path.parent / str(base), (*seen, path.resolve())))
-    result = OmegaConf.merge(merged, config)
+    try:
+        for base in _bases(config.pop("defaults", []), path):
+            merged = OmegaConf.merge(merged, _read_file(path.parent / base, (*trail, path)))
+        result = OmegaConf.merge(merged, config)
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{path}: {_reason(error)}") from error
     assert isinstance(result, DictConfig)
     return result
+
+
+def _bases(value: Any, path: Path) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, (list, ListConfig)) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{path}: 'defaults' must be a list of recipe files, such as [base.yaml]")
+    return list(names)
+
+
+def _read_override(override: str) -> DictConfig:
+    key, separator, value = override.partition("=")
+    if not separator or not all(part.strip() for part in key.split(".")):
+        raise RecipeError(f"override '{override}' is not of the form key.sub=value; mend it")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except yaml.YAMLError:
+        # Such as a glob pattern: '*' begins an alias in YAML. Text where no text belongs is refused later.
+        config = OmegaConf.create({})
+        OmegaConf.update(config, key, value)
+        return config
 
 
 def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
@@ -87,19 +109,46 @@ def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
         return schema(**arguments)
     except RecipeError:
         raise
-    except ValueError as error:
-        raise RecipeError(f"'{path or schema.__name__}': {_first_line(error)}") from error
+    except (ValueError, ArithmeticError) as error:
+        raise RecipeError(f"'{path or schema.__name__}': {_reason(error)}") from error
 
 
 def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
     """Refuse keys of `values` that are no field of the dataclass `schema`, naming the nearest one."""
     known = [field.name for field in dataclasses.fields(schema) if field.init]
+    prefix = f"{path}." if path else ""
     for key in values:
         if key not in known:
-            place = f"{path}.{key}" if path else str(key)
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-            prefix = f"{path}." if path else ""
-            raise RecipeError(f"unknown key '{place}'; the nearest valid key is '{prefix}{near[0]}'")
+            near = nearest_key(schema, str(key))
+            hint = f"the nearest valid key is '{prefix}{near}'" if near else "it takes no keys"
+            raise RecipeError(f"unknown key '{prefix}{key}'; {hint}")
+
+
+def nearest_key(schema: type, key: str) -> str:
+    """The dotted key of `schema` whose last part is most like `key`; of equals the outermost, the first.
+
+    Sections are searched too: `max_steps` is found as `loop.max_steps`. Empty if there are no keys.
+    """
+    matcher = difflib.SequenceMatcher(b=key.lower())
+    best, best_ratio = "", -1.0
+    for candidate in _dotted_keys(schema):
+        matcher.set_seq1(candidate.rpartition(".")[2].lower())
+        ratio = matcher.ratio() - 1e-6 * candidate.count(".")
+        if ratio > best_ratio:
+            best, best_ratio = candidate, ratio
+    return best
+
+
+def _dotted_keys(schema: type) -> list[str]:
+    hints = typing.get_type_hints(schema)
+    keys = []
+    for field in dataclasses.fields(schema):
+        if field.init:
+            keys.append(field.name)
+            for option in _options(hints[field.name]):
+                if dataclasses.is_dataclass(option):
+                    keys += [f"{field.name}.{key}" for key in _dotted_keys(typing.cast(type, option))]
+    return keys
 
 
 def check_types(schema: type, values: Mapping[str, Any], path: str) -> None:
@@ -112,18 +161,18 @@ def check_types(schema: type, values: Mapping[str, Any], path: str) -> None:
 
 def to_mapping(recipe: Any) -> dict[str, Any]:
     """The plain nested mapping of a recipe dataclass; `build` takes it back."""
-    plain = dataclasses.asdict(recipe)
-    return _plain(plain)
+    return _plain(dataclasses.asdict(recipe))
 
 
 def write_recipe(recipe: Any, path: str | Path) -> None:
     """Write a resolved recipe as YAML; reading it gives the same recipe again."""
-    Path(path).write_text(to_yaml(recipe))
+    Path(path).write_text(to_yaml(recipe), encoding="utf-8")
 
 
 def to_yaml(recipe: Any) -> str:
     """YAML text of a recipe with every default filled in."""
-    return yaml.safe_dump(to_mapping(recipe), sort_keys=False, allow_unicode=True)
+    # OmegaConf's writer quotes what only its reader takes for a number, such as the text '1e-6'.
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_mapping(recipe))))
 
 
 def _plain(value: Any) -> Any:
@@ -131,6 +180,17 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    return value
+
+
+def _escaped(value: Any) -> Any:
+    """`value` with texts written so that reading them does not take '${' for an interpolation."""
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
     return value
 
 
@@ -151,27 +211,26 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
+    """(whether `value` fits the one type `hint`, the value as that type)."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    kind = origin or hint
     if hint is Any:
         return True, value
     if hint is type(None):
         return value is None, None
     if origin is typing.Literal:
-        return value in arguments and not isinstance(value, float), value
+        return any(value == choice and type(value) is type(choice) for choice in arguments), value
     if dataclasses.is_dataclass(hint):
-        return (
-            (True, build(typing.cast(type, hint), value, place))
-            if isinstance(value, Mapping)
-            else (False, None)
-        )
-    if origin in (tuple, list) or hint in (tuple, list):
-        if not isinstance(value, (list, tuple)):
+        if not isinstance(value, Mapping):
             return False, None
-        item = arguments[0] if arguments else Any
-        items = [_convert(item, entry, f"{place}[{i}]") for i, entry in enumerate(value)]
-        return True, tuple(items) if (origin or hint) is tuple else items
-    if origin is dict or hint is dict:
-        return isinstance(value, Mapping), dict(value) if isinstance(value, Mapping) else None
+        return True, build(typing.cast(type, hint), value, place)
+    if kind in (tuple, list):
+        return _try_sequence(kind, arguments, value, place)
+    if kind is dict:
+        if not isinstance(value, Mapping):
+            return False, None
+        item = arguments[1] if arguments else Any
+        return True, {key: _convert(item, entry, f"{place}.{key}") for key, entry in value.items()}
     if hint is float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number, float(value) if number else None
@@ -182,6 +241,22 @@ def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
         is_enum = issubclass(hint, str) and isinstance(value, str)
         return is_enum or isinstance(value, hint), value
     return False, None
+
+
+def _try_sequence(kind: type, arguments: tuple[Any, ...], value: Any, place: str) -> tuple[bool, Any]:
+    if not isinstance(value, (list, tuple)):
+        return False, None
+    if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+        items = list(arguments)
+        if len(items) != len(value):
+            raise RecipeError(f"'{place}' must have {len(items)} entries, not {len(value)}")
+    else:
+        items = [arguments[0] if arguments else Any] * len(value)
+    converted = [
+        _convert(item, entry, f"{place}[{i}]")
+        for i, (item, entry) in enumerate(zip(items, value, strict=True))
+    ]
+    return True, tuple(converted) if kind is tuple else converted
 
 
 def _type_name(hint: Any) -> str:
@@ -203,5 +278,10 @@ def _type_name(hint: Any) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """One line of a library's error that says what is wrong and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    lines = str(error).strip().splitlines()
+    key = getattr(error, "full_key", None)
+    return (f"'{key}': " if key else "") + (lines[0] if lines else type(error).__name__)
