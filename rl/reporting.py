@@ -56,7 +56,8 @@ class MetricsLog(TrainerCallback):
     """Shows progress and each step's main metrics, and appends all of them to `path` as one JSON line.
 
     Takes the place of transformers' progress bar, which prints every metric of every step. After a resume,
-    lines of steps that are trained again are dropped first.
+    lines of steps that are trained again are dropped first. What has no value in a step, such as the mean
+    of a reward that no rig of it got, is null.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,9 +71,9 @@ class MetricsLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        partial = self.path.with_name(f".{self.path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in _lines_until(self.path, state.global_step)))
+        partial.replace(self.path)
         self._bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -106,11 +107,31 @@ class MetricsLog(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write and print a step."""
-        if not state.is_world_process_zero or logs is None or "reward" not in logs:
+        if not state.is_world_process_zero or logs is None or "loss" not in logs:  # the closing summary
             return
-        numbers = {key: value for key, value in logs.items() if isinstance(value, int | float)}
-        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        numbers = {
+            key: _number(value) for key, value in logs.items() if isinstance(value, int | float | None)
+        }
         with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **finite}) + "\n")
-        shown = [f"{short} {finite[key]:.4g}" for key, short in _CONSOLE.items() if key in finite]
+            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+        shown = [
+            f"{short} {numbers[key]:.4g}" for key, short in _CONSOLE.items() if numbers.get(key) is not None
+        ]
         tqdm.write(f"step {state.global_step}  " + "  ".join(shown), file=sys.stderr)
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines of the steps up to `step`; a last line that a stop cut off is no line."""
+    kept = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            logged = json.loads(line)["step"]
+        except json.JSONDecodeError:
+            break
+        if logged <= step:
+            kept.append(line)
+    return kept
