@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 
 from policy.skin_vae import SkinVAE
 from rewards.errors import MeshRewardError, RigRewardError
-from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_group
+from rewards.guards import GUARD_NAMES
+from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_rig
 
-INVALID_REWARDS = dict.fromkeys(REWARD_NAMES, 0.0)
+INVALID_REWARDS = dict.fromkeys((*REWARD_NAMES, *GUARD_NAMES), 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,6 @@ class RolloutRig:
     joints: NDArray[np.float32]
     parents: NDArray[np.int64]
     codes: NDArray[np.int64]
-
-
-class _DecodedRig(NamedTuple):
-    joints: NDArray[np.float32]
-    parents: NDArray[np.int64]
-    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -128,17 +122,17 @@ def score_rollouts(
 
     A rig that cannot be scored gets zeros: its tokens are the policy's fault.
     """
-    if not rigs:
-        return []
-    rotations = settings.rotations(max(len(rig.joints) for rig in rigs), seed)
-    decoded = [
-        _DecodedRig(rig.joints, rig.parents, rig_weights)
-        for rig, rig_weights in zip(rigs, weights, strict=True)
-    ]
-    return [
-        INVALID if isinstance(score, RigRewardError) else RolloutScore(score.rewards, True, score.diagnostics)
-        for score in score_group(scoring_mesh, decoded, rotations, settings)
-    ]
+    scores = []
+    for rig, rig_weights in zip(rigs, weights, strict=True):
+        # Joint j turns alike in every rig of the group: see `random_rotations`.
+        rotations = settings.rotations(len(rig.joints), seed, rig.parents)
+        try:
+            score = score_rig(scoring_mesh, rig.joints, rig.parents, rig_weights, rotations, settings)
+        except RigRewardError:
+            scores.append(INVALID)
+        else:
+            scores.append(RolloutScore(score.rewards, True, score.diagnostics))
+    return scores
 
 
 def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from data.command_line import run_command
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
-from rewards.score import REWARD_NAMES
 from rewards.service import RewardService
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, load_recipe, total_reward
@@ -32,8 +31,6 @@ from rl.session import (
     without_refused,
 )
 from rl.trainer import read_rollout, submit_scores
-
-COLUMNS = (*REWARD_NAMES, "total", "valid", "joints")
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,8 @@ def evaluate(
     Rollouts that could not be scored (no fault of the policy) are left out of the means.
     """
     settings = recipe.eval
+    names = list(recipe.rewards.weights)
+    columns = [*names, "total", "valid", "joints"]
     rows = [mesh for mesh in meshes for _ in range(settings.samples)]
     seeds = row_seeds(len(rows), settings.seed)
     rigs = []
@@ -82,12 +81,12 @@ def evaluate(
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
     for mesh in meshes:
-        values: dict[str, list[float]] = {column: [] for column in COLUMNS}
+        values: dict[str, list[float]] = {column: [] for column in columns}
         for row, rig, score in zip(rows, rigs, pending, strict=True):
             result = score.score()
             if row != mesh or result.rewards is None:
                 continue
-            for reward in REWARD_NAMES:
+            for reward in names:
                 values[reward].append(result.rewards[reward])
             values["total"].append(total_reward(result.rewards, recipe.rewards))
             values["valid"].append(float(result.valid))
@@ -95,9 +94,9 @@ def evaluate(
                 values["joints"].append(float(len(rig.joints)))
                 for key, value in result.diagnostics.items():
                     diagnostics.setdefault(key, []).append(value)
-        per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in COLUMNS}
-    means = {column: _mean([row[column] for row in per_mesh.values()]) for column in COLUMNS}
-    errors = {column: standard_error([row[column] for row in per_mesh.values()]) for column in COLUMNS}
+        per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in columns}
+    means = {column: _mean([row[column] for row in per_mesh.values()]) for column in columns}
+    errors = {column: standard_error([row[column] for row in per_mesh.values()]) for column in columns}
     return Evaluation(
         policy=name,
         samples=settings.samples,
@@ -121,7 +120,7 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, flo
     """Mean and standard error of the per-mesh difference after − before, for each column."""
     names = [name for name in before.per_mesh if name in after.per_mesh]
     result = {}
-    for column in COLUMNS:
+    for column in before.mean:
         differences = [after.per_mesh[name][column] - before.per_mesh[name][column] for name in names]
         result[column] = (_mean(differences), standard_error(differences))
     return result
@@ -138,13 +137,13 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """One row per mesh and the mean."""
     table = Table(title=f"{evaluation.policy}: {evaluation.samples} rigs per mesh, seed {evaluation.seed}")
     table.add_column("mesh")
-    for column in COLUMNS:
+    for column in evaluation.mean:
         table.add_column(column, justify="right")
     for name, row in evaluation.per_mesh.items():
-        table.add_row(name, *(_cell(column, row[column]) for column in COLUMNS))
+        table.add_row(name, *(_cell(column, row[column]) for column in evaluation.mean))
     table.add_section()
-    table.add_row("mean", *(_cell(column, evaluation.mean[column]) for column in COLUMNS))
-    table.add_row("± s.e.", *(_cell(column, evaluation.standard_error[column]) for column in COLUMNS))
+    table.add_row("mean", *(_cell(column, evaluation.mean[column]) for column in evaluation.mean))
+    table.add_row("± s.e.", *(_cell(column, evaluation.standard_error[column]) for column in evaluation.mean))
     console.print(table)
 
 

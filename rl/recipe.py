@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.typed_recipe import RecipeError, build, check_types, read_recipe
-from rewards.score import REWARD_NAMES
-from rewards.settings import RewardSettings
+from rewards.guards import GUARD_NAMES
+from rewards.recorded_poses import PoseFileError, load_recorded_poses
+from rewards.settings import REWARD_NAMES, RewardSettings
 
 
 def _positive(section: str, owner: object, *names: str) -> None:
@@ -110,40 +111,74 @@ class SmoothnessRecipe:
 
 
 @dataclass(frozen=True)
+class BoneInfluenceRecipe:
+    """Opt-in guard: share of bones that are the strongest on at least `min_vertices` scoring vertices."""
+
+    weight: float = 0.0
+    min_vertices: int = 1
+
+
+@dataclass(frozen=True)
+class JointCountPriorRecipe:
+    """Opt-in guard: how usual the number of joints is; 0.61 at `factor` times `expected`, or a `factor`th."""
+
+    weight: float = 0.0
+    expected: float = 30.0
+    factor: float = 2.0
+
+
+@dataclass(frozen=True)
 class RewardsRecipe:
-    """The four rewards; the total is their weighted sum, 0 for a rig that does not decode."""
+    """The four rewards and two opt-in guards (docs/rewards.md).
+
+    The total is their weighted sum, 0 for a rig that does not decode.
+    """
 
     coverage: CoverageRecipe = field(default_factory=CoverageRecipe)
     containment: ContainmentRecipe = field(default_factory=ContainmentRecipe)
     sparsity: SparsityRecipe = field(default_factory=SparsityRecipe)
     smoothness: SmoothnessRecipe = field(default_factory=SmoothnessRecipe)
+    bone_influence: BoneInfluenceRecipe = field(default_factory=BoneInfluenceRecipe)
+    joint_count_prior: JointCountPriorRecipe = field(default_factory=JointCountPriorRecipe)
     resolution: int = 196
     interior: Literal["projection", "flood", "surface"] = "projection"
     max_scoring_vertices: int = 16_384
 
     def __post_init__(self) -> None:
         _positive("rewards", self, "resolution", "max_scoring_vertices")
-        for name, weight in self.weights.items():
-            if weight < 0:
-                raise RecipeError(f"'rewards.{name}.weight' must not be negative, not {weight}")
+        for name in (*REWARD_NAMES, *GUARD_NAMES):
+            if getattr(self, name).weight < 0:
+                raise RecipeError(
+                    f"'rewards.{name}.weight' must not be negative, not {getattr(self, name).weight}"
+                )
         if not any(self.weights.values()):
             raise RecipeError("every reward weight is 0; set at least one 'rewards.<name>.weight' above 0")
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each reward, in the order of REWARD_NAMES."""
-        return {name: getattr(self, name).weight for name in REWARD_NAMES}
+        """Weight of each of the four rewards, then of the guards that have one."""
+        return {name: getattr(self, name).weight for name in (*REWARD_NAMES, *self.guards)}
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The guards that are asked for: those with a weight."""
+        return tuple(name for name in GUARD_NAMES if getattr(self, name).weight > 0)
 
 
 @dataclass(frozen=True)
 class DeformationRecipe:
-    """Random poses for the smoothness reward: rotations up to `max_angle_deg` about random axes."""
+    """Poses for the smoothness reward.
 
-    poses: int = 5
+    `poses` is a number of random poses, with rotations up to `max_angle_deg` about random axes; or an NPZ
+    file of recorded joint rotations (rewards/recorded_poses.py), of which `frames` are drawn each time.
+    """
+
+    poses: int | str = 5
     max_angle_deg: float = 30.0
+    frames: int = 5
 
     def __post_init__(self) -> None:
-        _positive("deformation", self, "poses")
+        _positive("deformation", self, "frames", *([] if isinstance(self.poses, str) else ["poses"]))
 
 
 @dataclass(frozen=True)
@@ -346,7 +381,10 @@ def _check_reporting(report_to: str | Sequence[str] | None) -> None:
 def reward_settings(recipe: Recipe) -> RewardSettings:
     """The reward workers' settings of a recipe (RecipeError if a value is out of range)."""
     rewards, deformation = recipe.rewards, recipe.deformation
+    recorded = isinstance(deformation.poses, str)
     try:
+        if recorded:
+            load_recorded_poses(str(deformation.poses))  # refuse a bad file now rather than in a worker
         return RewardSettings(
             resolution=rewards.resolution,
             interior=rewards.interior,
@@ -357,12 +395,19 @@ def reward_settings(recipe: Recipe) -> RewardSettings:
             max_influences=rewards.sparsity.max_influences,
             unbound_power=rewards.sparsity.unbound_power,
             crowded_power=rewards.sparsity.crowded_power,
-            poses=deformation.poses,
+            poses=deformation.frames if recorded else int(deformation.poses),
+            pose_file=str(deformation.poses) if recorded else None,
+            guards=rewards.guards,
+            min_owned_vertices=rewards.bone_influence.min_vertices,
+            expected_joints=rewards.joint_count_prior.expected,
+            joint_count_factor=rewards.joint_count_prior.factor,
             max_angle_deg=deformation.max_angle_deg,
             smoothness_scale=rewards.smoothness.scale,
             reduce=rewards.smoothness.reduce,
             max_scoring_vertices=rewards.max_scoring_vertices,
         )
+    except PoseFileError as error:
+        raise RecipeError(f"'deformation.poses': {error}") from error
     except ValueError as error:
         raise RecipeError(f"rewards or deformation: {error}") from error
 

@@ -22,7 +22,7 @@ from rewards.poses import pose_seed
 from rewards.service import PendingScores, RewardService
 from rewards.worker import GroupScore, RolloutRig, RolloutScore
 from rl.meshes import MeshBank
-from rl.recipe import REWARD_NAMES, Recipe
+from rl.recipe import Recipe
 from rl.rollout import row_seeds, sample_rigs
 
 
@@ -105,6 +105,7 @@ class RigRollout:
             read_rollout(row, class_id, vocabulary) for row, (_, class_id) in zip(ids, parsed, strict=True)
         ]
         step = trainer.state.global_step
+        submitted = time.perf_counter()
         scores = submit_scores(
             self.service,
             meshes,
@@ -120,6 +121,7 @@ class RigRollout:
             "rig_score": scores,
             "joints": joints,
             "rollout_seconds": seconds,
+            "submit_seconds": time.perf_counter() - submitted,  # scoring itself with the inline backend
             "rollout_tokens": tokens,
         }
 
@@ -134,19 +136,20 @@ class RigRollout:
 class RigRewards:
     """The reward functions TRL sees: each only collects its number from the scores under way."""
 
-    def __init__(self, max_failed_batches: int) -> None:
-        self.max_failed_batches = max_failed_batches
+    def __init__(self, names: Sequence[str], max_failed_batches: int) -> None:
+        self.names, self.max_failed_batches = tuple(names), max_failed_batches
         self._failed_batches = 0
 
     def functions(self) -> list[Callable[..., list[float | None]]]:
-        """One function per reward, in the order of REWARD_NAMES and under its name."""
-        return [self._function(name, first=i == 0) for i, name in enumerate(REWARD_NAMES)]
+        """One function per reward, in the order of the recipe's weights and under its name."""
+        return [self._function(name, first=i == 0) for i, name in enumerate(self.names)]
 
     def _function(self, name: str, first: bool) -> Callable[..., list[float | None]]:
         def reward(
             rig_score: list[RowScore],
             joints: list[int | None],
             rollout_seconds: list[float],
+            submit_seconds: list[float],
             rollout_tokens: list[int],
             log_metric: Callable[[str, float], None],
             **columns: Any,
@@ -154,7 +157,7 @@ class RigRewards:
             if first:
                 log_metric("seconds/rollout", rollout_seconds[0])
                 log_metric("tokens_per_second", rollout_tokens[0] / rollout_seconds[0])
-                self._log(rig_score, joints, log_metric)
+                self._log(rig_score, joints, submit_seconds[0], log_metric)
             scores = [row.score() for row in rig_score]
             return [None if score.rewards is None else score.rewards[name] for score in scores]
 
@@ -165,28 +168,39 @@ class RigRewards:
         self,
         rows: list[RowScore],
         joints: list[int | None],
+        submit_seconds: float,
         log_metric: Callable[[str, float], None],
     ) -> None:
         """Wait for the batch and log what is not a reward: validity, joints, diagnostics, times, failures."""
         started = time.perf_counter()
         groups = list({id(row.group()): row.group() for row in rows}.values())
-        log_metric("seconds/wait_for_rewards", time.perf_counter() - started)
+        log_metric("seconds/wait_for_rewards", submit_seconds + time.perf_counter() - started)
         log_metric("seconds/decode", sum(group.decode_seconds for group in groups))
         log_metric("seconds/score", sum(group.score_seconds for group in groups))
         scores = [row.score() for row in rows]
-        scored = [score for score in scores if score.rewards is not None]
-        log_metric("rig/unscored", float(len(scores) - len(scored)))
-        self._count_failures(groups, bool(scored))
-        log_metric("rig/valid", sum(score.valid for score in scored) / len(scored) if scored else 0.0)
+        log_metric("rig/unscored", float(sum(score.rewards is None for score in scores)))
+        self._count_failures(
+            groups, [s for s, count in zip(scores, joints, strict=True) if count is not None]
+        )
+        # Validity is the tokens' affair: a rig that no worker could score is still a rig.
+        valid = [
+            count is not None and (score.valid or score.rewards is None)
+            for score, count in zip(scores, joints, strict=True)
+        ]
+        log_metric("rig/valid", sum(valid) / len(valid))
         counts = [count for count in joints if count is not None]
         if counts:
             log_metric("rig/joints", sum(counts) / len(counts))
-        valid = [score.diagnostics for score in scored if score.valid]
-        for name in valid[0] if valid else ():
-            log_metric(f"rig/{name}", sum(item[name] for item in valid) / len(valid))
+        diagnostics = [score.diagnostics for score in scores if score.valid]
+        for name in diagnostics[0] if diagnostics else ():
+            log_metric(f"rig/{name}", sum(item[name] for item in diagnostics) / len(diagnostics))
 
-    def _count_failures(self, groups: Sequence[GroupScore], any_scored: bool) -> None:
-        self._failed_batches = 0 if any_scored else self._failed_batches + 1
+    def _count_failures(self, groups: Sequence[GroupScore], asked: Sequence[RolloutScore]) -> None:
+        """`asked`: scores of the rows that are rigs; the others need no worker to be scored 0."""
+        if not asked:
+            return
+        failed = all(score.rewards is None for score in asked)
+        self._failed_batches = self._failed_batches + 1 if failed else 0
         if self._failed_batches >= self.max_failed_batches:
             reason = next((group.failure for group in groups if group.failure), "the meshes cannot be scored")
             raise RunFailedError(
@@ -219,7 +233,9 @@ class RigGRPOTrainer(GRPOTrainer):
         prompts = Dataset.from_dict({"prompt": [bank.prompt(k) for k in train_meshes]})
         super().__init__(
             model=model,
-            reward_funcs=RigRewards(recipe.workers.max_failed_batches).functions(),
+            reward_funcs=RigRewards(
+                list(recipe.rewards.weights), recipe.workers.max_failed_batches
+            ).functions(),
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
