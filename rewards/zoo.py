@@ -1,0 +1,166 @@
+"""`python -m rewards.zoo RIGGED.glb …`: degenerate rigs scored beside the artist's, as a Markdown table.
+
+A rig in this zoo is worthless to an animator. Where it beats the artist's, the rewards can be hacked its way.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rewards.guards import GUARD_NAMES
+from rewards.score import RewardSettings, RigScore, ScoringMesh, prepare_scoring_mesh, score_rig
+from rewards.settings import REWARD_NAMES
+
+PAPER_WEIGHTS = dict(zip(REWARD_NAMES, (5.0, 1.0, 1.0, 1.0), strict=True))
+# What docs/rewards.md recommends when a policy hacks the paper's sum.
+GUARDED_WEIGHTS = PAPER_WEIGHTS | {"bone_influence": 2.0, "joint_count_prior": 2.0}
+
+
+@dataclass(frozen=True, eq=False)
+class ZooRig:
+    """joints (J, 3) float64, mesh frame; parents (J,); weights (S, J) float64 at the scoring vertices."""
+
+    joints: NDArray[np.float64]
+    parents: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def cheats(mesh: ScoringMesh, artist: ZooRig) -> dict[str, ZooRig]:
+    """The zoo for one mesh, by name; most keep what they do not abuse from the artist's rig."""
+    joints, parents = artist.joints, artist.parents
+    count, vertices = len(joints), mesh.vertices.astype(np.float64)
+    centres = mesh.grid.centres()
+    middle = centres[np.linalg.norm(centres - centres.mean(axis=0), axis=1).argmin()]
+    everywhere, tree = _spread(centres, 400)
+    spread, spread_tree = _spread(centres, count)
+    surface, surface_tree = _spread(vertices, min(count, len(vertices)))
+    children = np.flatnonzero(parents >= 0)
+    doubled = np.concatenate([parents, np.arange(count)])
+    tiny = middle + 0.01 * (joints - joints.mean(axis=0))
+    ends = centres[[centres[:, 1].argmin(), centres[:, 1].argmax()]]
+    root = _on_root(len(vertices), count)
+    return {
+        "all weight on the root": replace(artist, weights=root),
+        "one-hot weights, nearest bone": replace(artist, weights=_one_hot(vertices, joints)),
+        "uniform weights": replace(artist, weights=np.full((len(vertices), count), 1 / count)),
+        "no weights": replace(artist, weights=np.zeros((len(vertices), count))),
+        "collapsed bones": replace(artist, joints=np.tile(middle, (count, 1))),
+        "tiny bones": replace(artist, joints=tiny),
+        "duplicated joints": ZooRig(
+            np.vstack([joints, joints]), doubled, np.hstack([artist.weights, 0 * artist.weights])
+        ),
+        "one bone": ZooRig(ends, np.array([-1, 0]), _on_root(len(vertices), 2)),
+        "one joint": ZooRig(middle[None], np.array([-1]), np.ones((len(vertices), 1))),
+        "joints only on the surface": ZooRig(surface, surface_tree, _one_hot(vertices, surface)),
+        "joints everywhere (400), one-hot": ZooRig(everywhere, tree, _one_hot(vertices, everywhere)),
+        "joints everywhere (400), on the root": ZooRig(everywhere, tree, _on_root(len(vertices), 400)),
+        "as many joints spread, on the root": ZooRig(spread, spread_tree, _on_root(len(vertices), count)),
+        "leaf bones only": replace(
+            artist, weights=_one_hot(vertices, joints, np.setdiff1d(children, parents))
+        ),
+    }
+
+
+def _on_root(vertices: int, joints: int) -> NDArray[np.float64]:
+    weights = np.zeros((vertices, joints))
+    weights[:, 0] = 1
+    return weights
+
+
+def _one_hot(
+    vertices: NDArray[np.float64], joints: NDArray[np.float64], allowed: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Each vertex wholly on its nearest joint (of those allowed)."""
+    choice = np.arange(len(joints)) if allowed is None else allowed
+    distance = np.stack([np.linalg.norm(vertices - joints[j], axis=1) for j in choice], axis=1)
+    weights = np.zeros((len(vertices), len(joints)))
+    weights[np.arange(len(vertices)), choice[distance.argmin(axis=1)]] = 1
+    return weights
+
+
+def _spread(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`count` points far from one another, and a tree that joins each to the nearest one chosen before it."""
+    chosen = np.zeros(count, dtype=np.int64)
+    parents = np.full(count, -1, dtype=np.int64)
+    owner = np.zeros(len(points), dtype=np.int64)
+    chosen[0] = np.linalg.norm(points - points.mean(axis=0), axis=1).argmin()
+    distance = np.linalg.norm(points - points[chosen[0]], axis=1)
+    for i in range(1, count):
+        chosen[i] = distance.argmax()
+        parents[i] = owner[chosen[i]]
+        to_new = np.linalg.norm(points - points[chosen[i]], axis=1)
+        owner[to_new < distance] = i
+        distance = np.minimum(distance, to_new)
+    return points[chosen], parents
+
+
+def score_zoo(
+    mesh: ScoringMesh, artist: ZooRig, settings: RewardSettings, seed: int = 0
+) -> dict[str, RigScore]:
+    """Scores by name, the artist's rig first under "artist's rig", guards included, all in the same poses."""
+    guarded = replace(settings, guards=GUARD_NAMES)
+    rigs = {"artist's rig": artist} | cheats(mesh, artist)
+    rotations = guarded.rotations(max(len(rig.joints) for rig in rigs.values()), seed)
+    return {
+        name: score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, guarded)
+        for name, rig in rigs.items()
+    }
+
+
+def total(score: RigScore, weights: Mapping[str, float]) -> float:
+    """The weighted sum of a score's rewards."""
+    return sum(weight * score.rewards[name] for name, weight in weights.items())
+
+
+def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooRig]:
+    """A rigged GLB as scoring mesh and rig. Raises MeshError for a file that holds none."""
+    from data.skinned_glb import read_skinned_glb
+
+    mesh, rig = read_skinned_glb(path)
+    scoring = prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, name=mesh.name)
+    return scoring, ZooRig(
+        rig.joints.astype(np.float64), rig.parents, rig.weights[scoring.source].astype(np.float64)
+    )
+
+
+def table(zoo: Mapping[str, Mapping[str, RigScore]]) -> str:
+    """A Markdown table: means over assets (name -> scores), and how many artists' rigs each cheat beats."""
+    assets = list(zoo.values())
+    columns = [*REWARD_NAMES, *GUARD_NAMES]
+    lines = [
+        "| rig | joints | " + " | ".join(columns) + " | paper's sum | beats | guarded sum | beats |",
+        "|---" * (len(columns) + 6) + "|",
+    ]
+    for name in assets[0]:
+        scores: list[RigScore] = [asset[name] for asset in assets]
+        cells = [f"{np.mean([s.diagnostics['joints'] for s in scores]):.0f}"]
+        cells += [f"{np.mean([s.rewards[column] for s in scores]):.3f}" for column in columns]
+        for weights in (PAPER_WEIGHTS, GUARDED_WEIGHTS):
+            sums = [total(score, weights) for score in scores]
+            reals = [total(asset["artist's rig"], weights) for asset in assets]
+            wins = sum(ours > real for ours, real in zip(sums, reals, strict=True))
+            cells += [f"{np.mean(sums):.2f}", "" if name == "artist's rig" else f"{wins} of {len(assets)}"]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table for the rigged files given."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rewards.zoo", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("rigged", type=Path, nargs="+", help="rigged GLB files")
+    settings = RewardSettings()
+    zoo: dict[str, Any] = {}
+    for path in parser.parse_args(arguments).rigged:
+        zoo[path.stem] = score_zoo(*read_artist(path, settings), settings)
+    print(table(zoo))
+
+
+if __name__ == "__main__":
+    main()
