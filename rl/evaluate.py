@@ -21,15 +21,7 @@ from rewards.service import RewardService
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, load_recipe, total_reward
 from rl.rollout import row_seeds
-from rl.session import (
-    RunMeshes,
-    load_meshes,
-    load_policy,
-    reward_meshes,
-    reward_service,
-    sample_for_meshes,
-    without_refused,
-)
+from rl.session import load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
 from rl.trainer import read_rollout, submit_scores
 
 
@@ -181,18 +173,13 @@ def run(recipe: Recipe) -> None:
     policy = load_policy(recipe)
     meshes = load_meshes(recipe)
     with reward_service(recipe, policy) as service:
-        meshes = prepare(meshes, service)
+        meshes = prepare_meshes(meshes, service, recipe)
         bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
         evaluation = evaluate(policy, bank, meshes.held_out, service, recipe, recipe.policy.path)
     output = Path(recipe.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, output / "evaluation.json")
     print_evaluation(evaluation, Console())
-
-
-def prepare(meshes: RunMeshes, service: RewardService) -> RunMeshes:
-    """Hand the meshes to the reward service; those it refuses are left out."""
-    return without_refused(meshes, service.prepare_meshes(reward_meshes(meshes.samples)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -226,7 +226,11 @@ class EvalRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. `train` is TRL's GRPOConfig, with its names; `output_dir` receives everything."""
+    """A whole run. `train` is TRL's GRPOConfig, with its names; `output_dir` receives everything.
+
+    `resume`: go on from the newest checkpoint in `output_dir`, if there is one; false: refuse such a folder.
+    `rollout_batch_size`: rigs sampled at once, null for all of a step's.
+    """
 
     output_dir: str = "outputs/grpo"
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -423,6 +427,6 @@ def grpo_arguments(recipe: Recipe) -> dict[str, Any]:
     return {
         **fixed,
         **recipe.train,
-        "output_dir": os.path.join(recipe.output_dir, "checkpoints"),
+        "output_dir": os.path.join(recipe.output_dir, "trainer"),
         "reward_weights": list(recipe.rewards.weights.values()),
     }

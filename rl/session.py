@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from data.command_line import RunFailedError
@@ -89,8 +90,7 @@ def load_meshes(recipe: Recipe) -> RunMeshes:
     if data.eval_meshes is not None:
         held_out, more = file_samples(data.eval_meshes, data.points, data.seed, data.max_faces, max_bytes)
         refusals = [*refusals, *more]
-    for refusal in refusals:
-        print(f"skipped: {refusal}", file=sys.stderr)
+    _name_skipped(refusals)
     if held_out:
         return _joined(samples, held_out)
     if len(samples) == 1:
@@ -103,19 +103,37 @@ def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
     return RunMeshes([*train, *held_out], list(range(count)), list(range(count, count + len(held_out))))
 
 
+def _name_skipped(refusals: Sequence[object]) -> None:
+    if PartialState().is_main_process:
+        for refusal in refusals:
+            print(f"skipped: {refusal}", file=sys.stderr)
+
+
 def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:
     """Leave out meshes the reward workers could not prepare; names them on standard error.
 
     Raises MeshError if no training mesh or no held-out mesh is left.
     """
-    for reason in reasons:
-        if reason is not None:
-            print(f"skipped: {reason}", file=sys.stderr)
+    _name_skipped([reason for reason in reasons if reason is not None])
     train = [k for k in meshes.train if reasons[k] is None]
     held_out = [k for k in meshes.held_out if reasons[k] is None]
     if not train or not held_out:
         raise MeshError("no mesh is left that can be scored; give other meshes with 'data.meshes'")
     return RunMeshes(meshes.samples, train, held_out)
+
+
+def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) -> RunMeshes:
+    """Hand the meshes to the reward service, once per service; those it refuses are left out everywhere.
+
+    Every process of a job has to call this. Raises MeshError if no training or no held-out mesh is left.
+    """
+    state = PartialState()
+    reasons: list[list[str | None]] = [[]]
+    if state.is_main_process or recipe.workers.backend == "inline":
+        reasons = [service.prepare_meshes(reward_meshes(meshes.samples))]
+    if state.num_processes > 1:
+        broadcast_object_list(reasons)
+    return without_refused(meshes, reasons[0])
 
 
 def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:

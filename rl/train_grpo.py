@@ -11,11 +11,12 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(_HERE.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE)]
 
 import os  # noqa: E402
+import signal  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from dataclasses import asdict  # noqa: E402
-from typing import TYPE_CHECKING  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from data.command_line import RunFailedError, run_command  # noqa: E402
 from data.typed_recipe import RecipeError, write_recipe  # noqa: E402
@@ -32,8 +33,8 @@ def train(recipe: Recipe) -> None:
     """Run the recipe: evaluate, train, evaluate again, export.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
-    `checkpoints/`, `policy/`, `rig.glb`, `rig.png`. With checkpoints there and `resume`, goes on from
-    the last one.
+    `checkpoints/`, `policy/`, `rig.glb`, `rig.png`, and `trainer/` with what TRL writes besides. With
+    checkpoints there and `resume`, goes on from the last one.
     """
     import torch
 
@@ -50,27 +51,31 @@ def train(recipe: Recipe) -> None:
 
     from policy.bundle import RigPolicy
     from policy.text_tokenizer import build_text_tokenizer
-    from rl.evaluate import evaluate, prepare, print_comparison, write_evaluation
+    from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
+    from rl.evaluate import evaluate, print_comparison, write_evaluation
     from rl.meshes import MeshBank
     from rl.reporting import MetricsLog, StepTimes
     from rl.rig import rig_mesh, write_rigged
-    from rl.session import load_meshes, load_policy
+    from rl.session import load_meshes, load_policy, prepare_meshes
     from rl.trainer import RigGRPOTrainer
 
     transformers_logging.disable_progress_bar()
-    output = Path(recipe.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     try:
         args = GRPOConfig(**grpo_arguments(recipe))
     except ValueError as error:  # values that exclude each other or this machine
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
-    if main_process:
-        write_recipe(recipe, output / "recipe.yaml")
     policy = load_policy(recipe)
     meshes = load_meshes(recipe)
+    output = Path(recipe.output_dir)
+    checkpoint = check_output(recipe, output)
+    if main_process:
+        write_recipe(recipe, output / "recipe.yaml")
     with shared_service(recipe, policy) as service:
-        meshes = prepare(meshes, service)
+        # Launchers and schedulers stop a run with SIGTERM: leave by the same door as after Ctrl-C. (Ray sets
+        # its own handler when it starts.)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        meshes = prepare_meshes(meshes, service, recipe)
         bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
         before = None
         if recipe.eval.before_and_after and main_process:
@@ -87,17 +92,16 @@ def train(recipe: Recipe) -> None:
             recipe=recipe,
             args=args,
             processing_class=build_text_tokenizer(policy.vocabulary),
-            callbacks=[MetricsLog(output / "metrics.jsonl")],
+            callbacks=[MoveWhenComplete(output / CHECKPOINTS_FOLDER), MetricsLog(output / "metrics.jsonl")],
             peft_config=lora_config(recipe.policy.lora),
         )
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
         trainer.callback_handler.callbacks.insert(0, StepTimes())
-        trainer.train(
-            resume_from_checkpoint=last_checkpoint(Path(args.output_dir)) if recipe.resume else None
-        )
+        trainer.train(resume_from_checkpoint=checkpoint)
 
-        trained = trainer.accelerator.unwrap_model(trainer.model)
+        # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if not main_process:
             return
         merged = trained.merge_and_unload() if recipe.policy.lora else trained
@@ -108,11 +112,14 @@ def train(recipe: Recipe) -> None:
             after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
             write_evaluation(after, output / "after.json")
             print_comparison(before, after, Console())
+        print(f"refined policy: {output / 'policy'}")
         sample = bank.samples[meshes.held_out[0]]
-        write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
-        print(
-            f"refined policy: {output / 'policy'}; one rig of it: {output / 'rig.glb'}, {output / 'rig.png'}"
-        )
+        try:
+            write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
+        except RunFailedError as error:  # an early policy may write no whole rig: the run is done nonetheless
+            print(f"no example rig: {error}", file=sys.stderr)
+        else:
+            print(f"one rig of it: {output / 'rig.glb'}, {output / 'rig.png'}")
 
 
 def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
@@ -124,15 +131,34 @@ def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
 
 
-def last_checkpoint(directory: Path) -> str | None:
-    """The newest complete `checkpoint-N` of a run, None if there is none."""
-    complete = [
-        path
-        for path in directory.glob("checkpoint-*")
-        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file()
-    ]
-    newest = max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-    return None if newest is None else str(newest)
+def check_output(recipe: Recipe, output: Path) -> str | None:
+    """Make the output folder ready; the checkpoint to go on from, None if there is none.
+
+    Raises RecipeError before any work if something there would be in the way at the end.
+    """
+    from policy.bundle import PolicyError, adapter_base, check_replaceable
+    from rl.checkpoints import CHECKPOINTS_FOLDER, find_checkpoints
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        check_replaceable(output / "policy")
+    except (OSError, PolicyError) as error:
+        raise RecipeError(f"'output_dir': {error}") from error
+    if recipe.policy.lora is None and adapter_base(Path(recipe.policy.path)) is not None:
+        raise RecipeError(
+            f"'policy.path': {recipe.policy.path} holds adapters, and the KL reference would be the model "
+            "without them; give the policy/ folder of that run, where they are merged"
+        )
+    checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
+    if not checkpoints:
+        return None
+    if not recipe.resume:
+        raise RecipeError(
+            f"'resume' is false but {output / CHECKPOINTS_FOLDER} has checkpoints of an earlier run; "
+            "give another 'output_dir' or move them away"
+        )
+    print(f"going on from {checkpoints[-1]}", file=sys.stderr)
+    return str(checkpoints[-1])
 
 
 @contextmanager
@@ -157,12 +183,10 @@ def shared_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
             yield service
             state.wait_for_everyone()
         return
-    address: list[dict[str, str | int] | None] = [None]
+    address: list[dict[str, Any]] = [{}]
     broadcast_object_list(address)
-    if address[0] is None:
-        raise RunFailedError("the main process could not start the reward service; see its message")
     timeout, retries = recipe.workers.timeout_s, recipe.workers.retries
-    yield RayRewardService.join(ServiceAddress(**address[0]), timeout_s=timeout, retries=retries)  # type: ignore[arg-type]
+    yield RayRewardService.join(ServiceAddress(**address[0]), timeout_s=timeout, retries=retries)
     state.wait_for_everyone()
 
 
