@@ -225,6 +225,26 @@ class EvalRecipe:
 
 
 @dataclass(frozen=True)
+class RigRecipe:
+    """For `rl.rig`: the mesh file to rig, and how. `out` null: `<mesh>_rigged.glb` beside it.
+
+    Of `candidates` sampled rigs the one with the highest total reward is kept; `temperature` 0 takes the
+    likeliest tokens.
+    """
+
+    mesh: str | None = None
+    out: str | None = None
+    candidates: int = 8
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("rig", self, "candidates")
+        if self.temperature < 0:
+            raise RecipeError(f"'rig.temperature' must be at least 0, not {self.temperature}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole run. `train` is TRL's GRPOConfig, with its names; `output_dir` receives everything.
 
@@ -240,6 +260,7 @@ class Recipe:
     workers: WorkersRecipe = field(default_factory=WorkersRecipe)
     ray: RayRecipe = field(default_factory=RayRecipe)
     eval: EvalRecipe = field(default_factory=EvalRecipe)
+    rig: RigRecipe = field(default_factory=RigRecipe)
     train: dict[str, Any] = field(default_factory=dict)
     rollout_batch_size: int | None = None
     resume: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.command_line import USER_ERRORS, RunFailedError
+from data.command_line import RunFailedError, run_command
 from data.dataset import MeshSample, make_sample
 from data.load import load_mesh
 from data.rig import Rig
 from data.sampling import vertex_normals
 from data.skinned_glb import write_skinned_glb
+from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import InlineRewardService
@@ -93,39 +93,31 @@ def write_rigged(rigged: RiggedMesh, glb: Path) -> None:
     draw_rig(rigged.sample.mesh, rigged.rig, glb.with_suffix(".png"))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: `python -m rl.rig MESH --out RIGGED.glb`."""
-    parser = argparse.ArgumentParser(prog="python -m rl.rig", description=__doc__)
-    parser.add_argument("mesh", help="GLB, glTF, OBJ, PLY, STL or OFF file")
-    parser.add_argument("--out", type=Path, help="rigged GLB to write (default: MESH_rigged.glb)")
-    parser.add_argument("--recipe", default="recipes/base.yaml", help="recipe for policy and rewards")
-    parser.add_argument("--candidates", type=int, default=8, help="rigs to sample; the best-scored is kept")
-    parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest tokens")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replace the recipe's values")
-    arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
-    if arguments.candidates < 1 or arguments.temperature < 0:
-        parser.error("--candidates must be at least 1 and --temperature at least 0")
-    try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        limits = (recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
-        mesh = load_mesh(arguments.mesh, *limits)
-        sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
-        rigged = rig_mesh(
-            load_policy(recipe), sample, recipe, arguments.candidates, arguments.temperature, arguments.seed
-        )
-        source = Path(arguments.mesh)
-        output = arguments.out or source.with_name(f"{source.stem}_rigged.glb")
-        write_rigged(rigged, output)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RunFailedError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+def run(recipe: Recipe) -> None:
+    """Rig the recipe's `rig.mesh`; write the GLB and its picture, print joints and rewards.
+
+    Raises:
+        RecipeError, MeshError: no mesh is named, or it cannot be used.
+        RunFailedError: see `rig_mesh`.
+    """
+    settings = recipe.rig
+    if settings.mesh is None:
+        raise RecipeError("no mesh to rig; name one with rig.mesh=FILE")
+    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
+    sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
+    rigged = rig_mesh(
+        load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
+    )
+    source = Path(settings.mesh)
+    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
+    write_rigged(rigged, output)
     shown = ", ".join(f"{name} {value:.3f}" for name, value in rigged.rewards.items())
     print(f"{output}: {len(rigged.rig.joints)} joints, total reward {rigged.total:.3f} ({shown})")
-    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: `python -m rl.rig RECIPE.yaml rig.mesh=MESH rig.out=RIGGED.glb`."""
+    return run_command(__doc__ or "", load_recipe, run, argv, "python -m rl.rig")
 
 
 if __name__ == "__main__":
