@@ -1,0 +1,239 @@
+"""The GRPO recipe: the shipped files' numbers, defaults, and every refusal."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data.typed_recipe import RecipeError, build, read_recipe, to_mapping
+from rl import evaluate
+from rl.recipe import Recipe, check_recipe, grpo_arguments, load_recipe, reward_settings, total_reward
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+GRPO_RECIPES = ("base", "quickstart", "grpo_800", "grpo_1400")
+
+
+def load(name: str, *overrides: str) -> Recipe:
+    return load_recipe(RECIPES / f"{name}.yaml", overrides)
+
+
+# ------------------------------------------------------------------ what ships
+
+
+@pytest.mark.parametrize("name", GRPO_RECIPES)
+def test_shipped_recipes_load_and_survive_being_written(name):
+    recipe = load(name)
+    again = check_recipe(build(Recipe, to_mapping(recipe)))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(("name", "steps"), [("grpo_1400", 1400), ("grpo_800", 800)])
+def test_released_runs_have_the_papers_numbers(name, steps):
+    recipe = load(name)
+    assert list(recipe.rewards.weights.values()) == [5.0, 1.0, 1.0, 1.0]
+    assert list(recipe.rewards.weights) == ["coverage", "containment", "sparsity", "smoothness"]
+    train = recipe.train
+    assert (train["max_steps"], train["num_generations"]) == (steps, 24)
+    assert (train["learning_rate"], train["epsilon"], train["beta"]) == (1e-6, 0.2, 0.1)
+    # 4 rows a pass, 6 passes: one group of 24 a step on one GPU.
+    assert train["per_device_train_batch_size"] * train["gradient_accumulation_steps"] == 24
+    assert (recipe.rewards.resolution, recipe.rewards.coverage.alpha) == (196, 0.05)
+    assert (recipe.deformation.poses, recipe.deformation.max_angle_deg) == (5, 30.0)
+
+
+def test_the_two_released_runs_differ_in_steps_and_place_alone():
+    long, short = to_mapping(load("grpo_1400")), to_mapping(load("grpo_800"))
+    short["train"]["max_steps"], short["output_dir"] = 1400, long["output_dir"]
+    assert short == long
+
+
+def test_quickstart_fits_the_issue():
+    recipe = load("quickstart")
+    assert recipe.data.meshes is None
+    assert recipe.data.eval_count >= 16
+    assert recipe.output_dir == "outputs/quickstart"
+    assert recipe.workers.backend == "ray"
+    assert recipe.train["report_to"] == "none"
+
+
+def test_defaults_are_the_methods(tmp_path):
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("")
+    recipe = load_recipe(empty)
+    assert grpo_arguments(recipe)["reward_weights"] == [5.0, 1.0, 1.0, 1.0]
+    settings = reward_settings(recipe)
+    assert (settings.resolution, settings.samples_per_bone, settings.threshold) == (196, 10, 0.1)
+    assert (settings.max_influences, settings.smoothness_scale, settings.reduce) == (4, 1.0, "max")
+    train = recipe.train
+    assert (train["num_generations"], train["learning_rate"], train["epsilon"], train["beta"]) == (
+        24,
+        1e-6,
+        0.2,
+        0.1,
+    )
+    assert train["loss_type"] == "grpo"
+    assert recipe.policy.grammar == "strict"
+
+
+def test_overrides_reach_trl_and_the_rewards():
+    recipe = load("quickstart", "train.max_steps=10", "rewards.containment.weight=0", "output_dir=here")
+    arguments = grpo_arguments(recipe)
+    assert arguments["max_steps"] == 10
+    assert arguments["reward_weights"] == [5.0, 0.0, 1.0, 1.0]
+    assert Path(arguments["output_dir"]).parent == Path("here")
+    # Sampling is from the whole distribution, whatever the library's defaults.
+    assert (arguments["top_p"], arguments["top_k"], arguments["repetition_penalty"]) == (1.0, 0, 1.0)
+
+
+def test_every_section_of_the_recipe_reaches_the_reward_settings():
+    recipe = load(
+        "base",
+        "rewards.resolution=50",
+        "rewards.interior=flood",
+        "rewards.coverage.alpha=0.5",
+        "rewards.coverage.distance_unit=mesh",
+        "rewards.containment.samples_per_bone=3",
+        "rewards.sparsity.threshold=0.2",
+        "rewards.sparsity.max_influences=2",
+        "rewards.sparsity.unbound_power=2",
+        "rewards.sparsity.crowded_power=3",
+        "rewards.smoothness.scale=4",
+        "rewards.smoothness.reduce=mean",
+        "rewards.max_scoring_vertices=77",
+        "deformation.poses=2",
+        "deformation.max_angle_deg=10",
+    )
+    settings = dataclasses.asdict(reward_settings(recipe))
+    expected = {
+        "resolution": 50,
+        "interior": "flood",
+        "alpha": 0.5,
+        "distance_unit": "mesh",
+        "samples_per_bone": 3,
+        "threshold": 0.2,
+        "max_influences": 2,
+        "unbound_power": 2.0,
+        "crowded_power": 3.0,
+        "smoothness_scale": 4.0,
+        "reduce": "mean",
+        "max_scoring_vertices": 77,
+        "poses": 2,
+        "max_angle_deg": 10.0,
+    }
+    assert {key: settings[key] for key in expected} == expected
+
+
+def test_the_total_is_the_weighted_sum():
+    rewards = {"coverage": 0.5, "containment": 0.25, "sparsity": 1.0, "smoothness": 0.125}
+    # 5 * 0.5 + 0.25 + 1 + 0.125
+    assert total_reward(rewards, load("base").rewards) == 3.875
+
+
+# ------------------------------------------------------------------ refusals
+
+
+REFUSALS = [
+    # keys and types
+    ("train.max_stepz=3", ["train.max_stepz", "train.max_steps"]),
+    ("rewards.coverge.weight=3", ["rewards.coverge", "rewards.coverage"]),
+    ("train.max_steps=many", ["train.max_steps", "many"]),
+    ("data.train_count=1.5", ["data.train_count", "1.5"]),
+    ("policy.grammar=loose", ["policy.grammar", "strict"]),
+    # another distribution than the one that is trained
+    ("train.top_p=0.9", ["train.top_p", "one distribution"]),
+    ("train.top_k=50", ["train.top_k", "one distribution"]),
+    ("train.min_p=0.1", ["train.min_p", "one distribution"]),
+    ("train.repetition_penalty=1.2", ["train.repetition_penalty", "one distribution"]),
+    ("train.temperature=0", ["train.temperature", "above 0"]),
+    # what would be silently ignored
+    ("train.use_vllm=true", ["train.use_vllm", "sampler"]),
+    ("train.vllm_mode=server", ["train.vllm_mode", "sampler"]),
+    ("train.generation_kwargs={top_k: 3}", ["train.generation_kwargs", "sampler"]),
+    ("train.use_liger_kernel=true", ["train.use_liger_kernel"]),
+    ("train.pad_to_multiple_of=8", ["train.pad_to_multiple_of"]),
+    ("train.eval_strategy=steps", ["train.eval_strategy", "'eval'"]),
+    ("train.remove_unused_columns=true", ["train.remove_unused_columns"]),
+    # what another key sets
+    ("train.output_dir=here", ["train.output_dir", "output_dir"]),
+    ("train.reward_weights=[1, 1, 1, 1]", ["train.reward_weights", "rewards.<name>.weight"]),
+    ("train.resume_from_checkpoint=here", ["train.resume_from_checkpoint", "'resume'"]),
+    # values out of range
+    ("train.max_steps=0", ["train.max_steps", "num_train_epochs"]),
+    ("train.num_generations=1", ["train.num_generations", "at least 2"]),
+    ("train.num_generations=10007", ["train.num_generations", "10007", "rollouts of a step"]),
+    ("train.report_to=telegraph", ["train.report_to", "telegraph"]),
+    ("data.train_count=0", ["data.train_count"]),
+    ("data.points=-5", ["data.points"]),
+    ("eval.samples=0", ["eval.samples"]),
+    ("eval.temperature=-1", ["eval.temperature"]),
+    ("workers.count=0", ["workers.count"]),
+    ("workers.retries=-1", ["workers.retries"]),
+    ("rollout_batch_size=0", ["rollout_batch_size"]),
+    ("policy.lora={rank: 0}", ["policy.lora.rank"]),
+    ("policy.lora={target_modules: []}", ["policy.lora.target_modules"]),
+    ("rewards.resolution=0", ["rewards.resolution"]),
+    ("rewards.smoothness.weight=-1", ["rewards.smoothness.weight"]),
+    ("rewards.sparsity.threshold=2", ["threshold", "between 0 and 1"]),
+    ("deformation.poses=0", ["deformation.poses"]),
+    ("deformation.max_angle_deg=270", ["max_angle_deg", "180"]),
+]
+
+
+@pytest.mark.parametrize(("override", "words"), REFUSALS, ids=[override for override, _ in REFUSALS])
+def test_refusals_name_the_key_and_the_fix_in_one_sentence(override, words):
+    with pytest.raises(RecipeError) as refusal:
+        load("quickstart", override)
+    message = str(refusal.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_all_weights_zero_is_refused():
+    names = ("coverage", "containment", "sparsity", "smoothness")
+    with pytest.raises(RecipeError, match="every reward weight is 0"):
+        load("base", *(f"rewards.{name}.weight=0" for name in names))
+
+
+def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):
+    # 3 rows x 2 processes x 4 passes = 24 rollouts: one group of 24, though neither process has a whole one.
+    shape = ("train.per_device_train_batch_size=3", "train.gradient_accumulation_steps=4")
+    with pytest.raises(RecipeError, match="does not divide the 12 rollouts of a step"):
+        load("base", *shape)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert load("base", *shape).train["num_generations"] == 24
+    with pytest.raises(RecipeError, match=r"does not divide the 32 rollouts of a step \(generation_batch"):
+        load("base", "train.generation_batch_size=32")
+
+
+def test_a_value_that_stays_as_it_must_may_be_written():
+    assert load("base", "train.top_p=1.0", "train.use_vllm=false").train["top_p"] == 1.0
+
+
+# ------------------------------------------------------------------ command line
+
+
+def test_print_recipe_shows_a_recipe_that_loads_as_the_same(tmp_path, capsys):
+    assert evaluate.main([str(RECIPES / "grpo_800.yaml"), "--print-recipe", "train.max_steps=7"]) == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_recipe(printed) == load("grpo_800", "train.max_steps=7")
+    # Nothing is left to the libraries' defaults that the paper gives.
+    shown = read_recipe(printed)["train"]
+    assert {"learning_rate", "num_generations", "beta", "epsilon", "max_steps"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["recipes/nowhere.yaml"], ["nowhere.yaml", "does not exist"]),
+        ([str(RECIPES / "base.yaml"), "train.max_step=3"], ["train.max_step", "train.max_steps"]),
+        ([str(RECIPES / "base.yaml"), "policy.path=/nowhere"], ["policy.path", "/nowhere"]),
+    ],
+)
+def test_user_errors_end_with_2_and_one_sentence(arguments, words, capsys):
+    assert evaluate.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert all(word in shown.err for word in words), shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert shown.err.startswith("error: ")
