@@ -10,10 +10,8 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 CHECKPOINTS_FOLDER = "checkpoints"
-# TRL's own output directory: a checkpoint under way, the model card, tables of completions.
-TRAINER_FOLDER = "trainer"
 # The trainer writes this file of a checkpoint last.
-_LAST_FILE = "trainer_state.json"
+TRAINER_STATE_FILE = "trainer_state.json"
 
 
 def find_checkpoints(directory: Path) -> list[Path]:
@@ -71,7 +69,7 @@ def _is_complete(path: Path) -> bool:
     if not path.name.removeprefix("checkpoint-").isdigit() or not any(path.glob("*.safetensors")):
         return False
     try:
-        json.loads((path / _LAST_FILE).read_text())
+        json.loads((path / TRAINER_STATE_FILE).read_text())
     except (OSError, ValueError):
         return False
     return True

@@ -248,7 +248,8 @@ class RigRecipe:
 class Recipe:
     """A whole run. `train` is TRL's GRPOConfig, with its names; `output_dir` receives everything.
 
-    `resume`: go on from the newest checkpoint in `output_dir`, if there is one; false: refuse such a folder.
+    `resume`: go on from the newest checkpoint in `output_dir`, if there is one; false: start over, with what
+    was there kept aside.
     `rollout_batch_size`: rigs sampled at once, null for all of a step's.
     """
 
@@ -448,6 +449,7 @@ def grpo_arguments(recipe: Recipe) -> dict[str, Any]:
     return {
         **fixed,
         **recipe.train,
+        # A checkpoint under way, the model card, tables of completions; see rl/checkpoints.py.
         "output_dir": os.path.join(recipe.output_dir, "trainer"),
         "reward_weights": list(recipe.rewards.weights.values()),
     }

@@ -19,14 +19,17 @@ from dataclasses import asdict  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 from data.command_line import RunFailedError, run_command  # noqa: E402
-from data.typed_recipe import RecipeError, write_recipe  # noqa: E402
+from data.typed_recipe import RecipeError  # noqa: E402
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments, load_recipe  # noqa: E402
 
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from trl import GRPOConfig
 
     from policy.bundle import RigPolicy
+    from policy.modeling_tokenrig import TokenRigForCausalLM
     from rewards.service import RewardService
+    from rl.meshes import MeshBank
 
 
 def train(recipe: Recipe) -> None:
@@ -44,20 +47,15 @@ def train(recipe: Recipe) -> None:
     # Their deprecations are for TRL to mend; bars of loading a few small files only hide ours.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     from rich.console import Console
-    from transformers import PrinterCallback
-    from transformers.trainer_callback import ProgressCallback
     from transformers.utils import logging as transformers_logging
     from trl import GRPOConfig
 
-    from policy.bundle import RigPolicy
-    from policy.text_tokenizer import build_text_tokenizer
-    from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
+    from policy.bundle import RigPolicy, load_model
     from rl.evaluate import evaluate, print_comparison, write_evaluation
     from rl.meshes import MeshBank
-    from rl.reporting import MetricsLog, StepTimes
     from rl.rig import rig_mesh, write_rigged
+    from rl.run_directory import POLICY_FOLDER, is_finished
     from rl.session import load_meshes, load_policy, prepare_meshes
-    from rl.trainer import RigGRPOTrainer
 
     transformers_logging.disable_progress_bar()
     try:
@@ -66,11 +64,10 @@ def train(recipe: Recipe) -> None:
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
     policy = load_policy(recipe)
+    refuse_adapters(recipe)
     meshes = load_meshes(recipe)
     output = Path(recipe.output_dir)
-    checkpoint = check_output(recipe, output)
-    if main_process:
-        write_recipe(recipe, output / "recipe.yaml")
+    checkpoint = open_shared_run(recipe)
     with shared_service(recipe, policy) as service:
         # Launchers and schedulers stop a run with SIGTERM: leave by the same door as after Ctrl-C. (Ray sets
         # its own handler when it starts.)
@@ -81,38 +78,21 @@ def train(recipe: Recipe) -> None:
         if recipe.eval.before_and_after and main_process:
             before = evaluate(policy, bank, meshes.held_out, service, recipe, "before")
             write_evaluation(before, output / "before.json")
-        if not recipe.policy.train_mesh_encoder:
-            policy.model.mesh_encoder.requires_grad_(False)
-            policy.model.output_proj.requires_grad_(False)
-        trainer = RigGRPOTrainer(
-            model=policy.model,
-            bank=bank,
-            train_meshes=meshes.train,
-            service=service,
-            recipe=recipe,
-            args=args,
-            processing_class=build_text_tokenizer(policy.vocabulary),
-            callbacks=[MoveWhenComplete(output / CHECKPOINTS_FOLDER), MetricsLog(output / "metrics.jsonl")],
-            peft_config=lora_config(recipe.policy.lora),
-        )
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, StepTimes())
-        trainer.train(resume_from_checkpoint=checkpoint)
-
-        # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
-        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        if checkpoint is not None and is_finished(checkpoint, args.max_steps):
+            print(f"{checkpoint} is that of the last step: nothing to train", file=sys.stderr)
+            trained = load_model(checkpoint).to(policy.device)
+        else:
+            trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint)
         if not main_process:
             return
-        merged = trained.merge_and_unload() if recipe.policy.lora else trained
-        refined = RigPolicy(merged.eval(), policy.skin_vae)
-        refined.save(output / "policy")
+        refined = RigPolicy(trained.eval(), policy.skin_vae)
+        refined.save(output / POLICY_FOLDER)
         bank.forget_embeds()
         if before is not None:
             after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
             write_evaluation(after, output / "after.json")
             print_comparison(before, after, Console())
-        print(f"refined policy: {output / 'policy'}")
+        print(f"refined policy: {output / POLICY_FOLDER}")
         sample = bank.samples[meshes.held_out[0]]
         try:
             write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
@@ -120,6 +100,51 @@ def train(recipe: Recipe) -> None:
             print(f"no example rig: {error}", file=sys.stderr)
         else:
             print(f"one rig of it: {output / 'rig.glb'}, {output / 'rig.png'}")
+
+
+def optimise(
+    recipe: Recipe,
+    args: GRPOConfig,
+    policy: RigPolicy,
+    bank: MeshBank,
+    train_meshes: Sequence[int],
+    service: RewardService,
+    checkpoint: Path | None,
+) -> TokenRigForCausalLM:
+    """Train, from `checkpoint` on if there is one; the trained model, adapters merged."""
+    from transformers import PrinterCallback
+    from transformers.trainer_callback import ProgressCallback
+
+    from policy.text_tokenizer import build_text_tokenizer
+    from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
+    from rl.reporting import MetricsLog, StepTimes
+    from rl.run_directory import METRICS_FILE
+    from rl.trainer import RigGRPOTrainer
+
+    output = Path(recipe.output_dir)
+    if not recipe.policy.train_mesh_encoder:
+        policy.model.mesh_encoder.requires_grad_(False)
+        policy.model.output_proj.requires_grad_(False)
+    trainer = RigGRPOTrainer(
+        model=policy.model,
+        bank=bank,
+        train_meshes=train_meshes,
+        service=service,
+        recipe=recipe,
+        args=args,
+        processing_class=build_text_tokenizer(policy.vocabulary),
+        callbacks=[MoveWhenComplete(output / CHECKPOINTS_FOLDER), MetricsLog(output / METRICS_FILE)],
+        peft_config=lora_config(recipe.policy.lora),
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.callback_handler.callbacks.insert(0, StepTimes())
+    if checkpoint is not None and trainer.accelerator.is_main_process:
+        print(f"going on from {checkpoint}", file=sys.stderr)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return trained.merge_and_unload() if recipe.policy.lora else trained
 
 
 def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
@@ -131,34 +156,29 @@ def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
 
 
-def check_output(recipe: Recipe, output: Path) -> str | None:
-    """Make the output folder ready; the checkpoint to go on from, None if there is none.
+def refuse_adapters(recipe: Recipe) -> None:
+    """Refuse to train all weights of a policy that is stored as adapters (RecipeError)."""
+    from policy.bundle import adapter_base
 
-    Raises RecipeError before any work if something there would be in the way at the end.
-    """
-    from policy.bundle import PolicyError, adapter_base, check_replaceable
-    from rl.checkpoints import CHECKPOINTS_FOLDER, find_checkpoints
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        check_replaceable(output / "policy")
-    except (OSError, PolicyError) as error:
-        raise RecipeError(f"'output_dir': {error}") from error
     if recipe.policy.lora is None and adapter_base(Path(recipe.policy.path)) is not None:
         raise RecipeError(
             f"'policy.path': {recipe.policy.path} holds adapters, and the KL reference would be the model "
             "without them; give the policy/ folder of that run, where they are merged"
         )
-    checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
-    if not checkpoints:
-        return None
-    if not recipe.resume:
-        raise RecipeError(
-            f"'resume' is false but {output / CHECKPOINTS_FOLDER} has checkpoints of an earlier run; "
-            "give another 'output_dir' or move them away"
-        )
-    print(f"going on from {checkpoints[-1]}", file=sys.stderr)
-    return str(checkpoints[-1])
+
+
+def open_shared_run(recipe: Recipe) -> Path | None:
+    """`open_run` by the main process; every process gets its answer."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    from rl.run_directory import open_run
+
+    state = PartialState()
+    checkpoint = [open_run(recipe) if state.is_main_process else None]
+    if state.num_processes > 1:
+        broadcast_object_list(checkpoint)
+    return checkpoint[0]
 
 
 @contextmanager
