@@ -1,0 +1,313 @@
+"""Rollouts: the sampled distribution is the trained one, and a row depends on its seed and mesh alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from policy.bundle import RigPolicy
+from policy.grammar import Grammar
+from policy.log_probs import row_uniforms
+from rl import rollout
+from rl.rollout import Rollouts, row_seeds, sample_rigs
+from rl.trainer import read_rollout
+from tests.rl import tiny
+
+LIMIT = 120
+ROWS = 24
+WORDS = tiny.VOCABULARY
+
+
+@dataclass
+class Setting:
+    """A policy whose choices are far from equally likely, and the embeddings of three meshes."""
+
+    policy: RigPolicy
+    mesh_embeds: torch.Tensor
+
+    @property
+    def mesh_index(self) -> torch.Tensor:
+        return torch.arange(ROWS) % 3
+
+    @property
+    def class_ids(self) -> torch.Tensor:
+        names = (None, "rignet", "vroid", "articulation")
+        return torch.tensor([WORDS.class_id(names[row % 4]) for row in range(ROWS)])
+
+    def sample(self, rows=slice(None), limit=LIMIT, mode="strict", key=7, **options) -> Rollouts:
+        return sample_rigs(
+            self.policy.model,
+            self.mesh_embeds,
+            self.mesh_index[rows],
+            self.class_ids[rows],
+            Grammar(WORDS, mode),
+            max_new_tokens=limit,
+            seeds=np.array(row_seeds(ROWS, key))[rows].tolist(),
+            **options,
+        )
+
+
+@pytest.fixture
+def setting(policy: RigPolicy) -> Setting:
+    with torch.no_grad():
+        policy.model.transformer.model.norm.weight.mul_(4)  # logits of a few units
+        generator = torch.Generator().manual_seed(0)
+        points = torch.rand(3, 64, 3, generator=generator) * 2 - 1
+        normals = torch.nn.functional.normalize(torch.randn(3, 64, 3, generator=generator), dim=-1)
+        return Setting(policy, policy.encode_mesh(points, normals))
+
+
+def training_pass(setting: Setting, rollouts: Rollouts, mode: str, temperature: float) -> torch.Tensor:
+    """Log-probabilities (B, L) of the completions by the forward pass that training uses."""
+    completion = rollouts.completion_ids
+    prompt = torch.stack([torch.full_like(setting.class_ids, WORDS.bos), setting.class_ids], dim=1)
+    kept = torch.arange(completion.shape[1]) < rollouts.lengths[:, None]
+    mask = torch.cat([torch.ones_like(prompt), kept.long()], dim=1)
+    with torch.no_grad():
+        output = setting.policy.model(
+            input_ids=torch.cat([prompt, completion], dim=1),
+            attention_mask=mask,
+            completion_ids=completion,
+            mesh_embeds=setting.mesh_embeds,
+            mesh_index=setting.mesh_index,
+            grammar_mode=mode,
+            temperature=temperature,
+        )
+    return output.log_probs.masked_fill(~kept, 0.0)
+
+
+# ------------------------------------------------------------------ one distribution
+
+
+@pytest.mark.parametrize("mode", ["strict", "released", "fork"])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_sampling_and_training_agree_on_log_probabilities(setting, mode, temperature):
+    rollouts = setting.sample(mode=mode, temperature=temperature)
+    again = training_pass(setting, rollouts, mode, temperature)
+    torch.testing.assert_close(rollouts.log_probs, again, atol=1e-4, rtol=0)
+    # The comparison says something: tokens are neither certain nor equally likely.
+    per_row = rollouts.log_probs.sum(dim=1)
+    assert per_row.std() > 1
+    other = training_pass(setting, rollouts, mode, temperature * 1.1)
+    assert (rollouts.log_probs - other).abs().max() > 0.01
+
+
+def test_log_probabilities_agree_in_the_released_grammar_beyond_its_early_end(setting):
+    """There a rig can end one SkinToken early or be empty: rows that strict sampling never gives."""
+    rollouts = setting.sample(mode="released", temperature=1.5)
+    rigs = [read_rollout(ids, WORDS.class_none, WORDS) for ids in rollouts.rows()[0]]
+    assert any(rig is None for rig, done in zip(rigs, rollouts.complete.tolist(), strict=True) if done)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_equal_a_plain_sampler_without_cache(setting, temperature):
+    """The reference: one row at a time, the whole sequence each time, the whole vocabulary masked."""
+    rollouts = setting.sample(temperature=temperature, limit=60)
+    grammar = Grammar(WORDS, "strict")
+    uniforms = row_uniforms(row_seeds(ROWS, 7), 60)
+    for row in range(0, ROWS, 5):
+        ids = [WORDS.bos, int(setting.class_ids[row])]
+        state = grammar.start(1, torch.device("cpu"))
+        embeds = setting.mesh_embeds[setting.mesh_index[row]][None]
+        for position in range(60):
+            logits = setting.policy.next_token_logits(embeds, torch.tensor([ids]))[0, -1].double()
+            logits[~grammar.allowed(state)[0]] = -torch.inf
+            if temperature == 0:
+                token = int(logits.argmax())
+            else:
+                token = int((logits.softmax(0).cumsum(0) <= uniforms[row, position]).sum())
+            ids.append(token)
+            state = grammar.step(state, torch.tensor([token]))
+            if token == WORDS.eos:
+                break
+        assert rollouts.rows()[0][row] == ids[2:]
+
+
+def test_greedy_sampling_ignores_the_seed(setting):
+    first, second = setting.sample(temperature=0, key=1), setting.sample(temperature=0, key=2)
+    assert torch.equal(first.completion_ids, second.completion_ids)
+    assert not torch.equal(setting.sample(key=1).completion_ids, setting.sample(key=2).completion_ids)
+
+
+def test_the_likeliest_of_one_is_greedy(setting):
+    greedy, first = setting.sample(temperature=0), setting.sample(top_k=1)
+    assert torch.equal(greedy.completion_ids, first.completion_ids)
+    # The log-probabilities stay those of the whole distribution.
+    torch.testing.assert_close(greedy.log_probs, first.log_probs)
+    assert (first.log_probs.sum(dim=1) < 0).all()
+
+
+# ------------------------------------------------------------------ a row on its own
+
+
+def same(part: Rollouts, whole: Rollouts, rows) -> bool:
+    """Whether `part` holds the tokens and log-probabilities of `rows` of `whole`."""
+    ids, log_probs = whole.rows()
+    own_ids, own_log_probs = part.rows()
+    index = range(ROWS)[rows] if isinstance(rows, slice) else rows
+    return own_ids == [ids[row] for row in index] and all(
+        np.allclose(own, log_probs[row], atol=1e-5) for own, row in zip(own_log_probs, index, strict=True)
+    )
+
+
+@pytest.mark.parametrize("batch_size", [5, ROWS, 1000])
+def test_chunks_do_not_change_rows(setting, batch_size):
+    assert same(setting.sample(batch_size=batch_size), setting.sample(), slice(None))
+
+
+@pytest.mark.parametrize("rows", [slice(3, 4), slice(None, None, -1), slice(1, None, 3)])
+def test_the_company_of_a_row_does_not_change_it(setting, rows):
+    whole = setting.sample()
+    order = list(range(ROWS))[rows]
+    assert same(setting.sample(rows=order), whole, order)
+
+
+@pytest.mark.parametrize(("share", "every"), [(0.0, 1), (0.5, 5), (1.0, 16)])
+def test_dropping_finished_rows_does_not_change_the_others(setting, monkeypatch, share, every):
+    whole = setting.sample()
+    monkeypatch.setattr(rollout, "_COMPACT_SHARE", share)
+    monkeypatch.setattr(rollout, "_COMPACT_EVERY", every)
+    assert same(setting.sample(), whole, slice(None))
+
+
+def test_a_shared_prefix_is_as_good_as_one_of_ones_own(setting):
+    whole = setting.sample()
+    alone = sample_rigs(
+        setting.policy.model,
+        setting.mesh_embeds[setting.mesh_index],
+        torch.arange(ROWS),
+        setting.class_ids,
+        Grammar(WORDS),
+        max_new_tokens=LIMIT,
+        seeds=row_seeds(ROWS, 7),
+    )
+    assert same(alone, whole, slice(None))
+
+
+def test_a_lower_limit_gives_the_beginning(setting):
+    long, short = setting.sample().rows()[0], setting.sample(limit=17).rows()[0]
+    assert short == [row[:17] for row in long]
+
+
+def test_the_class_and_the_mesh_matter(setting):
+    """Same seed, one thing changed: the log-probability of the first token moves."""
+
+    def first(mesh: int, class_id: int) -> float:
+        rollouts = sample_rigs(
+            setting.policy.model,
+            setting.mesh_embeds,
+            torch.tensor([mesh]),
+            torch.tensor([class_id]),
+            Grammar(WORDS),
+            max_new_tokens=1,
+            seeds=[5],
+        )
+        return rollouts.log_probs[0, 0].item()
+
+    base = first(0, WORDS.class_none)
+    assert first(0, WORDS.class_none) == base
+    assert abs(first(1, WORDS.class_none) - base) > 1e-6
+    assert abs(first(0, WORDS.class_id("vroid")) - base) > 1e-6
+
+
+# ------------------------------------------------------------------ whole or invalid
+
+
+def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy):
+    """The untrained policy: about nine rigs in ten end within the limit."""
+    rows = 200
+    rollouts = sample_rigs(
+        policy.model,
+        torch.zeros(1, tiny.MESH_TOKENS, 32),
+        torch.zeros(rows, dtype=torch.long),
+        torch.full((rows,), WORDS.class_none),
+        Grammar(WORDS),
+        max_new_tokens=100,
+        seeds=row_seeds(rows, 3),
+    )
+    complete = rollouts.complete.tolist()
+    assert 20 < sum(complete) < rows - 20
+    ids, log_probs = rollouts.rows()
+    for row, values, done in zip(ids, log_probs, complete, strict=True):
+        assert len(values) == len(row)
+        rig = read_rollout(row, WORDS.class_none, WORDS)
+        if not done:
+            assert rig is None
+            assert len(row) == 100
+            assert WORDS.eos not in row
+            continue
+        assert rig is not None
+        assert row.index(WORDS.eos) == len(row) - 1
+        joints = len(rig.joints)
+        assert joints >= 1
+        assert rig.codes.shape == (joints, WORDS.tokens_per_skin)
+        assert rig.codes.min() >= 0
+        assert rig.codes.max() < WORDS.codebook
+        assert rig.parents[0] == -1
+        assert all(0 <= parent < joint for joint, parent in enumerate(rig.parents[1:], start=1))
+        assert np.abs(rig.joints).max() <= 1
+    # Beyond its end a row is padding of probability one.
+    beyond = torch.arange(rollouts.completion_ids.shape[1]) >= rollouts.lengths[:, None]
+    assert (rollouts.completion_ids[beyond] == WORDS.pad).all()
+    assert (rollouts.log_probs[beyond] == 0).all()
+
+
+def test_the_batch_ends_with_its_last_row(setting):
+    whole = setting.sample()
+    rows = whole.complete.nonzero().flatten().tolist()[:2]
+    rollouts = setting.sample(rows=rows, limit=tiny.POSITIONS - tiny.MESH_TOKENS - rollout.PROMPT_LENGTH)
+    assert rollouts.complete.all()
+    # At most one look (every 16 tokens) after the end, however far the limit.
+    assert 0 <= rollouts.completion_ids.shape[1] - int(rollouts.lengths.max()) < 16
+
+
+# ------------------------------------------------------------------ precision, misuse
+
+
+def test_bfloat16_weights_sample_rigs_close_to_their_training_pass(setting):
+    setting.policy.model.to(torch.bfloat16)
+    setting.mesh_embeds = setting.mesh_embeds.to(torch.bfloat16)
+    rollouts = setting.sample()
+    assert rollouts.log_probs.dtype == torch.float32
+    assert rollouts.complete.any()
+    # Eight bits of mantissa at logits of a few units: differences of hundredths.
+    again = training_pass(setting, rollouts, "strict", 1.0)
+    assert (rollouts.log_probs - again).abs().mean() < 0.02
+
+
+def test_the_model_is_left_as_it_was(setting):
+    for mode in (True, False):
+        setting.policy.model.train(mode)
+        assert not setting.sample(limit=4).log_probs.requires_grad
+        assert setting.policy.model.training is mode
+
+
+def test_seeds_are_many_and_fixed():
+    seeds = row_seeds(1000, 42, 3, 0)
+    assert len(set(seeds)) == 1000
+    assert seeds[:10] == row_seeds(10, 42, 3, 0)
+    assert not set(seeds) & set(row_seeds(1000, 42, 4, 0))
+    # 1, 23 is another key than 12, 3.
+    assert not set(row_seeds(5, 1, 23)) & set(row_seeds(5, 12, 3))
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize("limit", [0, 247])
+def test_limits_that_do_not_fit_are_refused(setting, limit):
+    # 256 positions - 8 of the mesh - <bos> - class = 246
+    with pytest.raises(ValueError, match=r"must be in 1\.\.246 for this model"):
+        setting.sample(limit=limit)
+
+
+def test_every_row_needs_a_mesh_a_class_and_a_seed(setting):
+    with pytest.raises(ValueError, match="2 seeds"):
+        sample_rigs(
+            setting.policy.model,
+            setting.mesh_embeds,
+            torch.tensor([0, 1, 2]),
+            torch.full((2,), WORDS.class_none),
+            Grammar(WORDS),
+            max_new_tokens=4,
+            seeds=[1, 2],
+        )
