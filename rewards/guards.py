@@ -1,6 +1,4 @@
-"""Opt-in rewards that close the loopholes of the paper's four (docs/rewards.md): off unless a recipe weighs
-them.
-"""
+"""Opt-in rewards that close loopholes of the paper's four (docs/rewards.md); off unless asked for."""
 
 from typing import Any
 
@@ -21,8 +19,7 @@ def bone_influence(weights: ArrayLike, min_vertices: int = 1) -> float:
 
     Args:
         weights: (S, J) float >= 0, raw. The first of equally strong bones owns the vertex; an unbound vertex
-            has no
-            owner.
+            has no owner.
         min_vertices: >= 1.
 
     Returns:
@@ -68,9 +65,7 @@ def joint_count_prior(joint_count: int, expected: float = 30.0, factor: float = 
 
 @njit(cache=True)
 def owned_vertices(weights: Any) -> NDArray[np.int64]:
-    """For each bone the vertices on which it is strongest, (J,) int64; weights (S, J) from
-    `check_weights`.
-    """
+    """How many vertices each bone is strongest on, (J,) int64; weights (S, J) from `check_weights`."""
     owned = np.zeros(weights.shape[1], np.int64)
     for v in range(weights.shape[0]):
         strongest = 0

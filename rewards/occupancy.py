@@ -1,6 +1,4 @@
-"""Which cells of a voxel grid a mesh occupies: exact surface cells and their interior, for soups and open
-meshes.
-"""
+"""Which cells of a voxel grid a mesh occupies: exact surface cells and the interior, also of open meshes."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,9 +14,8 @@ from rewards.skeleton import COORDINATE_LIMIT
 
 Interior = Literal["projection", "flood", "surface"]
 
-# In cells. Shared by the grid size, the closed-cube test and the grid's upper face, so that contacts (a
-# vertex on # a grid plane, a box whose side is a whole number of cells) do not depend on how a coordinate was
-# rounded.
+# In cells. Shared by the grid's size, the closed-cube test and the grid's upper face, so that contacts (a
+# vertex on a grid plane, a side of a whole number of cells) do not depend on how coordinates were rounded.
 CONTACT_TOLERANCE = 1e-9
 
 
@@ -52,9 +49,8 @@ class OccupancyGrid:
         offset = (np.asarray(points, dtype=np.float64) - self.origin) / self.cell
         size = np.array(self.occupied.shape)
         inside = np.all((offset >= 0) & (offset <= size + CONTACT_TOLERANCE), axis=-1)
-        index = np.where(np.expand_dims(inside, -1), np.minimum(np.floor(offset), size - 1), 0).astype(
-            np.int64
-        )
+        lower = np.minimum(np.floor(offset), size - 1)
+        index = np.where(np.expand_dims(inside, -1), lower, 0).astype(np.int64)
         hit: NDArray[np.bool_] = inside & self.occupied[index[..., 0], index[..., 1], index[..., 2]]
         return hit
 
@@ -200,8 +196,7 @@ def fill_flood_reference(surface: NDArray[np.bool_]) -> NDArray[np.bool_]:
     while np.count_nonzero(outside) > reached:
         reached = int(np.count_nonzero(outside))
         for axis, step in itertools.product(range(3), (1, -1)):
-            # The padding is one connected shell of outside cells, so what np.roll wraps around is outside as
-            # well.
+            # The padding is one connected shell of outside cells: what np.roll wraps around is outside too.
             outside |= np.roll(outside, step, axis) & free
     return ~outside[1:-1, 1:-1, 1:-1]
 
@@ -288,8 +283,7 @@ def _place_grid(vertices: ArrayLike, faces: ArrayLike, resolution: int) -> _Plac
     origin, top = _bounds(points, triangles)
     extent = top - origin
     cell = float(extent.max() / resolution)
-    # Coordinates far from 0 are rounded more coarsely than 1e-9 of a cell: the contact test must allow for
-    # it.
+    # Coordinates far from 0 are rounded more coarsely than 1e-9 of a cell; the contact test allows for that.
     farthest = max(np.abs(origin).max(), np.abs(top).max())
     tolerance = max(CONTACT_TOLERANCE, 4 * np.finfo(np.float64).eps * float(farthest) / cell)
     sizes = np.maximum(1, np.ceil(extent / cell - tolerance)).astype(np.int64)

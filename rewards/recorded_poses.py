@@ -1,6 +1,4 @@
-"""Recorded joint rotations from an NPZ file, mapped onto any rig: poses that look like motion instead of
-noise.
-"""
+"""Recorded joint rotations from an NPZ file, mapped onto any rig: poses of real motion instead of noise."""
 
 import zipfile
 from dataclasses import dataclass

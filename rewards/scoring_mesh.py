@@ -1,6 +1,4 @@
-"""A mesh made ready for scoring: occupancy, welded vertices with normals, edges. Done once per mesh, then
-shared.
-"""
+"""A mesh made ready for scoring, once: occupancy, welded vertices with normals, edges."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,15 +13,13 @@ from rewards.occupancy import OccupancyGrid, build_occupancy, solid_faces
 if TYPE_CHECKING:
     from rewards.settings import RewardSettings
 
-# Of the choice of edges on meshes above `max_scoring_vertices`. Never the run's seed: a mesh is scored alike
-# in all runs.
+# Of the choice of edges on meshes above `max_scoring_vertices`; never the run's: all runs score a mesh alike.
 _SUBSET_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringMesh:
-    """What the four rewards read of a mesh. Pickles compactly (the grid bit-packed); treat the arrays as
-    read-only.
+    """What the rewards read of a mesh. Pickles compactly (the grid bit-packed); its arrays are read-only.
 
     Attributes:
         grid: occupancy, mesh frame.
@@ -59,7 +55,7 @@ def prepare_scoring_mesh(
         name: for messages.
 
     Raises:
-        MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`) or has float32 no area.
+        MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`).
     """
     grid = build_occupancy(vertices, faces, settings.resolution, settings.interior)
     whole, triangles, solid = solid_faces(vertices, faces)

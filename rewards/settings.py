@@ -18,8 +18,7 @@ REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Parameters of the four rewards. Symbols in brackets are the paper's; values it does not give are marked
-    *.
+    """Parameters of the rewards. Brackets hold the paper's symbols; values that it does not give have a *.
 
     Attributes:
         resolution: cells along the longest side [196].

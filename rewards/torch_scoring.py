@@ -1,5 +1,4 @@
-"""Scoring on a torch device: for machines whose skin decoder leaves its weights on a GPU. Same numbers as the
-CPU.
+"""Scoring on a torch device, same numbers: for machines whose skin decoder leaves its weights on a GPU.
 
 Exhaustive instead of pruned: a GPU compares every cell with every joint faster than it could branch. All in
 float64, so that the results agree with `rewards.score` to rounding.

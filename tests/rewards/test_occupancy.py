@@ -28,7 +28,7 @@ def cells(grid):
 
 def test_one_triangle_by_hand():
     # Longest side 4, resolution 4: cells of edge 1. In the plane z = 0 the triangle x + y <= 4 touches cell
-    # (i, j) # when its lower corner does: i + j <= 4 (closed cubes: the corner (i, j) with i + j = 4 lies on
+    # (i, j) when its lower corner does: i + j <= 4 (closed cubes: the corner (i, j) with i + j = 4 lies on
     # the long side).
     grid = build_occupancy([[0, 0, 0], [4, 0, 0], [0, 4, 0]], [[0, 1, 2]], resolution=4, interior="surface")
     assert grid.occupied.shape == (4, 4, 1)
@@ -57,7 +57,7 @@ def test_box_surface_and_interior_by_hand():
 
 def test_open_box_is_filled_by_projection_but_not_by_flood():
     # Without its lid (z = 4) the box is a cup. Along z a column of the cavity has only the floor as surface,
-    # so # projection leaves the cavity above it empty; flood walks in through the opening: both keep the
+    # so projection leaves the cavity above it empty; flood walks in through the opening: both keep the
     # surface only.
     vertices, faces = box((4, 4, 4))
     cup = faces[:10]
@@ -178,7 +178,7 @@ def test_fills_are_the_reference_fills(seed, shape, density):
 
 def test_separating_axes_against_dense_sampling():
     # A sampled point of the triangle that lies in a cube proves contact, so every such cube must be reported.
-    # The # other direction: shrink the cube's neighbourhood to samples within half a sampling step.
+    # The other direction: shrink the cube's neighbourhood to samples within half a sampling step.
     rng = np.random.default_rng(3)
     grid = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     u, v = (axis.ravel() for axis in np.meshgrid(*[np.linspace(0, 1, 200)] * 2))

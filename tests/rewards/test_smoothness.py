@@ -14,7 +14,7 @@ ARM = (np.array([[0.0, 0, 0], [1, 0, 0]]), np.array([-1, 0]))
 ONE_TURN = np.array([[np.eye(3), TURN_Z]])
 TURN_AND_REST = np.array([[np.eye(3), TURN_Z], [np.eye(3), np.eye(3)]])
 # (-1, 0, 0) hangs on the root and stays; (1, -1, 0) and (2, 0, 0) hang on the child, whose turn about (1, 0,
-# 0) takes # them to (2, 0, 0) and (1, 1, 0).
+# 0) takes them to (2, 0, 0) and (1, 1, 0).
 POINTS = np.array([[-1.0, 0, 0], [1, -1, 0], [2, 0, 0]])
 WEIGHTS = np.array([[1.0, 0], [0, 1], [0, 1]])
 LONGER = 3 / (5**0.5 + 1e-6)  # edge 0-1: sqrt(4 + 1) at rest, 3 posed

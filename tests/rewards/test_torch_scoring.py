@@ -24,7 +24,14 @@ def on(device, rig):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("options", [{}, {"reduce": "mean", "distance_unit": "mesh", "crowded_power": 2.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reduce": "mean", "distance_unit": "mesh", "crowded_power": 2.0},
+        {"guards": ("bone_influence", "joint_count_prior")},
+    ],
+)
 def test_same_numbers_as_the_cpu_path(device, options):
     rng = np.random.default_rng(4)
     settings = RewardSettings(resolution=40, **options)
