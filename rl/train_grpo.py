@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from policy.modeling_tokenrig import TokenRigForCausalLM
     from rewards.service import RewardService
     from rl.meshes import MeshBank
+    from rl.trainer import RigGRPOTrainer
 
 
 def train(recipe: Recipe) -> None:
@@ -112,6 +113,24 @@ def optimise(
     checkpoint: Path | None,
 ) -> TokenRigForCausalLM:
     """Train, from `checkpoint` on if there is one; the trained model, adapters merged."""
+    trainer = build_trainer(recipe, args, policy, bank, train_meshes, service)
+    if checkpoint is not None and trainer.accelerator.is_main_process:
+        print(f"going on from {checkpoint}", file=sys.stderr)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return trained.merge_and_unload() if recipe.policy.lora else trained
+
+
+def build_trainer(
+    recipe: Recipe,
+    args: GRPOConfig,
+    policy: RigPolicy,
+    bank: MeshBank,
+    train_meshes: Sequence[int],
+    service: RewardService,
+) -> RigGRPOTrainer:
+    """The trainer with this project's reporting and checkpoints; freezes what the recipe does not train."""
     from transformers import PrinterCallback
     from transformers.trainer_callback import ProgressCallback
 
@@ -139,12 +158,7 @@ def optimise(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks.insert(0, StepTimes())
-    if checkpoint is not None and trainer.accelerator.is_main_process:
-        print(f"going on from {checkpoint}", file=sys.stderr)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    return trained.merge_and_unload() if recipe.policy.lora else trained
+    return trainer
 
 
 def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
