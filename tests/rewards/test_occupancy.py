@@ -222,7 +222,7 @@ def test_grid_of_a_shape_does_not_depend_on_its_file(name, interior):
         assert (grid.occupied == expected).all(), label
 
 
-@pytest.mark.parametrize("offset", [0.0, 0.1, 12345.678, -1e6])
+@pytest.mark.parametrize("offset", [0.0, 0.1, 12345.678, -1e6, 3.3e8])
 def test_contacts_survive_rounding(offset):
     # A box of 7 x 5 x 3 cells touches only grid planes; inner sheets at whole cells as well.
     vertices, faces = box((7, 5, 3))
