@@ -94,6 +94,10 @@ class MetricsLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the bar."""
+        self.close()
+
+    def close(self) -> None:
+        """End the bar's line; also for a training that did not come to its end."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

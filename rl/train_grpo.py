@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from policy.modeling_tokenrig import TokenRigForCausalLM
     from rewards.service import RewardService
     from rl.meshes import MeshBank
+    from rl.reporting import MetricsLog
     from rl.trainer import RigGRPOTrainer
 
 
@@ -113,10 +114,17 @@ def optimise(
     checkpoint: Path | None,
 ) -> TokenRigForCausalLM:
     """Train, from `checkpoint` on if there is one; the trained model, adapters merged."""
-    trainer = build_trainer(recipe, args, policy, bank, train_meshes, service)
+    from rl.reporting import MetricsLog
+    from rl.run_directory import METRICS_FILE
+
+    log = MetricsLog(Path(recipe.output_dir) / METRICS_FILE)
+    trainer = build_trainer(recipe, args, policy, bank, train_meshes, service, log)
     if checkpoint is not None and trainer.accelerator.is_main_process:
         print(f"going on from {checkpoint}", file=sys.stderr)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        log.close()  # before anybody says why the training stopped
     # Without the mixed-precision wrapper of training: what is evaluated is what is saved.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return trained.merge_and_unload() if recipe.policy.lora else trained
@@ -129,6 +137,7 @@ def build_trainer(
     bank: MeshBank,
     train_meshes: Sequence[int],
     service: RewardService,
+    log: MetricsLog,
 ) -> RigGRPOTrainer:
     """The trainer with this project's reporting and checkpoints; freezes what the recipe does not train."""
     from transformers import PrinterCallback
@@ -136,11 +145,9 @@ def build_trainer(
 
     from policy.text_tokenizer import build_text_tokenizer
     from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
-    from rl.reporting import MetricsLog, StepTimes
-    from rl.run_directory import METRICS_FILE
+    from rl.reporting import StepTimes
     from rl.trainer import RigGRPOTrainer
 
-    output = Path(recipe.output_dir)
     if not recipe.policy.train_mesh_encoder:
         policy.model.mesh_encoder.requires_grad_(False)
         policy.model.output_proj.requires_grad_(False)
@@ -152,7 +159,7 @@ def build_trainer(
         recipe=recipe,
         args=args,
         processing_class=build_text_tokenizer(policy.vocabulary),
-        callbacks=[MoveWhenComplete(output / CHECKPOINTS_FOLDER), MetricsLog(output / METRICS_FILE)],
+        callbacks=[MoveWhenComplete(Path(recipe.output_dir) / CHECKPOINTS_FOLDER), log],
         peft_config=lora_config(recipe.policy.lora),
     )
     trainer.remove_callback(ProgressCallback)

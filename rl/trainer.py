@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from tqdm import tqdm
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
@@ -178,7 +180,11 @@ class RigRewards:
         log_metric("seconds/decode", sum(group.decode_seconds for group in groups))
         log_metric("seconds/score", sum(group.score_seconds for group in groups))
         scores = [row.score() for row in rows]
-        log_metric("rig/unscored", float(sum(score.rewards is None for score in scores)))
+        unscored = sum(score.rewards is None for score in scores)
+        log_metric("rig/unscored", float(unscored))
+        if unscored:
+            reason = next((group.failure for group in groups if group.failure), "their mesh cannot be scored")
+            tqdm.write(f"{unscored} rigs are left out without a score: {reason}", file=sys.stderr)
         self._count_failures(
             groups, [s for s, count in zip(scores, joints, strict=True) if count is not None]
         )
