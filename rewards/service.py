@@ -8,15 +8,16 @@ from typing import Protocol
 
 from policy.skin_vae import SkinVAE
 from rewards.score import RewardSettings, ScoringMesh
+from rewards.skin_decoder import SkinDecoder
 from rewards.worker import (
-    INVALID,
     GroupScore,
     RewardMesh,
     RolloutRig,
-    RolloutScore,
-    SkinDecoder,
+    check_prepared,
+    merge_invalid,
     prepare,
     score_rollouts,
+    with_progress,
 )
 
 
@@ -32,25 +33,22 @@ class RewardService(Protocol):
     """Scores rollouts. The backends give identical numbers."""
 
     def prepare_meshes(self, meshes: Sequence[RewardMesh]) -> list[str | None]:
-        """Do each mesh's share of the work; mesh k is `k` from now on.
+        """Do each mesh's share of the work; mesh k is `k` from now on, whatever was prepared before.
 
         Returns a reason for each mesh that cannot be scored, None for the others.
         """
         ...
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingScores:
-        """Start scoring rollouts of one mesh; None stands for a rollout that is no rig (rewards 0)."""
+        """Start scoring rollouts of one mesh; None stands for a rollout that is no rig (rewards 0).
+
+        Raises ValueError for a mesh that was refused, IndexError for one that was never prepared.
+        """
         ...
 
     def close(self) -> None:
         """Give back processes and memory."""
         ...
-
-
-def merge_invalid(rigs: Sequence[RolloutRig | None], scores: Sequence[RolloutScore]) -> list[RolloutScore]:
-    """Put zeros where a rollout was no rig: `scores` are those of the others, in order."""
-    remaining = iter(scores)
-    return [INVALID if rig is None else next(remaining) for rig in rigs]
 
 
 class _Done:
@@ -68,24 +66,24 @@ class InlineRewardService:
         self, skin_vae: SkinVAE, settings: RewardSettings, device: str = "cpu", threads: int = 1
     ) -> None:
         self.settings = settings
-        self.decoder = SkinDecoder(skin_vae, device, threads)
+        self._decoder = SkinDecoder(skin_vae, device, threads)
         self._meshes: list[tuple[RewardMesh, ScoringMesh | str]] = []
+        self._reasons: list[str | None] = []
 
     def prepare_meshes(self, meshes: Sequence[RewardMesh]) -> list[str | None]:
         """See `RewardService`."""
-        self._meshes = [(mesh, prepare(mesh, self.settings)) for mesh in meshes]
-        return [ready if isinstance(ready, str) else None for _, ready in self._meshes]
+        self._meshes = [(mesh, prepare(mesh, self.settings)) for mesh in with_progress(meshes, len(meshes))]
+        self._reasons = [ready if isinstance(ready, str) else None for _, ready in self._meshes]
+        return list(self._reasons)
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingScores:
-        """See `RewardService`. Raises ValueError for a mesh that was refused."""
+        """See `RewardService`; the scores are there when this returns."""
+        check_prepared(mesh, self._reasons)
         source, ready = self._meshes[mesh]
-        if isinstance(ready, str):
-            raise ValueError(f"mesh {mesh} cannot be scored: {ready}")
+        assert not isinstance(ready, str)
         complete = [rig for rig in rigs if rig is not None]
         start = time.perf_counter()
-        weights = self.decoder.decode(
-            mesh, source.points, source.normals, ready, [rig.codes for rig in complete]
-        )
+        weights = self._decoder.decode(source, ready.vertices, ready.normals, [rig.codes for rig in complete])
         decoded = time.perf_counter()
         scores = score_rollouts(ready, complete, weights, pose_seed, self.settings)
         return _Done(GroupScore(merge_invalid(rigs, scores), decoded - start, time.perf_counter() - decoded))

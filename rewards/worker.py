@@ -1,21 +1,25 @@
-"""What a reward worker does, whichever process it runs in: decode SkinTokens, score the rigs of one mesh."""
+"""What a reward worker needs whichever process it runs in: meshes, rollouts, their scores. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from policy.skin_vae import SkinVAE
 from rewards.errors import MeshRewardError, RigRewardError
-from rewards.guards import GUARD_NAMES
-from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_rig
+from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_group
 
-INVALID_REWARDS = dict.fromkeys((*REWARD_NAMES, *GUARD_NAMES), 0.0)
+V = TypeVar("V")
+
+INVALID_REWARDS = dict.fromkeys(REWARD_NAMES, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,15 @@ class RewardMesh:
     points: NDArray[np.float32]
     normals: NDArray[np.float32]
 
+    @cached_property
+    def key(self) -> str:
+        """A digest of everything above: what was computed for one mesh is never taken for another's."""
+        digest = hashlib.blake2b(self.name.encode(), digest_size=16)
+        for array in (self.vertices, self.faces, self.points, self.normals):
+            digest.update(f"/{array.dtype.str}{array.shape}/".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class RolloutRig:
@@ -39,6 +52,12 @@ class RolloutRig:
     joints: NDArray[np.float32]
     parents: NDArray[np.int64]
     codes: NDArray[np.int64]
+
+
+class _DecodedRig(NamedTuple):
+    joints: NDArray[np.float32]
+    parents: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,10 @@ class RolloutScore:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Scores of the rollouts of one mesh, in order, and the seconds spent decoding and scoring them."""
+    """Scores of the rollouts of one mesh, in order, and the seconds spent decoding and scoring them.
+
+    `failure` says why the rollouts whose rewards are None have none.
+    """
 
     scores: list[RolloutScore]
     decode_seconds: float
@@ -68,47 +90,25 @@ UNSCORED = RolloutScore(rewards=None, valid=False)
 INVALID = RolloutScore(rewards=INVALID_REWARDS, valid=False)
 
 
-class SkinDecoder:
-    """The frozen decoder. Condition latents are computed once per mesh; see `SkinVAE.decode` for the rest."""
+def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:
+    """The scoring mesh, or why there is none (one sentence that names the mesh)."""
+    try:
+        return prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, mesh.name)
+    except MeshRewardError as error:
+        return f"{mesh.name}: {error}"
 
-    def __init__(self, skin_vae: SkinVAE, device: str = "cpu", threads: int = 1) -> None:
-        self.skin_vae = skin_vae.to(device).eval().requires_grad_(False)
-        self.device = device
-        self.threads = threads
-        self._conditions: dict[int, torch.Tensor] = {}
 
-    def decode(
-        self,
-        key: int,
-        points: NDArray[np.float32],
-        normals: NDArray[np.float32],
-        scoring_mesh: ScoringMesh,
-        codes: Sequence[NDArray[np.int64]],
-    ) -> list[NDArray[np.float32]]:
-        """Weights (S, J) float32 at the scoring mesh's vertices for each rollout's codes (J, K), one batch.
+def with_progress(items: Iterable[V], count: int) -> Iterable[V]:
+    """The items, with a bar on standard error if preparing them takes more than a second."""
+    return tqdm(items, "prepare meshes", count, file=sys.stderr, delay=1, unit="mesh")
 
-        `key` names the mesh whose cloud `points`, `normals` (N, 3) conditions the decoder.
-        """
-        if not codes:
-            return []
-        # A fixed thread count makes every backend sum in the same order, so rewards agree to the last bit.
-        with _torch_threads(self.threads):
-            if key not in self._conditions:
-                self._conditions[key] = self.skin_vae.encode_condition(
-                    self._tensor(points)[None], self._tensor(normals)[None]
-                )
-            weights = self.skin_vae.decode(
-                torch.from_numpy(np.concatenate(codes)).to(self.device),
-                self._conditions[key],
-                self._tensor(scoring_mesh.vertices),
-                self._tensor(scoring_mesh.normals),
-            )
-        per_bone = weights.cpu().numpy()
-        ends = np.cumsum([len(rows) for rows in codes])[:-1]
-        return [np.ascontiguousarray(rows.T) for rows in np.split(per_bone, ends)]
 
-    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(self.device)
+def check_prepared(mesh: int, reasons: Sequence[str | None]) -> None:
+    """Raise ValueError if mesh `mesh` was refused, IndexError if it was never prepared."""
+    if not 0 <= mesh < len(reasons):
+        raise IndexError(f"mesh {mesh} was never prepared; there are {len(reasons)}")
+    if reasons[mesh] is not None:
+        raise ValueError(f"mesh {mesh} cannot be scored: {reasons[mesh]}")
 
 
 def score_rollouts(
@@ -120,34 +120,41 @@ def score_rollouts(
 ) -> list[RolloutScore]:
     """Score complete rollouts of one mesh with the poses of `seed`.
 
-    A rig that cannot be scored gets zeros: its tokens are the policy's fault.
+    weights: per rollout (S, J), the decoder's at the scoring mesh's vertices. A rig's score does not depend
+    on which others are scored with it. A rig that cannot be scored gets zeros: its tokens are the policy's
+    fault. Raises RewardError for weights that do not fit: the caller's.
     """
-    scores = []
-    for rig, rig_weights in zip(rigs, weights, strict=True):
-        # Joint j turns alike in every rig of the group: see `random_rotations`.
-        rotations = settings.rotations(len(rig.joints), seed, rig.parents)
-        try:
-            score = score_rig(scoring_mesh, rig.joints, rig.parents, rig_weights, rotations, settings)
-        except RigRewardError:
-            scores.append(INVALID)
-        else:
-            scores.append(RolloutScore(score.rewards, True, score.diagnostics))
-    return scores
+    if not rigs:
+        return []
+    rotations = settings.rotations(max(len(rig.joints) for rig in rigs), seed)
+    decoded = [
+        _DecodedRig(rig.joints, rig.parents, rig_weights)
+        for rig, rig_weights in zip(rigs, weights, strict=True)
+    ]
+    return [
+        INVALID if isinstance(score, RigRewardError) else RolloutScore(score.rewards, True, score.diagnostics)
+        for score in score_group(scoring_mesh, decoded, rotations, settings)
+    ]
 
 
-def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:
-    """The scoring mesh, or why there is none (one sentence)."""
-    try:
-        return prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, mesh.name)
-    except MeshRewardError as error:
-        return f"{mesh.name}: {error}"
+def merge_invalid(rigs: Sequence[RolloutRig | None], scores: Sequence[RolloutScore]) -> list[RolloutScore]:
+    """Put zeros where a rollout was no rig: `scores` are those of the others, in order."""
+    remaining = iter(scores)
+    return [INVALID if rig is None else next(remaining) for rig in rigs]
 
 
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+class Recent(Generic[V]):
+    """Keeps the values of the `size` keys asked for last, so that a worker's memory has a bound."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._values: OrderedDict[str, V] = OrderedDict()
+
+    def get(self, key: str, make: Callable[[], V]) -> V:
+        """The value of `key`, made if it is not there."""
+        if key not in self._values:
+            self._values[key] = make()
+            if len(self._values) > self.size:
+                self._values.popitem(last=False)
+        self._values.move_to_end(key)
+        return self._values[key]

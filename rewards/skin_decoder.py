@@ -1,0 +1,71 @@
+"""The frozen decoder of a reward worker: SkinTokens of a group of rollouts to skin weights, in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policy.skin_vae import SkinVAE
+from rewards.worker import Recent, RewardMesh
+
+# Condition latents are small (under 1 MB a mesh in the released model) and dear to compute.
+CONDITIONS_KEPT = 4096
+
+
+class SkinDecoder:
+    """Decodes rollouts. Condition latents are computed once per mesh; see `SkinVAE.decode` for the rest."""
+
+    def __init__(self, skin_vae: SkinVAE, device: str = "cpu", threads: int = 1) -> None:
+        self.skin_vae = skin_vae.to(device).eval().requires_grad_(False)
+        self.device = device
+        self.threads = threads
+        self._conditions: Recent[torch.Tensor] = Recent(CONDITIONS_KEPT)
+
+    def decode(
+        self,
+        mesh: RewardMesh,
+        vertices: NDArray[np.float32],
+        normals: NDArray[np.float32],
+        codes: Sequence[NDArray[np.int64]],
+    ) -> list[NDArray[np.float32]]:
+        """Weights (S, J) float32 of each rollout at the scoring mesh's vertices.
+
+        mesh: its cloud conditions the decoder. vertices, normals: (S, 3) where weights are wanted.
+        codes: (J, K) of each rollout; J may differ.
+        """
+        if not codes:
+            return []
+        # A fixed thread count makes every backend sum in the same order, so rewards agree to the last bit.
+        with _torch_threads(self.threads):
+            weights = self.skin_vae.decode(
+                torch.from_numpy(np.concatenate(codes)).to(self.device),
+                self._conditions.get(mesh.key, lambda: self._condition(mesh)),
+                self._tensor(vertices),
+                self._tensor(normals),
+            )
+        per_bone = weights.cpu().numpy()
+        ends = np.cumsum([len(rows) for rows in codes])[:-1]
+        return [np.ascontiguousarray(rows.T) for rows in np.split(per_bone, ends)]
+
+    def _condition(self, mesh: RewardMesh) -> torch.Tensor:
+        return self.skin_vae.encode_condition(
+            self._tensor(mesh.points)[None], self._tensor(mesh.normals)[None]
+        )
+
+    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
+        # A copy: arrays from the object store are read-only, and alignment may not decide a last bit.
+        return torch.tensor(values, dtype=torch.float32, device=self.device)
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,101 @@
+"""The worker's decoder: batches over rollouts, conditions per mesh, one thread."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rewards.skin_decoder import SkinDecoder
+from rewards.worker import Recent
+from tests.rewards.rollouts import meshes, rig, tiny_vae
+
+
+@pytest.fixture
+def decoder() -> SkinDecoder:
+    return SkinDecoder(tiny_vae())
+
+
+def queries(count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    points = rng.uniform(-1, 1, (count, 3)).astype(np.float32)
+    return points, points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+def test_weights_are_the_vaes_own_split_by_rollout(decoder):
+    mesh = meshes(1)[0]
+    codes = [rig(np.random.default_rng(seed), joints).codes for seed, joints in enumerate((3, 1, 5))]
+    points, normals = queries(17)
+    weights = decoder.decode(mesh, points, normals, codes)
+    vae = tiny_vae()
+    condition = vae.encode_condition(torch.tensor(mesh.points), torch.tensor(mesh.normals))
+    assert [part.shape for part in weights] == [(17, 3), (17, 1), (17, 5)]
+    for part, own in zip(weights, codes, strict=True):
+        expected = vae.decode(torch.tensor(own), condition, torch.tensor(points), torch.tensor(normals))
+        np.testing.assert_allclose(part, expected.numpy().T, atol=1e-6)
+        assert part.dtype == np.float32
+        assert part.flags["C_CONTIGUOUS"]
+    assert np.ptp(weights[0]) > 0.01  # no constant that any condition would give
+
+
+def test_nothing_to_decode(decoder):
+    assert decoder.decode(meshes(1)[0], *queries(5), []) == []
+
+
+def test_conditions_are_computed_once_per_mesh_and_never_taken_from_another(decoder, monkeypatch):
+    asked = []
+    whole = decoder.skin_vae.encode_condition
+    monkeypatch.setattr(decoder.skin_vae, "encode_condition", lambda *cloud: asked.append(1) or whole(*cloud))
+    first, second = meshes(2)
+    codes = [rig(np.random.default_rng(0), 3).codes]
+
+    def ask(mesh):
+        return decoder.decode(mesh, *queries(9), codes)[0]
+
+    before = ask(first)
+    assert np.array_equal(ask(first), before)
+    assert not np.array_equal(ask(second), before)
+    assert len(asked) == 2
+    # The same name and place with another cloud is another mesh.
+    moved = replace(first, points=second.points)
+    assert not np.array_equal(ask(moved), before)
+    assert len(asked) == 3
+    assert np.array_equal(ask(first), before)
+    assert len(asked) == 3
+
+
+def test_a_forgotten_condition_is_computed_again_and_equal(decoder):
+    decoder._conditions = Recent(1)
+    first, second = meshes(2)
+    codes = [rig(np.random.default_rng(0), 3).codes]
+    before = decoder.decode(first, *queries(9), codes)[0]
+    decoder.decode(second, *queries(9), codes)
+    assert np.array_equal(decoder.decode(first, *queries(9), codes)[0], before)
+
+
+def test_decoding_uses_one_thread_and_puts_the_others_back(decoder, monkeypatch):
+    seen = []
+    whole = decoder.skin_vae.decode
+    monkeypatch.setattr(
+        decoder.skin_vae, "decode", lambda *args: seen.append(torch.get_num_threads()) or whole(*args)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        decoder.decode(meshes(1)[0], *queries(5), [rig(np.random.default_rng(0), 2).codes])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
+
+
+def test_read_only_and_unaligned_arrays_give_the_same_weights(decoder):
+    mesh = meshes(1)[0]
+    codes = [rig(np.random.default_rng(0), 4).codes]
+    points, normals = queries(50)
+    expected = decoder.decode(mesh, points, normals, codes)[0]
+    raw = np.zeros(50 * 3 * 4 + 4, dtype=np.uint8)
+    shifted = raw[4:].view(np.float32).reshape(50, 3)  # 4 bytes off whatever the allocator gave
+    shifted[:] = points
+    shifted.flags.writeable = False
+    assert np.array_equal(decoder.decode(mesh, shifted, normals, codes)[0], expected)
