@@ -294,6 +294,7 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "seed": 42,
     "remove_unused_columns": False,
     "dataloader_pin_memory": False,
+    "ddp_find_unused_parameters": False,  # every trained weight takes part in every pass
     "log_completions": False,
     "disable_tqdm": False,
 }

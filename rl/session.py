@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
 from data.command_line import RunFailedError
@@ -123,17 +122,15 @@ def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMesh
 
 
 def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) -> RunMeshes:
-    """Hand the meshes to the reward service, once per service; those it refuses are left out everywhere.
+    """Hand the meshes to the reward service; those it refuses are left out.
 
-    Every process of a job has to call this. Raises MeshError if no training or no held-out mesh is left.
+    Every process of a job has to call this: with Ray the main process has them prepared and the others find
+    them there. Raises MeshError if no training or no held-out mesh is left.
     """
-    state = PartialState()
-    reasons: list[list[str | None]] = [[]]
-    if state.is_main_process or recipe.workers.backend == "inline":
-        reasons = [service.prepare_meshes(reward_meshes(meshes.samples))]
-    if state.num_processes > 1:
-        broadcast_object_list(reasons)
-    return without_refused(meshes, reasons[0])
+    shared = PartialState().main_process_first() if recipe.workers.backend == "ray" else nullcontext()
+    with shared:
+        reasons = service.prepare_meshes(reward_meshes(meshes.samples))
+    return without_refused(meshes, reasons)
 
 
 def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:

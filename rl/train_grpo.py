@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rl.trainer import RigGRPOTrainer
 
 
+_RAY_AUTH = "RAY_AUTH_MODE"
+
+
 def train(recipe: Recipe) -> None:
     """Run the recipe: evaluate, train, evaluate again, export.
 
@@ -215,19 +218,24 @@ def shared_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
         with reward_service(recipe, policy) as service:
             yield service
         return
-    from rewards.ray_service import RayRewardService, ServiceAddress
-
     if state.is_main_process:
+        from rewards.ray_service import RayRewardService
+
         with reward_service(recipe, policy) as service:
             assert isinstance(service, RayRewardService)
-            broadcast_object_list([asdict(service.address)])
+            # Ray turns on its token authentication in the process that starts a cluster, and there alone.
+            broadcast_object_list([asdict(service.address), os.environ.get(_RAY_AUTH)])
             yield service
             state.wait_for_everyone()
         return
-    address: list[dict[str, Any]] = [{}]
-    broadcast_object_list(address)
+    told: list[Any] = [None, None]
+    broadcast_object_list(told)
+    if told[1] is not None:
+        os.environ[_RAY_AUTH] = told[1]  # read when Ray is imported
+    from rewards.ray_service import RayRewardService, ServiceAddress
+
     timeout, retries = recipe.workers.timeout_s, recipe.workers.retries
-    yield RayRewardService.join(ServiceAddress(**address[0]), timeout_s=timeout, retries=retries)
+    yield RayRewardService.join(ServiceAddress(**told[0]), timeout_s=timeout, retries=retries)
     state.wait_for_everyone()
 
 
