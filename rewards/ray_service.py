@@ -315,6 +315,14 @@ class RayRewardService:
             scores.append(scorer.score.remote(mesh, rigs[part], weights, pose_seed))
         return decoded, scores
 
+    def wait_for_workers(self) -> None:
+        """Wait until actors that died are back, at most `timeout_s`: until then every call fails at once."""
+        ready = [
+            actor.__ray_ready__.options(max_task_retries=-1).remote()
+            for actor in (self._decoder, *self._scorers)
+        ]
+        ray.wait(ready, num_returns=len(ready), timeout=self.timeout_s)
+
     def close(self) -> None:
         """Stop the actors if this process started them, and leave Ray if it started or joined it."""
         if ray.is_initialized():
@@ -364,6 +372,7 @@ class _PendingGroup:
                 if not _is_system_failure(error):
                     raise  # an error of our code: trying again would hide it
                 failure = _reason(error)
+                self._service.wait_for_workers()
             else:
                 scores = merge_invalid(self._rigs, [score for part in parts for score in part[0]])
                 return GroupScore(scores, sum(part[1] for part in parts), sum(part[2] for part in parts))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 
 from rewards import REWARD_NAMES
 from rewards.ray_service import RayRewardService, RayUnavailableError, ServiceAddress
@@ -110,28 +111,14 @@ def test_many_groups_under_way_at_once(service, inline):
         assert scores.result().scores == inline.submit(*job).result().scores
 
 
-def test_the_inline_thread_count_is_no_matter(service, skin_vae):
-    # The caller's process may use every core; the numbers are still those of one thread.
-    script = """
-import os, pickle, sys
-import torch
-torch.set_num_threads(4)
-from policy.skin_vae import SkinVAE
-from rewards.service import InlineRewardService
-from tests.rewards.rollouts import SETTINGS, group, meshes
-service = InlineRewardService(SkinVAE.load(sys.argv[1]), SETTINGS)
-service.prepare_meshes(meshes(2))
-sys.stdout.buffer.write(pickle.dumps(service.submit(1, group(8, 24), 3).result().scores))
-"""
-    environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(skin_vae)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    assert pickle.loads(done.stdout) == service.submit(1, group(8, 24), 3).result().scores
+def test_the_callers_thread_count_is_no_matter(service, inline):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        expected = inline.submit(1, group(8, 24), 3).result().scores
+    finally:
+        torch.set_num_threads(before)
+    assert service.submit(1, group(8, 24), 3).result().scores == expected
 
 
 def test_the_answer_stays_the_same(service):
@@ -295,7 +282,7 @@ def test_a_system_failure_beyond_the_tasks_own_retries(service, skin_vae, inline
     fragile = RayRewardService(skin_vae, SETTINGS, workers=1, timeout_s=120, retries=0)
     try:
         fragile.prepare_meshes(MESHES)
-        for role, retries in (("decoder", 0), ("scorer", 0), ("decoder", 1)):
+        for role, retries in (("decoder", 0), ("scorer", 1)):
             fragile.retries = retries  # of the group; the actors were made without
             name = fragile.address.decoder if role == "decoder" else fragile.address.scorers[0]
             blocked = Blocked(actor(fragile, name), tmp_path / f"{role}{retries}")
@@ -309,7 +296,7 @@ def test_a_system_failure_beyond_the_tasks_own_retries(service, skin_vae, inline
                 assert result.failure is not None
                 assert result.failure.startswith("Actor")  # of Ray's errors the first, not those it led to
                 assert "\n" not in result.failure
-            ray.get(actor(fragile, name).__ray_ready__.options(max_task_retries=-1).remote(), timeout=120)
+            fragile.wait_for_workers()
     finally:
         fragile.close()
     assert service.submit(0, group(0, 2), 0).result().failure is None
@@ -403,9 +390,8 @@ def test_an_address_without_a_cluster_is_refused_at_once():
 import sys
 from pathlib import Path
 from rewards.ray_service import *
-from tests.rewards.rollouts import SETTINGS
 try:
-    RayRewardService(Path("unused"), SETTINGS, address=sys.argv[1])
+    RayRewardService(Path("unused"), RewardSettings(), address=sys.argv[1])
 except RayUnavailableError as error:
     print(error)
 """
