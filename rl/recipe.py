@@ -320,6 +320,8 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "model_init_kwargs": (None, "the policy is loaded as 'policy' says, and its reference alike"),
     "pad_to_multiple_of": (None, "a prompt begins with its mesh"),
     "remove_unused_columns": (False, "the rewards read every column"),
+    "num_train_epochs": (3.0, "a run's length is 'train.max_steps'"),
+    "shuffle_dataset": (False, "the order of the meshes is this project's, so that a resumed run keeps it"),
     "eval_strategy": ("no", _OWN_EVALUATION),
     "eval_on_start": (False, _OWN_EVALUATION),
     "load_best_model_at_end": (False, "there is no evaluation between steps to choose by"),
@@ -362,8 +364,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
     merged = {**TRAIN_DEFAULTS, **given}
     if merged["temperature"] <= 0:
         raise RecipeError(f"'train.temperature' must be above 0, not {merged['temperature']}")
-    if merged["max_steps"] == 0:
-        raise RecipeError("'train.max_steps' must be above 0, or -1 to count 'train.num_train_epochs'")
+    if merged["max_steps"] <= 0:
+        raise RecipeError(f"'train.max_steps' must be above 0, not {merged['max_steps']}")
     _check_group(merged)
     _check_reporting(merged["report_to"])
     reward_settings(recipe)

@@ -113,8 +113,11 @@ class MetricsLog(TrainerCallback):
         """Write and print a step."""
         if not state.is_world_process_zero or logs is None or "loss" not in logs:  # the closing summary
             return
+        # An epoch is the whole run (see mesh_schedule): a number that says nothing.
         numbers = {
-            key: _number(value) for key, value in logs.items() if isinstance(value, int | float | None)
+            key: _number(value)
+            for key, value in logs.items()
+            if isinstance(value, int | float | None) and key != "epoch"
         }
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")

@@ -25,7 +25,6 @@ _MAY_CHANGE = (
     "eval",
     "rig",
     "train.max_steps",
-    "train.num_train_epochs",
     "train.save_steps",
     "train.save_total_limit",
     "train.logging_steps",
@@ -78,9 +77,8 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
-    """Whether a checkpoint is that of the last step; `max_steps` -1 stands for as many as the run had."""
-    state = json.loads((checkpoint / TRAINER_STATE_FILE).read_text())
-    return state["global_step"] >= (max_steps if max_steps > 0 else state["max_steps"])
+    """Whether a checkpoint is that of step `max_steps` or a later one."""
+    return json.loads((checkpoint / TRAINER_STATE_FILE).read_text())["global_step"] >= max_steps
 
 
 def _set_aside(output: Path) -> None:

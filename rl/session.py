@@ -146,6 +146,7 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
     """The recipe's reward service, closed on the way out. Raises RunFailedError if Ray cannot be had."""
     settings = reward_settings(recipe)
     workers = recipe.workers
+    _check_device(recipe)
     service: RewardService
     if workers.backend == "inline":
         service = InlineRewardService(policy.skin_vae, settings, workers.decoder_device)
@@ -169,6 +170,23 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
         yield service
     finally:
         service.close()
+
+
+def _check_device(recipe: Recipe) -> None:
+    """Refuse a decoder device that is none, or that this machine lacks where the decoder will be on it."""
+    name = recipe.workers.decoder_device
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(
+            f"'workers.decoder_device' '{name}' is no device; give cpu, cuda or cuda:N"
+        ) from error
+    here = recipe.workers.backend == "inline" or recipe.ray.address is None
+    if here and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"'workers.decoder_device' is '{name}' but this machine has {torch.cuda.device_count()} CUDA "
+            "devices; set it to cpu"
+        )
 
 
 def sample_for_meshes(

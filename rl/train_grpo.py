@@ -69,7 +69,7 @@ def train(recipe: Recipe) -> None:
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
     policy = load_policy(recipe)
-    refuse_adapters(recipe)
+    check_training(recipe, args, policy)
     meshes = load_meshes(recipe)
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
@@ -180,15 +180,23 @@ def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
     return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
 
 
-def refuse_adapters(recipe: Recipe) -> None:
-    """Refuse to train all weights of a policy that is stored as adapters (RecipeError)."""
+def check_training(recipe: Recipe, args: GRPOConfig, policy: RigPolicy) -> None:
+    """Refuse what the trainer would find out only after the first evaluation (RecipeError)."""
     from policy.bundle import adapter_base
 
-    if recipe.policy.lora is None and adapter_base(Path(recipe.policy.path)) is not None:
+    if args.fp16 and args.device.type == "cpu":
+        raise RecipeError("'train.fp16' needs a GPU; leave it out")
+    lora = recipe.policy.lora
+    if lora is None and adapter_base(Path(recipe.policy.path)) is not None:
         raise RecipeError(
             f"'policy.path': {recipe.policy.path} holds adapters, and the KL reference would be the model "
             "without them; give the policy/ folder of that run, where they are merged"
         )
+    layers = {name.rpartition(".")[2] for name, _ in policy.model.transformer.named_modules()}
+    unknown = [name for name in (lora.target_modules if lora else ()) if name not in layers]
+    if unknown:
+        known = ", ".join(sorted(name for name in layers if name.endswith("_proj")))
+        raise RecipeError(f"'policy.lora.target_modules': no layer is named {unknown[0]}; there are {known}")
 
 
 def open_shared_run(recipe: Recipe) -> Path | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -215,6 +217,25 @@ class RigRewards:
             )
 
 
+def mesh_schedule(meshes: Sequence[int], count: int, seed: int) -> list[int]:
+    """The first `count` meshes of an endless course of passes over all of them, each in an order of its own.
+
+    A longer schedule begins with a shorter one, so a run may be lengthened when it goes on.
+    """
+    order: list[int] = []
+    while len(order) < count:
+        rng = np.random.default_rng([seed, len(order) // len(meshes)])
+        order += [meshes[i] for i in rng.permutation(len(meshes))]
+    return order[:count]
+
+
+def schedule_length(args: GRPOConfig) -> int:
+    """How many groups of rollouts a run of `max_steps` steps samples."""
+    passes = args.max_steps * args.gradient_accumulation_steps
+    batches = math.ceil(passes / (args.steps_per_generation * args.num_iterations))
+    return batches * (args.generation_batch_size // args.num_generations)
+
+
 class RigGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose rollouts and log-probabilities know meshes and the rig grammar.
 
@@ -236,7 +257,10 @@ class RigGRPOTrainer(GRPOTrainer):
         **options: Any,
     ) -> None:
         self.bank, self.recipe = bank, recipe
-        prompts = Dataset.from_dict({"prompt": [bank.prompt(k) for k in train_meshes]})
+        # The data set is the whole run's course of meshes. TRL's own shuffling of passes starts anew after a
+        # resume, and has no batch at all for fewer meshes than a batch has groups.
+        schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
+        prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         super().__init__(
             model=model,
             reward_funcs=RigRewards(

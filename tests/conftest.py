@@ -5,7 +5,6 @@ import os
 # Set before the libraries read them, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["WANDB_MODE"] = "offline"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
