@@ -158,7 +158,10 @@ REFUSALS = [
     ("train.reward_weights=[1, 1, 1, 1]", ["train.reward_weights", "rewards.<name>.weight"]),
     ("train.resume_from_checkpoint=here", ["train.resume_from_checkpoint", "'resume'"]),
     # values out of range
-    ("train.max_steps=0", ["train.max_steps", "num_train_epochs"]),
+    ("train.max_steps=0", ["train.max_steps", "above 0"]),
+    ("train.max_steps=-1", ["train.max_steps", "above 0"]),
+    ("train.num_train_epochs=2.0", ["train.num_train_epochs", "train.max_steps"]),
+    ("train.shuffle_dataset=true", ["train.shuffle_dataset", "resumed"]),
     ("train.num_generations=1", ["train.num_generations", "at least 2"]),
     ("train.num_generations=10007", ["train.num_generations", "10007", "rollouts of a step"]),
     ("train.report_to=telegraph", ["train.report_to", "telegraph"]),

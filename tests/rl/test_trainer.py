@@ -19,7 +19,7 @@ from rl.recipe import Recipe, grpo_arguments, reward_settings
 from rl.reporting import MetricsLog
 from rl.session import load_meshes, load_policy, prepare_meshes
 from rl.train_grpo import build_trainer, optimise
-from rl.trainer import RigGRPOTrainer, read_rollout
+from rl.trainer import RigGRPOTrainer, mesh_schedule, read_rollout, schedule_length
 from tests.rl import tiny
 
 WORDS = tiny.VOCABULARY
@@ -403,7 +403,7 @@ def test_rewards_are_collected_after_the_log_probability_passes(make_recipe):
 
 def test_a_group_shares_its_poses_and_steps_do_not(make_recipe):
     service = FakeService(lambda row: row / 4)
-    Run(make_recipe({"train.max_steps": 3}), service).optimise()
+    Run(make_recipe({"train.max_steps": 3, "data.train_count": 4}), service).optimise()
     assert [rows for _, rows, _ in service.submitted] == [4] * 6  # 8 rollouts: two groups of 4 a step
     seeds = [seed for _, _, seed in service.submitted]
     assert len(set(seeds)) == 6
@@ -479,3 +479,46 @@ def test_one_scored_rig_starts_the_count_anew(make_recipe):
     run = Run(make_recipe({"train.max_steps": 5, "workers.max_failed_batches": 3}), service)
     run.optimise()
     assert len(run.metrics()) == 5
+
+
+# ------------------------------------------------------------------ the course of meshes
+
+
+def test_every_mesh_comes_once_a_pass_in_changing_order():
+    meshes = [3, 5, 8, 13, 21]
+    order = mesh_schedule(meshes, 23, seed=1)
+    passes = [order[start : start + 5] for start in range(0, 20, 5)]
+    assert all(sorted(one) == meshes for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+    assert len(order) == 23
+    assert mesh_schedule(meshes, 7, seed=1) == order[:7]  # a longer run begins alike
+    assert mesh_schedule(meshes, 23, seed=2) != order
+
+
+def test_one_mesh_is_enough_for_several_groups(make_recipe):
+    """Two groups of four a step, both of the only mesh: each is compared within itself."""
+    service = FakeService(lambda row: row / 8)
+    Run(make_recipe({"data.train_count": 1, "train.max_steps": 3}), service).optimise()
+    assert [(mesh, rows) for mesh, rows, _ in service.submitted] == [(0, 8)] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({}, 2 * 5),  # 8 rows a step, groups of 4
+        ({"train.gradient_accumulation_steps": 3}, 6 * 5),
+        ({"train.num_iterations": 2}, 2 * 3),  # five updates take three batches
+        ({"train.steps_per_generation": 2}, 4 * 3),  # sixteen rows every other step
+    ],
+)
+def test_a_run_samples_as_many_groups_as_its_schedule_has(make_recipe, changes, groups):
+    service = FakeService(lambda row: row / 24)
+    run = Run(make_recipe({"train.max_steps": 5, "data.train_count": 7, **changes}), service)
+    trainer = run.trainer()
+    assert len(trainer.train_dataset) == groups == schedule_length(run.args)
+    trainer.train()
+    assert trainer.state.global_step == 5
+    assert sum(rows for _, rows, _ in service.submitted) == 4 * groups
+    expected = mesh_schedule(run.train_meshes, groups, seed=42)
+    served = [mesh for mesh, rows, _ in service.submitted for _ in range(rows // 4)]
+    assert sorted(served) == sorted(expected)
