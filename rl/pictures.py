@@ -37,15 +37,20 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     colours = palette[owner] * np.clip(0.45 + 0.55 * light, 0, 1)[:, None]
     colours[:, 3] = 0.35
     for place, (title, elevation, azimuth) in enumerate(_VIEWS, start=1):
-        axes = figure.add_subplot(1, len(_VIEWS), place, projection="3d")
-        axes.add_collection3d(Poly3DCollection(vertices[faces], facecolors=colours, edgecolors="none"))
+        # Drawn in the order of the calls, so that the skeleton lies over the mesh.
+        axes = figure.add_subplot(1, len(_VIEWS), place, projection="3d", computed_zorder=False)
+        axes.add_collection3d(
+            Poly3DCollection(vertices[faces], facecolors=colours, edgecolors="none", zorder=1)
+        )
         for joint, parent in enumerate(rig.parents):
             if parent >= 0:
                 line = joints[[parent, joint]]
-                axes.plot(line[:, 0], line[:, 1], line[:, 2], color="black", linewidth=1.6)
-        axes.scatter(joints[:, 0], joints[:, 1], joints[:, 2], color="crimson", s=14, depthshade=False)
+                axes.plot(line[:, 0], line[:, 1], line[:, 2], color="black", linewidth=1.6, zorder=2)
+        axes.scatter(
+            joints[:, 0], joints[:, 1], joints[:, 2], color="crimson", s=14, depthshade=False, zorder=3
+        )
         root = joints[:1]
-        axes.scatter(root[:, 0], root[:, 1], root[:, 2], color="gold", edgecolors="black", s=44)
+        axes.scatter(root[:, 0], root[:, 1], root[:, 2], color="gold", edgecolors="black", s=44, zorder=4)
         axes.view_init(elev=elevation, azim=azimuth)
         low, high = vertices.min(axis=0), vertices.max(axis=0)
         half = (high - low).max() / 2
