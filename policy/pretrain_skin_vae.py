@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe, write_recipe
+from data.typed_recipe import RecipeError, build, read_recipe
+from policy.bundle import replacing
 from policy.pretraining_data import RigDataRecipe, RigExample, RigExamples, skin_points
 from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.training import LoopRecipe, Losses, run_training
+from policy.training import LoopRecipe, Losses, is_main_process, run_training, start_run
 
 Batch = dict[str, Tensor]
 
@@ -124,13 +125,16 @@ def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Ten
 
 
 def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
-    """Length of the token prefix decoded at `step` (nested dropout): a power of two up to the maximum.
+    """How many of the first tokens are decoded at `step` (nested dropout).
 
-    Without nested dropout always `tokens_per_skin`.
+    One of the powers of two up to `sample_tokens`, `tokens_per_skin` and `sample_tokens`, each as likely.
+    Without nested dropout, and for models with perceivers (which have one length), `tokens_per_skin`.
     """
-    if not recipe.nested_dropout:
-        return recipe.model.tokens_per_skin
-    lengths = [2**k for k in range(int(np.log2(recipe.model.sample_tokens)) + 1)]
+    model = recipe.model
+    if not recipe.nested_dropout or model.has_perceivers:
+        return model.tokens_per_skin
+    powers = {2**k for k in range(model.sample_tokens.bit_length())}
+    lengths = sorted(powers | {model.tokens_per_skin, model.sample_tokens})
     return int(np.random.default_rng((recipe.loop.seed, step)).choice(lengths))
 
 
@@ -155,13 +159,13 @@ def train(recipe: SkinVAERecipe) -> Path:
         result = reconstruction_losses(logits, batch["asked_weights"], recipe.loss)
         return {**result, "iou": skin_iou(logits.detach().sigmoid(), batch["asked_weights"])}
 
-    output = Path(recipe.loop.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, output / "recipe.yaml")
+    target = start_run(recipe, recipe.loop) / "skin_vae"
     model = run_training(SkinVAE(recipe.model), examples, collate, losses, recipe.loop, "skin VAE")
     assert isinstance(model, SkinVAE)
-    model.save(output / "skin_vae")
-    return output / "skin_vae"
+    if is_main_process():
+        with replacing(target) as folder:
+            model.save(folder)
+    return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:

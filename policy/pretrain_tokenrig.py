@@ -10,19 +10,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe, write_recipe
-from policy.bundle import RigPolicy
+from data.typed_recipe import RecipeError, build, read_recipe
+from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae
 from policy.configuration_tokenrig import TokenRigConfig
 from policy.mesh_encoder import MeshEncoderConfig
 from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.pretraining_data import RigDataRecipe, RigExamples, skin_points
-from policy.skeleton_tokenizer import tokenize_skeleton
+from policy.skeleton_tokenizer import rig_tokens, tokenize_skeleton
 from policy.skin_vae import SkinVAE
-from policy.training import LoopRecipe, Losses, run_training
+from policy.training import LoopRecipe, Losses, is_main_process, run_training, start_run
 from policy.vocabulary import Vocabulary
 
 
@@ -56,11 +58,26 @@ class TokenRigRecipe:
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
     """Read and check a stage-2 recipe (RecipeError names what is wrong)."""
     recipe = build(TokenRigRecipe, read_recipe(path, overrides))
-    if not (Path(recipe.skin_vae) / "config.json").is_file():
+    for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0)):
+        if getattr(recipe, name) < least:
+            raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
+    classes = Vocabulary().classes
+    if recipe.class_name is not None and recipe.class_name not in classes:
         raise RecipeError(
-            f"'skin_vae': '{recipe.skin_vae}' holds no skin VAE; train one with policy.pretrain_skin_vae"
+            f"'class_name' must be one of {', '.join(classes)} or null, not '{recipe.class_name}'"
         )
     return recipe
+
+
+def load_skin_vae(recipe: TokenRigRecipe) -> SkinVAE:
+    """The frozen VAE: a `skin_vae` directory, or that of a policy directory. RecipeError if there is none."""
+    try:
+        folder = find_skin_vae(recipe.skin_vae, recipe.skin_vae)
+        return SkinVAE.load(folder).eval().requires_grad_(False)
+    except (PolicyError, ValueError, SafetensorError) as error:
+        raise RecipeError(
+            f"'skin_vae': {error}; train one with `python -m policy.pretrain_skin_vae`"
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +136,21 @@ def sequences(
     With a skin VAE whole rigs `[bos, class, …, skeleton eos, SkinTokens, eos]`, without it the skeleton part.
     """
     rows = [list(skeleton) for skeleton in batch["skeletons"]]
+    device = batch["points"].device
     if skin_vae is not None:
-        with torch.no_grad():
+        # In float32 also while the language model trains in bfloat16: codes are what `encode_skin` says
+        # everywhere else.
+        with torch.autocast(device.type, enabled=False):
             codes = skin_vae.encode_skin(
                 batch["shown_points"], batch["shown_normals"], batch["shown_weights"]
             )
-        for row, bone_codes in zip(rows, codes.split(batch["bones"]), strict=True):
-            row += [*(bone_codes.flatten() + vocabulary.skin_first).tolist(), vocabulary.eos]
-    length = max(len(row) for row in rows)
-    ids = torch.full((len(rows), length), vocabulary.pad)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
+        rows = [
+            rig_tokens(row, bone_codes.cpu().numpy(), vocabulary)
+            for row, bone_codes in zip(rows, codes.split(batch["bones"]), strict=True)
+        ]
+    ids = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=vocabulary.pad)
     lengths = torch.tensor([len(row) for row in rows])
-    real = torch.arange(length) < lengths[:, None]
-    device = batch["points"].device
+    real = torch.arange(ids.shape[1]) < lengths[:, None]
     return ids.to(device), real.to(device)
 
 
@@ -154,16 +172,22 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
 
 
 def train(recipe: TokenRigRecipe) -> Path:
-    """Run stage 2 and write the policy (model, tokenizer and CVAE) to `<loop.output_dir>/policy`."""
-    torch.manual_seed(recipe.loop.seed)
-    skin_vae = SkinVAE.load(recipe.skin_vae).eval().requires_grad_(False)
+    """Run stage 2 and write the policy (model, tokenizer and CVAE, in bfloat16) to `<output_dir>/policy`."""
+    skin_vae = load_skin_vae(recipe)
     vocabulary = Vocabulary(
         codebook=skin_vae.config.codebook_size, tokens_per_skin=skin_vae.config.tokens_per_skin
     )
-    sizes = vars(recipe.language_model)
     config = TokenRigConfig(
-        vocabulary=vocabulary.to_dict(), mesh_encoder=recipe.mesh_encoder.to_dict(), **sizes
+        vocabulary=vocabulary.to_dict(),
+        mesh_encoder=recipe.mesh_encoder.to_dict(),
+        **vars(recipe.language_model),
     )
+    examples = TokenizedMeshes(recipe, vocabulary)
+    target = start_run(recipe, recipe.loop) / "policy"
+    try:
+        check_replaceable(target)  # now rather than when the training is done
+    except PolicyError as error:
+        raise RecipeError(f"'loop.output_dir': {error}") from error
 
     def losses(model: nn.Module, batch: dict[str, Any], step: int) -> Losses:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
@@ -178,14 +202,12 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    output = Path(recipe.loop.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    write_recipe(recipe, output / "recipe.yaml")
-    examples = TokenizedMeshes(recipe, vocabulary)
+    torch.manual_seed(recipe.loop.seed)
     model = run_training(TokenRigForCausalLM(config), examples, collate, losses, recipe.loop, "TokenRig")
     assert isinstance(model, TokenRigForCausalLM)
-    RigPolicy(model, skin_vae.cpu()).save(output / "policy", dtype=torch.bfloat16)
-    return output / "policy"
+    if is_main_process():
+        RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
+    return target
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from data.creatures import make_creature
-from data.load import find_meshes
+from data.dataset import EVAL_FIRST_SEED
+from data.load import Refusal, find_meshes
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface_indexed
 from data.skinned_glb import read_skinned_glb
+from data.typed_recipe import RecipeError
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class RigDataRecipe:
-    """Where rigs come from: a pattern of skinned GLB files, or (null) procedural creatures by seed."""
+    """Where rigs come from: a pattern of skinned GLB files, or (null) procedural creatures by seed.
 
-    rigs: str | None = None
+    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken.
+    Rigs of files with more than `max_joints` joints are left out.
+    """
+
+    rigs: str | list[str] | None = None
     first_seed: int = 10_000_000
     points: int = 1024
     dense_pool: int = 3072
     max_joints: int = 64
+
+    def __post_init__(self) -> None:
+        for name, least in (("points", 1), ("dense_pool", 0), ("max_joints", 1), ("first_seed", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(f"'data.{name}' must be at least {least}, not {getattr(self, name)}")
+        if self.first_seed >= EVAL_FIRST_SEED:
+            raise RecipeError(
+                f"'data.first_seed' must be below {EVAL_FIRST_SEED}, where the creatures held out for "
+                f"evaluation begin, not {self.first_seed}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +66,16 @@ class RigExample:
 class RigExamples(Dataset[RigExample]):
     """Example i is a function of the recipe and i alone, so training can resume anywhere.
 
-    Raises MeshError when no rig can be used.
+    Files that cannot be used are named on standard error. Raises MeshError when no rig can be used.
     """
 
     def __init__(self, recipe: RigDataRecipe) -> None:
         self.recipe = recipe
-        self.rigs = None if recipe.rigs is None else load_rigs(recipe.rigs, recipe.max_joints)
+        self.rigs: list[tuple[Mesh, Rig]] | None = None
+        if recipe.rigs is not None:
+            self.rigs, refusals = load_rigs(recipe.rigs, recipe.max_joints)
+            for refusal in refusals:
+                print(f"skipped: {refusal}", file=sys.stderr)
 
     def __getitem__(self, index: int) -> RigExample:
         recipe = self.recipe
@@ -67,27 +88,42 @@ class RigExamples(Dataset[RigExample]):
         return make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
 
 
-def load_rigs(pattern: str, max_joints: int) -> list[tuple[Mesh, Rig]]:
-    """Every skinned GLB that matches `pattern`; refused files are named if none is left (MeshError)."""
+def load_rigs(pattern: str | Sequence[str], max_joints: int) -> tuple[list[tuple[Mesh, Rig]], list[Refusal]]:
+    """Every usable skinned file that `pattern` names (see `data.find_meshes`), and the refused files.
+
+    Files need not store weights that sum to 1; here each vertex's do, unless it has none. Raises MeshError,
+    with each file's reason, if no rig is usable.
+    """
     rigs: list[tuple[Mesh, Rig]] = []
-    refused: list[str] = []
-    for path in find_meshes(pattern):
+    refusals: list[Refusal] = []
+    files = find_meshes(pattern)
+    for path in files:
         try:
             mesh, rig = read_skinned_glb(path)
         except MeshError as error:
-            refused.append(str(error))
+            refusals.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        if len(rig.joints) > max_joints:
-            refused.append(f"{path}: {len(rig.joints)} joints; raise data.max_joints above {max_joints}")
+        joints = len(rig.joints)
+        if joints > max_joints:
+            reason = f"it has {joints} joints, the limit is {max_joints}; raise 'data.max_joints'"
+            refusals.append(Refusal(str(path), reason))
             continue
-        rigs.append((mesh, rig))
+        total = rig.weights.sum(axis=1, keepdims=True)
+        shares = np.divide(rig.weights, total, out=np.zeros_like(rig.weights), where=total > 0)
+        rigs.append((mesh, replace(rig, weights=shares)))
     if not rigs:
-        raise MeshError(f"{pattern}: no usable rig; {'; '.join(refused) or 'no file matches'}")
-    return rigs
+        reasons = "".join(f"\n  {refusal}" for refusal in refusals)
+        why = (
+            f"none of its {len(files)} files is a usable rig; mend or replace them:"
+            if files
+            else ("no file matches; check the path or pattern (quote it in a shell)")
+        )
+        raise MeshError(f"{pattern}: {why}{reasons}")
+    return rigs, refusals
 
 
 def make_example(mesh: Mesh, rig: Rig, points: int, pool: int, rng: np.random.Generator) -> RigExample:
-    """Sample `points` + `pool` surface points with interpolated weights; rows of weights sum to 1."""
+    """Sample `points` + `pool` surface points of a mesh with the rig's weights interpolated there."""
     cloud, normals, face_index, barycentric = sample_surface_indexed(
         mesh.vertices, mesh.faces, points + pool, rng
     )

@@ -11,22 +11,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from data.typed_recipe import RecipeError
+from data.command_line import RunFailedError
+from data.typed_recipe import RecipeError, write_recipe
 
 Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class LoopRecipe:
-    """How long and how fast to train; `batch_size` counts meshes per process and step."""
+    """How long and how fast to train; `batch_size` counts meshes per process and step.
+
+    `optimizer: muon` trains the blocks' matrices with Muon and the rest with AdamW. `weight_decay` is of
+    the blocks' matrices alone. `resume`: go on from the last checkpoint in `output_dir`, if there is one.
+    """
 
     max_steps: int = 1000
     batch_size: int = 8
@@ -45,13 +51,46 @@ class LoopRecipe:
     resume: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "batch_size", "logging_steps", "save_steps"):
-            if getattr(self, name) < 1:
-                raise RecipeError(f"'loop.{name}' must be at least 1, not {getattr(self, name)}")
+        for least, names in (
+            (1, ("max_steps", "batch_size", "logging_steps", "save_steps")),
+            (0, ("warmup_steps", "weight_decay", "dataloader_workers", "seed")),
+        ):
+            for name in names:
+                if not getattr(self, name) >= least:
+                    raise RecipeError(f"'loop.{name}' must be at least {least}, not {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise RecipeError(f"'loop.{name}' must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.min_learning_rate_ratio <= 1:
+            raise RecipeError(
+                f"'loop.min_learning_rate_ratio' must be from 0 to 1, not {self.min_learning_rate_ratio}"
+            )
+
+
+def start_run(recipe: Any, loop: LoopRecipe) -> Path:
+    """Make the output directory and write the resolved recipe there.
+
+    Raises RecipeError if the directory cannot be written.
+    """
+    output = Path(loop.output_dir)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if is_main_process():
+            write_recipe(recipe, output / "recipe.yaml")
+    except OSError as error:
+        raise RecipeError(
+            f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
+        ) from error
+    return output
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files of the run (the only one, or the first of several)."""
+    return bool(PartialState().is_main_process)
 
 
 def muon_split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters as (matrices inside blocks for Muon, the rest for AdamW).
+    """Trainable parameters as (matrices inside stacked blocks for Muon, the rest for AdamW).
 
     Embeddings, input/output projections, norms and biases stay with AdamW, as Muon's authors advise.
     """
@@ -67,21 +106,19 @@ def muon_split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]
 
 def build_optimizers(model: nn.Module, recipe: LoopRecipe) -> list[torch.optim.Optimizer]:
     """Muon (update size matched to AdamW's, so one learning rate serves both) plus AdamW, or AdamW alone."""
-    adamw_options: dict[str, Any] = {"lr": recipe.learning_rate, "betas": (0.9, 0.98)}
+    matrices, rest = muon_split(model)
+    decay = recipe.weight_decay
+    adamw_options: dict[str, Any] = {"lr": recipe.learning_rate, "betas": (0.9, 0.98), "weight_decay": 0.0}
     if recipe.optimizer == "adamw":
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        return [torch.optim.AdamW(parameters, weight_decay=recipe.weight_decay, **adamw_options)]
+        groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": decay}, {"params": rest}]
+        return [torch.optim.AdamW(groups, **adamw_options)]
     if not hasattr(torch.optim, "Muon"):
         raise RecipeError("'loop.optimizer: muon' needs torch 2.9 or later; use 'adamw' or update torch")
-    matrices, rest = muon_split(model)
     return [
         torch.optim.Muon(
-            matrices,
-            lr=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
+            matrices, lr=recipe.learning_rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"
         ),
-        torch.optim.AdamW(rest, weight_decay=0.0, **adamw_options),
+        torch.optim.AdamW(rest, **adamw_options),
     ]
 
 
@@ -98,13 +135,35 @@ class StepSampler(Sampler[int]):
     """Indices of every step from `first_step` on: item i belongs to step i // batch, so resuming is exact."""
 
     def __init__(self, batch_size: int, first_step: int, max_steps: int) -> None:
-        self.first, self.end = first_step * batch_size, max_steps * batch_size
+        self.first, self.end = first_step * batch_size, max(first_step, max_steps) * batch_size
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.first, self.end))
 
     def __len__(self) -> int:
         return self.end - self.first
+
+
+class RunningMeans:
+    """Means of what was added since they were last taken; each name counts the times it was there."""
+
+    def __init__(self, state: dict[str, list[float]] | None = None) -> None:
+        self._sums = {name: (total, int(count)) for name, (total, count) in (state or {}).items()}
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + 1)
+
+    def take(self) -> dict[str, float]:
+        """The means; counting starts afresh."""
+        means = {name: total / count for name, (total, count) in self._sums.items()}
+        self._sums = {}
+        return means
+
+    def state(self) -> dict[str, list[float]]:
+        """For JSON; the constructor takes it back."""
+        return {name: [total, count] for name, (total, count) in self._sums.items()}
 
 
 def run_training(
@@ -117,26 +176,26 @@ def run_training(
 ) -> nn.Module:
     """Train `model` in place and return it unwrapped.
 
-    `examples[i]` must depend on `i` alone (a seed): the run is then the same after a resume.
-    `compute_losses(model, batch, step)` returns scalars; `loss` is minimised, all are logged to
-    `metrics.jsonl` and the progress bar. Checkpoints are written under a temporary name and renamed.
+    `examples[i]` must depend on `i` alone (a seed): the run is then the same after a resume, to the last
+    bit on one kind of machine. `compute_losses(model, batch, step)` returns scalars; `loss` is minimised,
+    all are logged, as means over `logging_steps` steps of the main process, to `metrics.jsonl` and the
+    progress bar. Checkpoints are written under a temporary name and renamed.
 
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint stays.
+        RunFailedError: the loss or its gradient is not finite; the last checkpoint stays.
+        RecipeError: the checkpoint to go on from was made with other sizes or another optimizer.
     """
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision)
     torch.manual_seed(recipe.seed + accelerator.process_index)
     output = Path(recipe.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     optimizers = build_optimizers(model, recipe)
     prepared = accelerator.prepare(model, *optimizers)
     wrapped, optimizers = prepared[0], list(prepared[1:])
-    first_step = _resume(accelerator, output) if recipe.resume else 0
-    per_step = recipe.batch_size * accelerator.num_processes
+    first_step, means = _resume(accelerator, output) if recipe.resume else (0, RunningMeans())
     loader = DataLoader(
         examples,
         batch_size=recipe.batch_size,
-        sampler=StepSampler(per_step, first_step, recipe.max_steps),
+        sampler=StepSampler(recipe.batch_size * accelerator.num_processes, first_step, recipe.max_steps),
         collate_fn=collate,
         num_workers=recipe.dataloader_workers,
         worker_init_fn=_one_thread,
@@ -144,89 +203,119 @@ def run_training(
     )
     batches = accelerator.prepare(loader) if accelerator.num_processes > 1 else loader
     wrapped.train()
-    log = (output / "metrics.jsonl").open("a") if accelerator.is_main_process else None
-    bar = tqdm(
-        total=recipe.max_steps,
-        initial=first_step,
-        desc=title,
-        file=sys.stderr,
-        disable=not accelerator.is_main_process,
-    )
-    sums: dict[str, float] = {}
     started = time.perf_counter()
-    for step, batch in enumerate(batches, start=first_step):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * cosine_factor(step, recipe)
-        with accelerator.autocast():
-            losses = compute_losses(wrapped, _to_device(batch, accelerator.device), step)
-        accelerator.backward(losses["loss"])
-        accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        bar.update()
-        done = step + 1
-        if done % recipe.logging_steps == 0:
-            means = {name: value / recipe.logging_steps for name, value in sums.items()}
-            sums = {}
-            if not math.isfinite(means["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {means['loss']} at step {done}; lower the learning rate"
-                )
-            bar.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
-            if log is not None:
-                rate = done - first_step
-                seconds = (time.perf_counter() - started) / rate
-                print(json.dumps({"step": done, **means, "seconds_per_step": seconds}), file=log, flush=True)
-        if done % recipe.save_steps == 0 or done == recipe.max_steps:
-            _save(accelerator, output, done)
-    bar.close()
-    if log is not None:
-        log.close()
+    with (
+        _metrics_file(output, first_step, accelerator.is_main_process) as log,
+        tqdm(
+            total=recipe.max_steps,
+            initial=first_step,
+            desc=title,
+            file=sys.stderr,
+            disable=not accelerator.is_main_process,
+        ) as bar,
+    ):
+        for step, batch in enumerate(batches, start=first_step):
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate * cosine_factor(step, recipe)
+            with accelerator.autocast():
+                losses = compute_losses(wrapped, send_to_device(batch, accelerator.device), step)
+            values = {name: float(value.detach()) for name, value in losses.items()}
+            _check_finite(values["loss"], "loss", step)
+            accelerator.backward(losses["loss"])
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), recipe.max_grad_norm)
+            # Before the weights take it in, or the next checkpoint would be worthless.
+            _check_finite(float(norm), "gradient", step)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            means.add(values)
+            bar.update()
+            done = step + 1
+            if done % recipe.logging_steps == 0:
+                logged = means.take()
+                bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
+                seconds = (time.perf_counter() - started) / (done - first_step)
+                print(json.dumps({"step": done, **logged, "seconds_per_step": seconds}), file=log, flush=True)
+            if done % recipe.save_steps == 0 or done == recipe.max_steps:
+                _save(accelerator, output, done, means)
     return accelerator.unwrap_model(wrapped)
+
+
+def _check_finite(value: float, name: str, step: int) -> None:
+    if not math.isfinite(value):
+        raise RunFailedError(
+            f"the {name} is {value} at step {step + 1}; lower 'loop.learning_rate' and start again: "
+            "the last checkpoint is kept"
+        )
 
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def _to_device(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: _to_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(_to_device(value, device) for value in batch)
-    return batch
+def _metrics_file(output: Path, first_step: int, is_main: bool) -> TextIO:
+    """The log, open at the end of step `first_step`: later lines belong to steps that are done again."""
+    if not is_main:
+        return open(os.devnull, "w")
+    path = output / "metrics.jsonl"
+    kept = [line for line in _lines(path) if _step_of_line(line) <= first_step] if first_step else []
+    partial = path.with_name("metrics.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    os.replace(partial, path)
+    return path.open("a")
 
 
-def _save(accelerator: Accelerator, output: Path, step: int) -> None:
-    partial, final = output / "state.partial", output / f"state-{step}"
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def _step_of_line(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return math.inf  # torn when the run was killed
+
+
+def _save(accelerator: Accelerator, output: Path, step: int, means: RunningMeans) -> None:
+    partial, final, old = output / "state.partial", output / f"state-{step}", output / "state.old"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(partial))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        (partial / "means.json").write_text(json.dumps(means.state()))
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # of a run that was started over
+            os.replace(final, old)
         os.replace(partial, final)
-        for old in _states(output)[:-1]:
-            shutil.rmtree(old)
+        for other in (old, *(path for path in _states(output) if path != final)):
+            shutil.rmtree(other, ignore_errors=True)
     accelerator.wait_for_everyone()
 
 
-def _resume(accelerator: Accelerator, output: Path) -> int:
+def _resume(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
+    """(steps done, means so far) of the last checkpoint, which is loaded; (0, none) without one."""
     states = _states(output)
     if not states:
-        return 0
-    accelerator.load_state(str(states[-1]))
-    return _step_of(states[-1])
+        return 0, RunningMeans()
+    last = states[-1]
+    try:
+        accelerator.load_state(str(last))
+    except (RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"'loop.output_dir': '{last}' is a checkpoint of other sizes or of another optimizer; choose "
+            "another directory, or start over with loop.resume=false"
+        ) from error
+    means = last / "means.json"
+    return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
 
 
 def _states(output: Path) -> Sequence[Path]:
-    return sorted((path for path in output.glob("state-*") if path.is_dir()), key=_step_of)
+    """Complete checkpoints, oldest first."""
+    paths = output.glob("state-*")
+    return sorted((path for path in paths if path.name.removeprefix("state-").isdigit()), key=_step_of)
 
 
 def _step_of(path: Path) -> int:

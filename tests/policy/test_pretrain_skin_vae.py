@@ -1,0 +1,275 @@
+"""Stage 1: its losses by hand, its examples, and whole runs through its command line."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import make_creature, write_skinned_glb
+from data.typed_recipe import RecipeError
+from policy import pretrain_skin_vae
+from policy.pretrain_skin_vae import (
+    BoneExamples,
+    SkinLossRecipe,
+    SkinVAERecipe,
+    collate,
+    load_recipe,
+    main,
+    nested_tokens,
+    reconstruction_losses,
+    skin_iou,
+)
+from policy.skin_vae import SkinVAE, SkinVAEConfig
+from tests.policy.tiny_recipes import SKIN_VAE, metrics, write
+
+SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "skin_vae_small.yaml")
+
+
+@pytest.fixture
+def recipe(tmp_path) -> SkinVAERecipe:
+    return load_recipe(write(tmp_path, SKIN_VAE), [])
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_reconstruction_losses_by_hand():
+    # Logits 0 and ln 3 are the weights 1/2 and 3/4, the truth is 0 and 1.
+    losses = reconstruction_losses(
+        torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.0, 1.0]]), SkinLossRecipe(1.0, 10.0, 100.0)
+    )
+    bce = (math.log(2) - math.log(0.75)) / 2  # -ln(1 - 1/2) and -ln(3/4)
+    mse = (0.25 + 0.0625) / 2
+    # 1 - (2 * 0.75 + 1e-4) / (0.25 + 0.5625 + 1 + 1e-4)
+    dice = 1 - 1.5001 / 1.8126
+    expected = {"bce": bce, "mse": mse, "dice": dice, "loss": bce + 10 * mse + 100 * dice}
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_dice_is_a_mean_over_bones_and_forgives_an_empty_one():
+    # Bone 1 by hand as above; bone 2 has no weight and is said to have none: 1 - 1e-4 / 1e-4 = 0.
+    logits = torch.tensor([[0.0, math.log(3)], [-80.0, -80.0]])
+    losses = reconstruction_losses(logits, torch.tensor([[0.0, 1.0], [0.0, 0.0]]), SkinLossRecipe())
+    assert losses["dice"].item() == pytest.approx((1 - 1.5001 / 1.8126) / 2, rel=1e-6)
+
+
+def test_losses_of_half_precision_logits_are_computed_in_float32():
+    logits = torch.linspace(-8, 8, 64).reshape(2, 32)
+    weights = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
+    rounded = reconstruction_losses(logits.bfloat16(), weights, SkinLossRecipe())
+    exact = reconstruction_losses(logits.bfloat16().float(), weights, SkinLossRecipe())
+    assert rounded["loss"].dtype == torch.float32
+    assert torch.equal(rounded["loss"], exact["loss"])
+
+
+def test_iou_by_hand():
+    predicted = torch.tensor([[0.02, 0.5, 0.0, 0.2], [0.0, 0.005, 0.0, 0.0], [0.9, 0.9, 0.0, 0.0]])
+    weights = torch.tensor([[0.5, 0.0, 0.0, 0.3], [0.0, 0.0, 0.009, 0.0], [0.0, 0.0, 0.9, 0.0]])
+    # Two of three points; nothing above 0.01 on either side: 1; none of three: 0.
+    assert skin_iou(predicted, weights).item() == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert skin_iou(predicted, weights, threshold=0.4).item() == pytest.approx((0 + 1 + 0) / 3)
+
+
+# ---------------------------------------------------------------- nested dropout
+
+
+def lengths(recipe: SkinVAERecipe, steps: int = 400) -> Counter:
+    return Counter(nested_tokens(step, recipe) for step in range(steps))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sampled", "expected"),
+    [
+        (4, 8, {1, 2, 4, 8}),
+        (2, 4, {1, 2, 4}),
+        (1, 1, {1}),
+        (4, 32, {1, 2, 4, 8, 16, 32}),
+        (6, 12, {1, 2, 4, 6, 8, 12}),
+    ],
+)
+def test_nested_lengths(recipe, tokens, sampled, expected):
+    model = replace(recipe.model, tokens_per_skin=tokens, compress_tokens=sampled, sample_tokens=sampled)
+    counts = lengths(replace(recipe, model=model))
+    assert set(counts) == expected
+    assert min(counts.values()) > 0.5 * 400 / len(expected)  # each as likely
+    assert lengths(replace(recipe, model=model, nested_dropout=False)) == {tokens: 400}
+
+
+def test_nested_lengths_depend_on_step_and_seed_alone(recipe):
+    first = [nested_tokens(step, recipe) for step in range(50)]
+    assert first == [nested_tokens(step, recipe) for step in range(50)]
+    other = replace(recipe, loop=replace(recipe.loop, seed=1))
+    assert first != [nested_tokens(step, other) for step in range(50)]
+
+
+def test_models_with_perceivers_have_one_length(recipe):
+    model = SkinVAEConfig(tokens_per_skin=8, compress_tokens=8, sample_tokens=16)
+    assert lengths(replace(recipe, model=model)) == {8: 400}
+
+
+# ---------------------------------------------------------------- examples
+
+
+def test_bone_examples(recipe):
+    examples = BoneExamples(recipe)
+    item = examples[0]
+    assert {name: tuple(value.shape) for name, value in item.items()} == {
+        "cond_points": (48, 3),
+        "cond_normals": (48, 3),
+        "shown_points": (3, 20, 3),
+        "shown_normals": (3, 20, 3),
+        "shown_weights": (3, 20),
+        "asked_points": (3, 24, 3),
+        "asked_normals": (3, 24, 3),
+        "asked_weights": (3, 24),
+    }
+    again = BoneExamples(recipe)[0]
+    assert all(torch.equal(item[name], again[name]) for name in item)
+    assert not torch.equal(item["asked_points"], examples[1]["asked_points"])
+
+
+def test_weights_belong_to_the_points_shown(recipe):
+    rig = BoneExamples(recipe).rigs[5]
+    item = BoneExamples(recipe)[5]
+    row_of = {point.tobytes(): row for row, point in enumerate(rig.points)}
+    for name in ("shown", "asked"):
+        bones = []
+        for points, weights in zip(item[f"{name}_points"], item[f"{name}_weights"], strict=True):
+            rows = [row_of[point.numpy().tobytes()] for point in points]
+            fitting = np.flatnonzero((rig.weights[rows] == weights.numpy()[:, None]).all(axis=0))
+            assert len(fitting) >= 1
+            bones.append(fitting[0])
+        assert name == "asked" or len(set(bones)) == 3  # three different bones
+
+
+def test_a_rig_with_fewer_bones_repeats_them(recipe):
+    many = BoneExamples(replace(recipe, bones_per_mesh=60))[0]
+    assert many["shown_weights"].shape == (60, 20)
+
+
+def test_collate_tells_bones_whose_mesh_is_theirs(recipe):
+    examples = BoneExamples(recipe)
+    batch = collate([examples[0], examples[1]])
+    assert batch["mesh_index"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch["cond_points"].shape == (2, 48, 3)
+    assert torch.equal(batch["asked_weights"][3:], examples[1]["asked_weights"])
+    assert torch.equal(batch["shown_points"][:3], examples[0]["shown_points"])
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_run_writes_a_vae_that_loads(tmp_path, capsys):
+    path = write(tmp_path, SKIN_VAE)
+    assert main([path, "loop.dataloader_workers=1"]) == 0
+    vae = SkinVAE.load(tmp_path / "run" / "skin_vae")
+    assert vae.config == load_recipe(path, []).model
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert all(set(line) == {"step", "loss", "bce", "mse", "dice", "iou"} for line in lines)
+    assert all(0 <= line["iou"] <= 1 for line in lines)
+    assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
+        "metrics.jsonl",
+        "recipe.yaml",
+        "skin_vae",
+        "state-6",
+    ]
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml"), []) == load_recipe(
+        path, ["loop.dataloader_workers=1"]
+    )
+    assert "skin VAE: 100%" in capsys.readouterr().err
+
+
+def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, monkeypatch, capsys):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+    assert main([write(tmp_path / "whole", SKIN_VAE)]) == 0
+    path = write(tmp_path / "broken", SKIN_VAE)
+    with monkeypatch.context() as patch:
+        left = iter(range(4))  # the fifth step is not finished
+
+        def until_stopped(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return reconstruction_losses(*arguments)
+
+        patch.setattr(pretrain_skin_vae, "reconstruction_losses", until_stopped)
+        assert main([path]) == 130
+    assert "stopped; " in capsys.readouterr().err
+    assert (tmp_path / "broken" / "run" / "state-3").is_dir()
+    assert not (tmp_path / "broken" / "run" / "skin_vae").exists()
+    assert main([path]) == 0
+    files = [tmp_path / name / "run" / "skin_vae" / "model.safetensors" for name in ("whole", "broken")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert metrics(tmp_path / "broken" / "run") == metrics(tmp_path / "whole" / "run")
+
+
+def test_every_weight_learns(tmp_path):
+    path = write(tmp_path, SKIN_VAE)
+    assert main([path, "loop.weight_decay=0"]) == 0
+    torch.manual_seed(0)
+    start = SkinVAE(load_recipe(path, []).model).state_dict()
+    end = SkinVAE.load(tmp_path / "run" / "skin_vae").state_dict()
+    assert start.keys() == end.keys()
+    assert [name for name in start if torch.equal(start[name], end[name])] == []
+
+
+def test_rigs_of_files(tmp_path):
+    creature = make_creature(0)
+    write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
+    assert main([write(tmp_path, SKIN_VAE), f"data.rigs={tmp_path}/**/*.glb", "loop.max_steps=2"]) == 0
+    assert (tmp_path / "run" / "skin_vae" / "model.safetensors").is_file()
+
+
+def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        pretrain_skin_vae,
+        "reconstruction_losses",
+        lambda logits, *others: {"loss": logits.sum() * math.nan},
+    )
+    assert main([write(tmp_path, SKIN_VAE)]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("failed: the loss is nan at step 1; lower 'loop.learning_rate'")
+    assert not (tmp_path / "run" / "skin_vae").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.rigs=NOWHERE/*.glb", "error: NOWHERE/*.glb: no file matches"),
+        ("bones_per_mesh=0", "error: 'bones_per_mesh' must be at least 1, not 0"),
+        ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
+        ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),
+        ("model.width_encoder=15", "error: 'model': width 15 is no multiple of num_attention_heads 2"),
+        ("model.tokens_per_skin=9", "error: 'model': tokens_per_skin 9 exceeds the 4 learned queries"),
+        ("model.fsq_levels=8", "error: 'model.fsq_levels' must be a list, not 8"),
+        ("max_steps=3", "error: unknown key 'max_steps'; the nearest valid key is 'loop.max_steps'"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, message):
+    assert main([write(tmp_path, SKIN_VAE), override]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(message)
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shipped_recipe_is_valid(capsys):
+    recipe = load_recipe(SHIPPED, [])
+    assert recipe.model.codebook_size == 512
+    assert main([SHIPPED, "--print-recipe"]) == 0
+    assert "sample_tokens: 8" in capsys.readouterr().out
+    with pytest.raises(RecipeError, match=r"unknown key 'los'; the nearest valid key is 'loss'"):
+        load_recipe(SHIPPED, ["los=1"])
+
+
+def test_metrics_are_json_lines(tmp_path):
+    main([write(tmp_path, SKIN_VAE), "loop.max_steps=2"])
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["seconds_per_step"] > 0

@@ -1,0 +1,301 @@
+"""Stage 2: token sequences, losses by hand, and whole runs through its command line."""
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import make_creature, write_skinned_glb
+from policy import load as load_policy
+from policy import pretrain_tokenrig
+from policy.pretrain_tokenrig import (
+    TokenizedMeshes,
+    TokenRigRecipe,
+    collate,
+    load_recipe,
+    load_skin_vae,
+    main,
+    rig_losses,
+    sequences,
+)
+from policy.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
+from policy.skin_vae import SkinVAE, SkinVAEConfig
+from policy.vocabulary import Vocabulary
+from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, metrics, write
+
+SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "tokenrig_small.yaml")
+WORDS = Vocabulary(codebook=64, tokens_per_skin=2)
+
+
+@pytest.fixture(scope="module")
+def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vae") / "skin_vae"
+    torch.manual_seed(3)
+    vae = SkinVAE(SkinVAEConfig(**SKIN_VAE["model"]))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.mul_(3)  # so that bones get different codes
+    vae.save(folder)
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path, vae_folder) -> str:
+    """A recipe file whose run goes to tmp_path / "run"."""
+    return write(tmp_path, {**TOKENRIG, "skin_vae": str(vae_folder)})
+
+
+@pytest.fixture
+def recipe(path) -> TokenRigRecipe:
+    return load_recipe(path, [])
+
+
+def batch_of(recipe: TokenRigRecipe, indices: list[int]):
+    examples = TokenizedMeshes(recipe, WORDS)
+    return collate([examples[index] for index in indices])
+
+
+# ---------------------------------------------------------------- sequences
+
+
+def test_sequences_are_the_tokenized_rigs(recipe):
+    batch, vae = batch_of(recipe, [0, 1, 2]), load_skin_vae(recipe)
+    ids, real = sequences(batch, vae, WORDS)
+    starts = np.cumsum([0, *batch["bones"]])
+    longest = 0
+    for row, (start, end) in enumerate(itertools.pairwise(starts)):
+        example = TokenizedMeshes(recipe, WORDS).rigs[row]
+        assert end - start == len(example.joints)
+        shown = (batch[f"shown_{name}"][start:end] for name in ("points", "normals", "weights"))
+        codes = vae.encode_skin(*shown).numpy()
+        assert len({tuple(bone) for bone in codes}) > 1  # so that a wrong order of bones would show
+        expected = tokenize_rig(example.joints, example.parents, codes, "articulation", WORDS)
+        assert ids[row, : len(expected)].tolist() == expected
+        assert real[row].tolist() == [True] * len(expected) + [False] * (ids.shape[1] - len(expected))
+        assert (ids[row, len(expected) :] == WORDS.pad).all()
+        longest = max(longest, len(expected))
+    assert ids.shape == real.shape == (3, longest)
+    assert ids.dtype == torch.int64
+
+
+def test_skeletons_alone_without_a_vae(recipe):
+    batch = batch_of(recipe, [0, 1])
+    ids, real = sequences(batch, None, WORDS)
+    for row in range(2):
+        example = TokenizedMeshes(recipe, WORDS).rigs[row]
+        expected = tokenize_skeleton(example.joints, example.parents, "articulation", WORDS)
+        assert ids[row][real[row]].tolist() == expected
+        assert expected[-1] == WORDS.skeleton_eos
+
+
+def test_codes_are_those_of_float32_also_in_mixed_precision(recipe):
+    batch, vae = batch_of(recipe, list(range(8))), load_skin_vae(recipe)
+    expected, _ = sequences(batch, vae, WORDS)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, _ = sequences(batch, vae, WORDS)
+        rounded = vae.encode_skin(batch["shown_points"], batch["shown_normals"], batch["shown_weights"])
+    assert torch.equal(mixed, expected)
+    # Otherwise some codes would differ: the test would see it.
+    exact = vae.encode_skin(batch["shown_points"], batch["shown_normals"], batch["shown_weights"])
+    assert not torch.equal(rounded, exact)
+
+
+def test_what_the_skin_encoder_sees_belongs_to_each_bone(recipe):
+    item = TokenizedMeshes(recipe, WORDS)[0]
+    example = TokenizedMeshes(recipe, WORDS).rigs[0]
+    row_of = {point.tobytes(): row for row, point in enumerate(example.points)}
+    for bone in range(len(example.joints)):
+        rows = [row_of[point.numpy().tobytes()] for point in item.shown_points[bone]]
+        assert np.array_equal(item.shown_weights[bone].numpy(), example.weights[rows, bone])
+        assert np.array_equal(item.shown_normals[bone].numpy(), example.normals[rows])
+    assert torch.equal(item.points, torch.from_numpy(example.points[:48]))
+
+
+def test_the_class_is_written(recipe, path):
+    assert TokenizedMeshes(recipe, WORDS)[0].skeleton[1] == WORDS.class_id("articulation")
+    without = load_recipe(path, ["class_name=null"])
+    assert TokenizedMeshes(without, WORDS)[0].skeleton[1] == WORDS.class_none
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_rig_losses_by_hand():
+    skin, end, eos = WORDS.skin_first, WORDS.skeleton_eos, WORDS.eos
+    ids = torch.tensor([[5, 6, 7, end, skin, skin + 63, eos], [8, 9, 10, end, skin, eos, WORDS.pad]])
+    real = ids != WORDS.pad
+    log_probs = -torch.tensor(
+        [[1.0, 2, 3, 4, 5, 6, 0], [7, 8, 9, 10, 11, 0, 99]]
+    )  # 99: padding, never counted
+    losses = rig_losses(log_probs, ids, real, WORDS)
+    assert {name: value.item() for name, value in losses.items()} == pytest.approx(
+        {
+            "loss": (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9 + 10 + 11) / 13,  # the two ends of rig count, as 0
+            "skeleton": (1 + 2 + 3 + 4 + 7 + 8 + 9 + 10) / 8,
+            "skin": (5 + 6 + 11) / 3,
+        }
+    )
+    # A pad is below the SkinTokens' ids: real, not its id, keeps it out of the skeleton's mean.
+    assert WORDS.pad < skin
+
+
+def test_skeletons_alone_have_no_skin_loss():
+    ids = torch.tensor([[5, 6, 7, WORDS.skeleton_eos]])
+    losses = rig_losses(torch.full((1, 4), -2.0), ids, torch.ones(1, 4, dtype=torch.bool), WORDS)
+    assert {name: value.item() for name, value in losses.items()} == {"loss": 2.0, "skeleton": 2.0}
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_a_run_writes_a_policy_that_loads(tmp_path, path, vae_folder, capsys):
+    before = (vae_folder / "model.safetensors").read_bytes()
+    assert main([path, "loop.dataloader_workers=1"]) == 0
+    policy = load_policy(tmp_path / "run" / "policy")
+    assert policy.vocabulary == WORDS
+    assert policy.model.config.hidden_size == 16
+    # The CVAE is frozen: the policy's is the given one, rounded to the bfloat16 the policy is stored in.
+    original = SkinVAE.load(vae_folder).state_dict()
+    for name, tensor in policy.skin_vae.state_dict().items():
+        assert torch.equal(tensor, original[name].bfloat16().float())
+    assert (vae_folder / "model.safetensors").read_bytes() == before
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    # Skeletons alone for three steps: the second line's mean is of its last step only.
+    assert ["skin" in line for line in lines] == [False, True, True]
+    assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
+        "metrics.jsonl",
+        "policy",
+        "recipe.yaml",
+        "state-6",
+    ]
+    assert load_recipe(str(tmp_path / "run" / "recipe.yaml"), []) == load_recipe(
+        path, ["loop.dataloader_workers=1"]
+    )
+    assert "TokenRig: 100%" in capsys.readouterr().err
+
+
+def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
+    # The loss is of the grammar's distribution: about ln 256 per coordinate and ln 64 per SkinToken, not the
+    # whole vocabulary's ln 332. Class and ends excepted, hence the width.
+    assert main([path, "loop.max_steps=2", "loop.learning_rate=1e-6", "skeleton_only_steps=0"]) == 0
+    (line,) = metrics(tmp_path / "run")
+    assert abs(line["skin"] - math.log(64)) < 0.3
+    assert abs(line["skeleton"] - math.log(256)) < 0.5
+    assert line["skin"] < line["loss"] < line["skeleton"]
+
+
+def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, vae_folder, monkeypatch, capsys):
+    paths = {}
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+        paths[name] = write(tmp_path / name, {**TOKENRIG, "skin_vae": str(vae_folder)})
+    assert main([paths["whole"]]) == 0
+    with monkeypatch.context() as patch:
+        left = iter(range(4))  # the fifth step is not finished
+
+        def until_stopped(*arguments):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return rig_losses(*arguments)
+
+        patch.setattr(pretrain_tokenrig, "rig_losses", until_stopped)
+        assert main([paths["broken"]]) == 130
+    assert "stopped; " in capsys.readouterr().err
+    assert (tmp_path / "broken" / "run" / "state-3").is_dir()
+    assert not (tmp_path / "broken" / "run" / "policy").exists()
+    assert main([paths["broken"]]) == 0
+    files = [tmp_path / name / "run" / "policy" / "model.safetensors" for name in paths]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert metrics(tmp_path / "broken" / "run") == metrics(tmp_path / "whole" / "run")
+
+
+def test_it_learns_a_rig_by_heart(tmp_path, path):
+    creature = make_creature(0, "snake")
+    write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
+    changes = ["max_steps=80", "logging_steps=10", "learning_rate=1e-2", "warmup_steps=5", "save_steps=80"]
+    overrides = [
+        f"data.rigs={tmp_path}/*.glb",
+        "skeleton_only_steps=0",
+        *(f"loop.{change}" for change in changes),
+    ]
+    assert main([path, *overrides]) == 0
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["skeleton"] < 0.5 * lines[0]["skeleton"]
+
+
+def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        pretrain_tokenrig, "rig_losses", lambda log_probs, *others: {"loss": log_probs.sum() * math.nan}
+    )
+    assert main([path]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("failed: the loss is nan at step 1; lower 'loop.learning_rate'")
+    assert not (tmp_path / "run" / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.rigs=NOWHERE/*.glb", "error: NOWHERE/*.glb: no file matches"),
+        ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE there"),
+        ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
+        ("skeleton_only_steps=-1", "error: 'skeleton_only_steps' must be at least 0, not -1"),
+        (
+            "class_name=articulate",
+            "error: 'class_name' must be one of rignet, vroid, articulation or null, not",
+        ),
+        ("mesh_encoder.width=15", "error: 'mesh_encoder': mesh encoder width 15 is no multiple of heads 2"),
+        (
+            "hidden_size=8",
+            "error: unknown key 'hidden_size'; the nearest valid key is 'language_model.hidden_size'",
+        ),
+    ],
+)
+def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, path, capsys, override, message):
+    assert main([path, override]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(message)
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_vae_is_refused_by_name(tmp_path, path, vae_folder, capsys):
+    for damage in ("config.json", "model.safetensors"):
+        folder = tmp_path / damage
+        folder.mkdir()
+        for file in vae_folder.iterdir():
+            content = file.read_bytes()
+            (folder / file.name).write_bytes(content[:20] if file.name == damage else content)
+        assert main([path, f"skin_vae={folder}"]) == 2
+        assert capsys.readouterr().err.startswith("error: 'skin_vae': ")
+
+
+def test_a_policys_folder_gives_its_vae(path, tmp_path):
+    assert main([path, "loop.max_steps=1"]) == 0
+    recipe = load_recipe(path, [f"skin_vae={tmp_path / 'run' / 'policy'}"])
+    vae = load_skin_vae(recipe)
+    assert vae.config.codebook_size == 64
+    assert not vae.training
+    assert not any(parameter.requires_grad for parameter in vae.parameters())
+
+
+def test_what_is_no_policy_is_not_overwritten(tmp_path, path, capsys):
+    photos = tmp_path / "run" / "policy"
+    photos.mkdir(parents=True)
+    (photos / "cat.png").write_bytes(b"cat")
+    assert main([path]) == 2  # before the training, not after
+    assert capsys.readouterr().err.startswith("error: 'loop.output_dir': ")
+    assert [item.name for item in photos.iterdir()] == ["cat.png"]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_shipped_recipe_is_valid(capsys):
+    recipe = load_recipe(SHIPPED, [])
+    assert recipe.language_model.hidden_size == 192
+    assert main([SHIPPED, "--print-recipe"]) == 0
+    assert "num_hidden_layers: 5" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+"""Recipes of both pre-training stages small enough to run in a second, and what a run leaves behind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SKIN_VAE = {
+    "model": {
+        "tokens_per_skin": 2,
+        "cond_tokens": 6,
+        "compress_tokens": 4,
+        "sample_tokens": 4,
+        "latent_channels": 16,
+        "fsq_dim": 16,
+        "num_attention_heads": 2,
+        "width_encoder": 16,
+        "width_decoder": 16,
+        "num_layers_encoder": 1,
+        "num_layers_decoder": 1,
+        "fsq_levels": [8, 8],
+    },
+    "data": {"points": 48, "dense_pool": 48},
+    "bones_per_mesh": 3,
+    "encoder_points": 20,
+    "query_points": 24,
+    "loop": {
+        "max_steps": 6,
+        "batch_size": 2,
+        "warmup_steps": 2,
+        "logging_steps": 2,
+        "save_steps": 3,
+        "dataloader_workers": 0,
+    },
+}
+
+TOKENRIG = {
+    "mesh_encoder": {"width": 16, "heads": 2, "num_encoder_layers": 1, "token_num": 6},
+    "language_model": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 32,
+    },
+    "data": {"points": 48, "dense_pool": 48},
+    "encoder_points": 20,
+    "skeleton_only_steps": 3,
+    "loop": SKIN_VAE["loop"],
+}
+
+
+def write(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml") -> str:
+    """Write a recipe with its output directory inside `folder`; the file's path."""
+    loop = {**recipe["loop"], "output_dir": str(folder / "run")}
+    path = folder / name
+    path.write_text(yaml.safe_dump({**recipe, "loop": loop}))
+    return str(path)
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert all(line.pop("seconds_per_step") > 0 for line in lines)
+    return lines
