@@ -120,8 +120,8 @@ def sparse_weights(
             f"{name}: its sparse weights have {rows.shape} rows, {columns.shape} columns and {values.shape} "
             "values; export the weights again"
         )
-    if not all(np.issubdtype(index.dtype, np.integer) for index in (rows, columns)) or not np.issubdtype(
-        values.dtype, np.number
+    if not all(np.issubdtype(index.dtype, np.integer) for index in (rows, columns)) or (
+        values.dtype.kind not in "iuf"
     ):
         raise MeshError(f"{name}: its sparse weights are no numbers at integers; export the weights again")
     for index, count, what in ((rows, shape[0], "vertex"), (columns, shape[1], "joint")):
