@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from data.command_line import run_command
+from data.command_line import RunFailedError, run_command
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, load_recipe, total_reward
 from rl.rollout import row_seeds
+from rl.run_directory import make_directory
 from rl.session import load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
 from rl.trainer import read_rollout, submit_scores
 
@@ -52,7 +53,8 @@ def evaluate(
 ) -> Evaluation:
     """Sample `eval.samples` rigs per mesh with seeds that depend on the recipe alone, and score them.
 
-    Rollouts that could not be scored (no fault of the policy) are left out of the means.
+    Rollouts that could not be scored (no fault of the policy) are left out of the means, and so are meshes
+    without any other. Raises RunFailedError if nothing could be scored.
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
@@ -86,7 +88,13 @@ def evaluate(
                 values["joints"].append(float(len(rig.joints)))
                 for key, value in result.diagnostics.items():
                     diagnostics.setdefault(key, []).append(value)
-        per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in columns}
+        if values["total"]:
+            per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in columns}
+    if not per_mesh:
+        reason = next(
+            (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
+        )
+        raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); look at the Ray logs")
     means = {column: _mean([row[column] for row in per_mesh.values()]) for column in columns}
     errors = {column: standard_error([row[column] for row in per_mesh.values()]) for column in columns}
     return Evaluation(
@@ -170,14 +178,13 @@ def _mean(values: Sequence[float]) -> float:
 
 def run(recipe: Recipe) -> None:
     """Evaluate `policy.path` on the held-out meshes; write `<output_dir>/evaluation.json`."""
+    output = make_directory(recipe)
     policy = load_policy(recipe)
     meshes = load_meshes(recipe)
     with reward_service(recipe, policy) as service:
         meshes = prepare_meshes(meshes, service, recipe)
         bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
         evaluation = evaluate(policy, bank, meshes.held_out, service, recipe, recipe.policy.path)
-    output = Path(recipe.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     write_evaluation(evaluation, output / "evaluation.json")
     print_evaluation(evaluation, Console())
 

@@ -66,7 +66,7 @@ def rig_mesh(
     chosen = rigs[best]
     if chosen is None or not np.isfinite(totals[best]):
         raise RunFailedError(
-            f"none of {candidates} rigs for {sample.name} was complete; raise --candidates or "
+            f"none of {candidates} rigs for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
         )
     normals = vertex_normals(sample.mesh.vertices, sample.mesh.faces)
@@ -103,14 +103,19 @@ def run(recipe: Recipe) -> None:
     settings = recipe.rig
     if settings.mesh is None:
         raise RecipeError("no mesh to rig; name one with rig.mesh=FILE")
+    source = Path(settings.mesh)
+    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
+    if output.suffix != ".glb":
+        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture goes beside it as .png")
     mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
     sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
     rigged = rig_mesh(
         load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
     )
-    source = Path(settings.mesh)
-    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
-    write_rigged(rigged, output)
+    try:
+        write_rigged(rigged, output)
+    except OSError as error:
+        raise RecipeError(f"'rig.out' {output} cannot be written ({error}); give another") from error
     shown = ", ".join(f"{name} {value:.3f}" for name, value in rigged.rewards.items())
     print(f"{output}: {len(rigged.rig.joints)} joints, total reward {rigged.total:.3f} ({shown})")
 

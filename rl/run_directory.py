@@ -43,11 +43,10 @@ def open_run(recipe: Recipe) -> Path | None:
     Raises:
         RecipeError: the directory cannot be used, or holds a run of another recipe.
     """
-    output = Path(recipe.output_dir)
+    output = make_directory(recipe)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         check_replaceable(output / POLICY_FOLDER)  # now rather than after the training
-    except (OSError, PolicyError) as error:
+    except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
     checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
     if checkpoints and not recipe.resume:
@@ -63,6 +62,16 @@ def open_run(recipe: Recipe) -> Path | None:
             )
     write_recipe(recipe, written)
     return checkpoints[-1] if checkpoints else None
+
+
+def make_directory(recipe: Recipe) -> Path:
+    """The recipe's output directory, made if it is not there (RecipeError if that cannot be)."""
+    output = Path(recipe.output_dir)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"'output_dir' {output} cannot be made ({error}); give another") from error
+    return output
 
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:

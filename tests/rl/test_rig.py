@@ -1,0 +1,118 @@
+"""Rigging a mesh file: the best of several rigs, in the file's own frame, as GLB and picture."""
+
+import numpy as np
+import pytest
+import trimesh
+
+from data import load_mesh, make_creature, read_skinned_glb
+from data.command_line import RunFailedError
+from data.dataset import make_sample
+from rl import rig
+from rl.rig import rig_mesh
+from tests.rl import tiny
+
+# Far from the mesh frame: metres instead of [-1, 1], and not at the origin.
+SCALE, OFFSET = 37.0, np.array([100.0, -20.0, 3.0])
+
+
+@pytest.fixture
+def creature_file(tmp_path):
+    mesh = make_creature(1).mesh
+    path = tmp_path / "beast.obj"
+    trimesh.Trimesh(mesh.vertices * SCALE + OFFSET, mesh.faces, process=False).export(path)
+    return path
+
+
+@pytest.fixture
+def recipe_file(policy_path, tmp_path):
+    return str(tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "run", {}))
+
+
+def test_a_mesh_file_becomes_a_rigged_glb_in_its_own_frame(creature_file, recipe_file, tmp_path, capsys):
+    output = tmp_path / "deep" / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}"]) == 0
+    shown = capsys.readouterr().out
+    mesh, found = read_skinned_glb(output)
+    assert f"{len(found.joints)} joints" in shown
+    assert str(output) in shown
+
+    scene = trimesh.load(output)
+    original = trimesh.load(creature_file, process=False)
+    np.testing.assert_allclose(scene.bounds, original.bounds, atol=1e-3)
+    # The policy says coordinates in [-1, 1], which is the bounding box's longest side around its centre.
+    joints = found.joints / mesh.scale + mesh.centre
+    centre, half = original.bounds.mean(axis=0), np.ptp(original.bounds, axis=0).max() / 2
+    assert (np.abs(joints - centre) <= half * 1.01).all()
+    assert np.abs(joints - centre).max() > half * 0.3
+    assert np.allclose(found.weights.sum(axis=1), 1, atol=1e-3)
+    assert (tmp_path / "deep" / "rigged.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_name_the_glb_goes_beside_the_mesh(creature_file, recipe_file):
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", "rig.candidates=4"]) == 0
+    assert read_skinned_glb(creature_file.with_name("beast_rigged.glb"))
+    assert creature_file.with_name("beast_rigged.png").is_file()
+
+
+def test_the_best_candidate_is_kept(policy, make_recipe, creature_file):
+    """More candidates with the same seeds: never a lower total, and the total is the weighted sum."""
+    recipe = make_recipe()
+    sample = make_sample(load_mesh(creature_file), None, 64, 0)
+    totals = []
+    for candidates in (4, 12):
+        rigged = rig_mesh(policy, sample, recipe, candidates, 1.0, seed=0)
+        weights = recipe.rewards.weights
+        assert rigged.total == pytest.approx(sum(weights[k] * rigged.rewards[k] for k in weights))
+        totals.append(rigged.total)
+    assert totals[0] < totals[1]
+    again = rig_mesh(policy, sample, recipe, 12, 1.0, seed=0)
+    assert np.array_equal(again.rig.joints, rigged.rig.joints)
+    assert np.array_equal(again.rig.weights, rigged.rig.weights)
+
+
+def test_no_whole_rig_is_a_failed_run(creature_file, recipe_file, policy, make_recipe, capsys):
+    short = "train.max_completion_length=4"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", short]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("failed: none of 8 rigs for beast was complete")
+    assert not creature_file.with_name("beast_rigged.glb").exists()
+    with pytest.raises(RunFailedError):
+        rig_mesh(
+            policy,
+            make_sample(load_mesh(creature_file), None, 64, 0),
+            make_recipe({"train.max_completion_length": 4}),
+            2,
+            1.0,
+            0,
+        )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([], ["rig.mesh=FILE"]),
+        (["rig.mesh=/nowhere.glb"], ["nowhere.glb"]),
+        (["rig.mesh={bad}"], ["bad.ply"]),
+        (["rig.mesh={mesh}", "rig.out=/proc/none/rig.glb"], ["'rig.out'", "/proc/none"]),
+        (["rig.mesh={mesh}", "rig.out=rig.png"], ["'rig.out'", ".glb"]),
+        (["rig.mesh={mesh}", "rig.candidates=0"], ["'rig.candidates'"]),
+        (["rig.mesh={mesh}", "rig.candidate=3"], ["'rig.candidates'"]),
+        (["rig.mesh={mesh}", "rig.temperature=-1"], ["'rig.temperature'"]),
+    ],
+)
+def test_user_errors(creature_file, recipe_file, tmp_path, capsys, overrides, words):
+    bad = tmp_path / "bad.ply"
+    bad.write_text("ply\nformat ascii 1.0\nend_header\n")
+    given = [override.format(mesh=creature_file, bad=bad) for override in overrides]
+    assert rig.main([recipe_file, *given]) == 2
+    shown = capsys.readouterr()
+    assert all(word in shown.err for word in words), shown.err
+    assert len(shown.err.strip().splitlines()) == 1
+    assert shown.out == ""
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        rig.main(["--help"])
+    assert stop.value.code == 0
+    assert "rl.rig" in capsys.readouterr().out
