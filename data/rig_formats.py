@@ -120,9 +120,9 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     for number, entry in enumerate(entries):
         label = f"{path}[{number}]"
         uuid = entry.get("uuid")
-        name = f"{stem}_{uuid}" if isinstance(uuid, str) and uuid else f"{stem}_{number}"
+        part = uuid if isinstance(uuid, str) and uuid else str(number)
         try:
-            yield _from_arrays(label, name, entry, limits)
+            yield replace(_from_arrays(label, f"{stem}_{part}", entry, limits), part=part)
         except MeshError as problem:
             yield _refusal(label, problem)
 

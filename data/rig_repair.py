@@ -20,10 +20,14 @@ FARTHEST_JOINT = 10.0
 
 @dataclass(frozen=True)
 class RepairedRig:
-    """A usable rig and what was done to it, such as "2 roots joined"; no notes if it was in order."""
+    """A usable rig and what was done to it, such as "2 roots joined"; no notes if it was in order.
+
+    `part`: which rig of its file it is, a number or the file's own identifier; empty if it is the only one.
+    """
 
     rigged: RiggedMesh
     notes: tuple[str, ...]
+    part: str = ""
 
 
 def assemble(
