@@ -22,7 +22,12 @@ from data.load import (
     load_meshes,
 )
 from data.mesh import Mesh, MeshError, normalise
+from data.mixture import Mixture, MixtureSource, prepared_mixture
+from data.prepared import PreparedRigs, read_manifest
 from data.rig import Rig, depth_first
+from data.rig_formats import RigLimits, find_rigs, read_rigs
+from data.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
+from data.rig_repair import RepairedRig
 from data.sampling import sample_surface, sample_surface_indexed, vertex_normals
 from data.skinned_glb import read_skinned_glb, write_skinned_glb
 
@@ -37,23 +42,35 @@ __all__ = [
     "Mesh",
     "MeshError",
     "MeshSample",
+    "Mixture",
+    "MixtureSource",
+    "PreparedRigs",
     "Refusal",
+    "RepairedRig",
     "Rig",
+    "RigLimits",
+    "RiggedMesh",
     "augment",
     "creature_samples",
     "depth_first",
     "file_samples",
     "find_meshes",
+    "find_rigs",
     "load_asset",
     "load_mesh",
     "load_meshes",
     "make_creature",
     "make_sample",
     "normalise",
+    "prepared_mixture",
+    "read_manifest",
+    "read_rig_npz",
+    "read_rigs",
     "read_skinned_glb",
     "sample_surface",
     "sample_surface_indexed",
     "split",
     "vertex_normals",
+    "write_rig_npz",
     "write_skinned_glb",
 ]

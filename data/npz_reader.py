@@ -122,8 +122,8 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, 
             return loaded.item() if isinstance(loaded, np.ndarray) and loaded.ndim == 0 else loaded
         if math.prod(shape) * dtype.itemsize != body_bytes:
             raise ValueError(f"array {name!r} of shape {shape}, dtype {dtype} has {body_bytes} bytes")
-        # Read to the end, where the checksum is compared.
-        values = np.frombuffer(stream.read(), dtype=dtype)
+        # Read to the end, where the checksum is compared; a bytearray because arrays shall be writable.
+        values = np.frombuffer(bytearray(stream.read()), dtype=dtype)
     if fortran:
         return values.reshape(shape[::-1]).T
     return values.reshape(shape)

@@ -16,7 +16,7 @@ from data.atomic import write_atomic
 from data.dataset import split
 from data.load import Refusal
 from data.mesh import MeshError
-from data.prepared import VERSION, Manifest, PreparedEntry, entry_from, write_manifest
+from data.prepared import VERSION, Manifest, PreparedEntry, entry_from, read_manifest, write_manifest
 from data.rig_formats import RigLimits, find_rigs, read_rigs
 from data.rig_npz import RiggedMesh, write_rig_npz
 from data.rignet_text import rignet_mesh
@@ -75,12 +75,15 @@ def prepare(
     (out / RIGS).mkdir(parents=True, exist_ok=True)
     journal = _Journal(out)
     earlier = {rig.file for outcome in journal.outcomes.values() for rig in outcome.rigs}
+    with suppress(MeshError):  # A first run has none, and a damaged one is replaced.
+        earlier |= {rig.file for rig in read_manifest(out).rigs}
     known = {
         path: outcome
         for path in sources
         if (outcome := journal.outcomes.get(str(path))) is not None
-        and outcome.rigs  # What gave nothing is tried again.
-        and outcome.stamp == _stamp(path, settings)
+        and outcome.rigs  # What gave nothing is tried again,
+        and path.suffix.lower() != ".gltf"  # and glTF, whose buffers may change in other files.
+        and outcome.stamp == _stamp(path, sources[path], settings)
         and all((out / rig.file).is_file() for rig in outcome.rigs)
     }
     names = {rig.name.casefold() for outcome in known.values() for rig in outcome.rigs}
@@ -205,7 +208,7 @@ def _prepare_source(
     digests: dict[str, str],
 ) -> _Outcome:
     """Read one file and write its rigs; `names` and `digests` of earlier rigs grow."""
-    stamp = _stamp(path, settings)
+    stamp = _stamp(path, suggested, settings)
     rigs: list[PreparedEntry] = []
     refused: list[Refusal] = []
     for item in read_rigs(path, settings.limits):
@@ -293,14 +296,14 @@ def _outcome_from(line: str) -> _Outcome | None:
         return None
 
 
-def _stamp(path: Path, settings: PrepareSettings) -> str:
-    """Changes when the file (or a RigNet text's mesh) or what it is prepared with changes."""
+def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:
+    """Changes when the file (or a RigNet text's mesh), its name or what it is prepared with changes."""
     files = [path]
     if path.suffix.lower() == ".txt":
         with suppress(MeshError):  # The text will be refused for a mesh that is not there.
             files.append(rignet_mesh(path))
     states = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
-    return repr((VERSION, states, settings.class_name, asdict(settings.limits)))
+    return repr((VERSION, states, suggested, settings.class_name, asdict(settings.limits)))
 
 
 def _digest(rigged: RiggedMesh) -> str:

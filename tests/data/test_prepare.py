@@ -15,6 +15,7 @@ from data.mesh import MeshError
 from data.prepare import PrepareSettings, main, prepare
 from data.prepared import MANIFEST, PreparedRigs, read_manifest, write_manifest
 from data.rig import Rig
+from data.rig_formats import RigLimits
 from data.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
 from data.skinned_glb import write_skinned_glb
 
@@ -169,10 +170,12 @@ def test_only_changes_are_read_again(raw: Path, tmp_path: Path, monkeypatch: pyt
 def test_rigs_of_other_sources_leave_the_folder(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([raw], out)
+    with pytest.raises(MeshError, match="none of"):
+        prepare([raw], out, PrepareSettings(limits=RigLimits(max_joints=1)))
     (out / "rigs" / "mine.txt").write_text("not ours")
     manifest = prepare([raw / "cats"], out)
-    assert [rig.name for rig in manifest.rigs] == ["cats__a", "cats__b"]
-    assert sorted(contents(out)) == ["cats__a.npz", "cats__b.npz", "mine.txt"]
+    assert [rig.name for rig in manifest.rigs] == ["a", "b"]
+    assert sorted(contents(out)) == ["a.npz", "b.npz", "mine.txt"]
 
 
 def test_equal_rigs_are_refused_and_names_are_unique(raw: Path, tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ def test_round_trip(tmp_path: Path) -> None:
     read = read_rig_npz(tmp_path / "tri.npz")
     check_equal(read, triangle())
     assert read.mesh.scale == 0.5
+    for array in (read.mesh.vertices, read.mesh.faces, read.rig.joints, read.rig.weights):
+        assert array.flags.writeable, "torch.from_numpy warns of others"
     np.testing.assert_array_equal(read.mesh.centre, [2, 1, 5])
     creature = make_creature(3)
     write_rig_npz(tmp_path / "creature.npz", RiggedMesh(creature.mesh, creature.rig))
