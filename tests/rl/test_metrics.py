@@ -431,8 +431,8 @@ def test_a_missing_joint_costs_what_it_moves_and_a_superfluous_one_nothing():
 @pytest.mark.parametrize(
     ("predicted", "truth", "expected"),
     [
-        # Along a line, shifted by one: in order 1 + 1, crossed 2 squared + 0. (Plain distances tie, 2 each, and
-        # the indices would then pair the joints that are both at 2.)
+        # Along a line, shifted by one: in order 1 + 1, crossed 2 squared + 0. (Plain distances tie, 2 each,
+        # and the indices would then pair the joints that are both at 2.)
         ([[0, 0, 0], [2, 0, 0], [1, 0, 0]], [[0, 0, 0], [2, 0, 0], [3, 0, 0]], [0, 2, 1]),
         # The order in the file does not matter …
         ([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 1, 0], [1, 0, 0]], [0, 2, 1]),
