@@ -77,17 +77,17 @@ def evaluate(
     for mesh in meshes:
         values: dict[str, list[float]] = {column: [] for column in columns}
         for row, rig, score in zip(rows, rigs, pending, strict=True):
-            result = score.score()
-            if row != mesh or result.rewards is None:
+            result, rewards = score.score(), score.rewards(names)
+            if row != mesh or rewards is None:
                 continue
-            for reward in names:
-                values[reward].append(result.rewards[reward])
-            values["total"].append(total_reward(result.rewards, recipe.rewards))
+            for reward, value in rewards.items():
+                values[reward].append(value)
+            values["total"].append(total_reward(rewards, recipe.rewards))
             values["valid"].append(float(result.valid))
             if rig is not None and result.valid:
                 values["joints"].append(float(len(rig.joints)))
-                for key, value in result.diagnostics.items():
-                    diagnostics.setdefault(key, []).append(value)
+                for key, number in result.diagnostics.items():
+                    diagnostics.setdefault(key, []).append(number)
         if values["total"]:
             per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in columns}
     if not per_mesh:

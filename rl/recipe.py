@@ -30,8 +30,8 @@ def _not_negative(section: str, owner: object, *names: str) -> None:
 class DataRecipe:
     """Meshes to rig. `meshes`: a pattern, path or list of them; null: procedural creatures by seed.
 
-    With files, `eval_count` of them are held out (at least one is left for training; with a single
-    mesh it serves both). `points` is N, the surface points a mesh is shown with.
+    With files, `eval_count` of them are held out, but no more than half (a single mesh serves both).
+    `points` is N, the surface points a mesh is shown with.
     """
 
     meshes: str | list[str] | None = None

@@ -58,13 +58,14 @@ def rig_mesh(
     )
     rigs = [read_rollout(ids, bank.class_id, bank.vocabulary) for ids in rollouts.rows()[0]]
     scores = submit_scores(service, [0] * candidates, rigs, lambda _: pose_seed(seed, sample.name, 0))
+    rewards = [score.rewards(list(recipe.rewards.weights)) for score in scores]
     totals = [
-        -np.inf if rig is None or rewards is None else total_reward(rewards, recipe.rewards)
-        for rig, rewards in zip(rigs, (score.score().rewards for score in scores), strict=True)
+        -np.inf if rig is None or row is None else total_reward(row, recipe.rewards)
+        for rig, row in zip(rigs, rewards, strict=True)
     ]
     best = int(np.argmax(totals))
-    chosen = rigs[best]
-    if chosen is None or not np.isfinite(totals[best]):
+    chosen, earned = rigs[best], rewards[best]
+    if chosen is None or earned is None:
         raise RunFailedError(
             f"none of {candidates} rigs for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
@@ -81,9 +82,7 @@ def rig_mesh(
             torch.from_numpy(normals),
         )
     rig = Rig(chosen.joints, chosen.parents, skin.T.contiguous().numpy())
-    rewards = scores[best].score().rewards
-    assert rewards is not None
-    return RiggedMesh(sample, rig, float(totals[best]), rewards)
+    return RiggedMesh(sample, rig, float(totals[best]), earned)
 
 
 def write_rigged(rigged: RiggedMesh, glb: Path) -> None:

@@ -94,7 +94,7 @@ def load_meshes(recipe: Recipe) -> RunMeshes:
         return _joined(samples, held_out)
     if len(samples) == 1:
         return RunMeshes(samples, [0], [0])
-    return _joined(*split(samples, min(data.eval_count, len(samples) - 1), data.seed))
+    return _joined(*split(samples, min(data.eval_count, len(samples) // 2), data.seed))
 
 
 def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:

@@ -151,6 +151,8 @@ def build_trainer(
     from rl.reporting import StepTimes
     from rl.trainer import RigGRPOTrainer
 
+    # A checkpoint has tied weights once: known, and no reason for a warning when a run goes on.
+    policy.model._keys_to_ignore_on_save = set(policy.model.all_tied_weights_keys)
     if not recipe.policy.train_mesh_encoder:
         policy.model.mesh_encoder.requires_grad_(False)
         policy.model.output_proj.requires_grad_(False)

@@ -54,6 +54,13 @@ class RowScore:
         """This row's score."""
         return self.group().scores[self._place]
 
+    def rewards(self, names: Sequence[str]) -> dict[str, float] | None:
+        """This row's rewards: all 0 for a rollout that is no rig, None if it has no score."""
+        score = self.score()
+        if score.rewards is None:
+            return None
+        return {name: score.rewards[name] if score.valid else 0.0 for name in names}
+
 
 def submit_scores(
     service: RewardService,
@@ -162,8 +169,8 @@ class RigRewards:
                 log_metric("seconds/rollout", rollout_seconds[0])
                 log_metric("tokens_per_second", rollout_tokens[0] / rollout_seconds[0])
                 self._log(rig_score, joints, submit_seconds[0], log_metric)
-            scores = [row.score() for row in rig_score]
-            return [None if score.rewards is None else score.rewards[name] for score in scores]
+            rewards = [row.rewards([name]) for row in rig_score]
+            return [None if row is None else row[name] for row in rewards]
 
         reward.__name__ = name
         return reward

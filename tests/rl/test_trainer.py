@@ -204,11 +204,12 @@ def test_a_trained_encoder_gets_gradients_and_its_embeddings_are_not_kept(make_r
     assert not run.bank._embeds
 
 
-def test_gradient_checkpointing_changes_memory_alone(make_recipe):
-    """With a trained encoder, whose gradients go through the language model's input."""
+@pytest.mark.parametrize("what", [{"policy.train_mesh_encoder": True}, {"policy.lora": {"rank": 2}}])
+def test_gradient_checkpointing_changes_memory_alone(make_recipe, what):
+    """Also where gradients go through the language model's input, or its first weights are frozen."""
     moved = []
     for checkpointing in (False, True):
-        changes = {"train.gradient_checkpointing": checkpointing, "policy.train_mesh_encoder": True}
+        changes = {"train.gradient_checkpointing": checkpointing, **what}
         run = Run(make_recipe({"train.max_steps": 1, "resume": False, **changes}))
         moved.append(weights(run.optimise()))
     for name, tensor in moved[0].items():
@@ -362,6 +363,25 @@ def test_accumulated_batches_are_one_step(make_recipe):
     assert steps[0][1]["reward"] == pytest.approx(steps[1][1]["reward"], abs=1e-6)
     for name, tensor in steps[0][0].items():
         torch.testing.assert_close(tensor, steps[1][0][name], atol=1e-5, rtol=1e-4)
+
+
+def test_guards_and_gdpo_reach_the_trainer(make_recipe):
+    """An opt-in reward with its own weight; rewards normalised one by one before they are added."""
+    changes = {
+        "rewards.bone_influence.weight": 2.0,
+        "train.multi_objective_aggregation": "normalize_then_sum",
+        "train.max_steps": 1,
+        "train.log_completions": True,
+    }
+    run = Run(make_recipe(changes))
+    assert changed(run.before, run.optimise())
+    (line,) = run.metrics()
+    names = ("containment", "sparsity", "smoothness")
+    total = 5 * line["rewards/coverage/mean"] + 2 * line["rewards/bone_influence/mean"]
+    assert line["reward"] == pytest.approx(
+        total + sum(line[f"rewards/{name}/mean"] for name in names), abs=1e-5
+    )
+    assert list(Path(run.args.output_dir).glob("completions/*.parquet"))
 
 
 def test_runs_repeat(three_steps, policy_path, tmp_path):
