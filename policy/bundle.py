@@ -198,9 +198,21 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
         )
     if not any(source.glob("model*.safetensors")):
         raise PolicyError(f"{source}: no model.safetensors; the policy was not saved completely")
-    with _no_progress_bar():
-        model = TokenRigForCausalLM.from_pretrained(
-            source, dtype=stored, use_safetensors=True, local_files_only=True
+    with _no_progress_bar(), _no_load_report():
+        model, found = TokenRigForCausalLM.from_pretrained(
+            source,
+            dtype=stored,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    # transformers would go on with random weights in their place.
+    absent = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
+    if absent:
+        raise PolicyError(
+            f"{source}: {len(absent)} of the weights that config.json asks for are missing or of another "
+            f"size, such as {min(absent)}; restore the files of one policy"
         )
     # Views into the file are not aligned in memory, and matrix products then differ in the last bit from
     # those of the model that was saved: rollouts of the same seed could differ.
@@ -219,6 +231,17 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _no_load_report() -> Iterator[None]:
+    """Without transformers' table of missing weights: the error says it in a sentence."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:

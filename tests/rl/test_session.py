@@ -92,6 +92,11 @@ def configured(**values: object):
         (damage("model.safetensors", lambda _: None), "no model.safetensors"),
         (damage("model.safetensors", lambda content: content[:100]), "cannot be loaded"),
         (damage("model.safetensors", lambda content: content[:-100]), "cannot be loaded"),
+        (
+            damage("config.json", configured(num_hidden_layers=3)),
+            "11 of the weights that config.json asks for",
+        ),
+        (damage("config.json", configured(hidden_size=48)), "of another size"),
         (damage("skin_vae/model.safetensors", lambda _: None), "skin_vae"),
         (damage("skin_vae/model.safetensors", lambda content: content[:100]), "cannot be loaded"),
         (damage("skin_vae/config.json", configured(width_encoder=32)), "size mismatch"),
