@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
 
     Above 20,000 faces an even selection is drawn. Written under a temporary name, then renamed.
     """
-    figure = Figure(figsize=(12, 4.6), dpi=110)
+    figure = Figure(figsize=(11, 4.3), dpi=110)
     faces = mesh.faces[:: -(-len(mesh.faces) // _MAX_FACES_DRAWN)]
     # glTF's y is up and +z faces the viewer: matplotlib draws (z, x, y), whose third axis is up.
     vertices = mesh.vertices[:, [2, 0, 1]]
@@ -36,9 +37,11 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     light = np.abs(normals / np.maximum(lengths, 1e-12)) @ np.array([0.6, 0.3, 0.75])
     colours = palette[owner] * np.clip(0.45 + 0.55 * light, 0, 1)[:, None]
     colours[:, 3] = 0.35
-    for place, (title, elevation, azimuth) in enumerate(_VIEWS, start=1):
+    for place, (title, elevation, azimuth) in enumerate(_VIEWS):
+        left, width = place / len(_VIEWS), 1 / len(_VIEWS)
+        figure.text(left + width / 2, 0.885, title, ha="center", fontsize=9)
         # Drawn in the order of the calls, so that the skeleton lies over the mesh.
-        axes = figure.add_subplot(1, len(_VIEWS), place, projection="3d", computed_zorder=False)
+        axes: Any = figure.add_axes((left, 0.0, width, 0.87), projection="3d", computed_zorder=False)
         axes.add_collection3d(
             Poly3DCollection(vertices[faces], facecolors=colours, edgecolors="none", zorder=1)
         )
@@ -58,10 +61,9 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
             (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, strict=True
         ):
             set_limit(centre - half, centre + half)
-        axes.set_box_aspect((1, 1, 1), zoom=1.45)
+        axes.set_box_aspect((1, 1, 1), zoom=1.6)
         axes.set_axis_off()
-        axes.set_title(title, fontsize=9)
-    figure.suptitle(f"{mesh.name}: {len(joints)} joints", fontsize=11)
+    figure.suptitle(f"{mesh.name}: {len(joints)} joints", fontsize=11, y=0.99)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", bbox_inches="tight")
+    figure.savefig(partial, format="png")
     partial.replace(path)
