@@ -413,7 +413,15 @@ def test_a_policy_that_writes_no_whole_rig_still_trains(here, tmp_path, capsys):
 def launch_two(recipe: Path, cwd: Path, *arguments: object, **environment: str) -> str:
     """Two processes on the CPU; their standard error."""
     result = subprocess.run(
-        [BIN / "accelerate", "launch", *arguments, ROOT / "rl/train_grpo.py", recipe],
+        [
+            BIN / "accelerate",
+            "launch",
+            "--main_process_port",
+            "0",
+            *arguments,
+            ROOT / "rl/train_grpo.py",
+            recipe,
+        ],
         cwd=cwd,
         env={**os.environ, **environment},
         capture_output=True,

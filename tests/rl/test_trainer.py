@@ -191,7 +191,8 @@ def test_a_frozen_encoder_neither_trains_nor_runs_again(make_recipe, monkeypatch
     moved = changed(run.before, trained)
     assert not encoder_names(moved)
     assert "transformer.model.layers.0.self_attn.q_proj.weight" in moved
-    assert all(p.grad is None for name, p in trained.named_parameters() if encoder_names({name}))
+    for name, parameter in trained.named_parameters():  # nor does the optimiser keep anything for it
+        assert parameter.requires_grad is not bool(encoder_names({name}))
     assert sorted(encoded) == sorted(set(encoded))  # each mesh once in three steps
 
 
@@ -427,6 +428,21 @@ def test_a_group_shares_its_poses_and_steps_do_not(make_recipe):
     assert [rows for _, rows, _ in service.submitted] == [4] * 6  # 8 rollouts: two groups of 4 a step
     seeds = [seed for _, _, seed in service.submitted]
     assert len(set(seeds)) == 6
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"train.gradient_accumulation_steps": 2, "train.steps_per_generation": 1}]
+)
+def test_no_two_batches_are_alike(make_recipe, changes):
+    """One mesh and a policy that stands still: what differs between batches is chance alone."""
+    service = FakeService(lambda row: row / 8)
+    sampled = []
+    service.score = lambda row, rig: (sampled.append(rig), INVALID)[1]
+    still = {"data.train_count": 1, "train.max_steps": 2, "train.learning_rate": 1e-12}
+    Run(make_recipe({**still, **changes}), service).optimise()
+    rigs = [tuple(rig.codes.ravel()) for rig in sampled if rig is not None]
+    assert len(rigs) > 8
+    assert len(set(rigs)) == len(rigs)
 
 
 def test_rows_without_a_score_leave_their_group(make_recipe):
