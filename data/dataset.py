@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.augment import augment
 from data.creatures import make_creature
 from data.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
 from data.mesh import Mesh, MeshError
@@ -58,13 +59,14 @@ def make_sample(mesh: Mesh, rig: Rig | None, points: int, seed: int) -> MeshSamp
 
 
 def creature_samples(
-    count: int, first_seed: int, points: int, kinds: Sequence[str] | None = None
+    count: int, first_seed: int, points: int, kinds: Sequence[str] | None = None, max_turn: float = 0.0
 ) -> list[MeshSample]:
     """Samples of the creatures with seeds first_seed ... first_seed + count - 1.
 
     Start at TRAIN_FIRST_SEED for training and at EVAL_FIRST_SEED for held-out creatures. `kinds`: take
-    these kinds in turn instead of what each seed chooses. Raises ValueError if the seeds would run from
-    the training range into the evaluation range, or for an unknown kind.
+    these kinds in turn instead of what each seed chooses. `max_turn`, radians: turn each about the up axis
+    by a uniform angle up to that, drawn from its seed. Raises ValueError if the seeds would run from the
+    training range into the evaluation range, or for an unknown kind.
     """
     if first_seed < EVAL_FIRST_SEED < first_seed + count:
         raise ValueError(
@@ -74,8 +76,17 @@ def creature_samples(
     samples = []
     for seed in range(first_seed, first_seed + count):
         creature = make_creature(seed, kinds[(seed - first_seed) % len(kinds)] if kinds else None)
-        samples.append(make_sample(creature.mesh, creature.rig, points, seed))
+        mesh, rig = creature.mesh, creature.rig
+        if max_turn:
+            mesh, rig = _turned(mesh, rig, np.random.default_rng([seed, 1]), max_turn)
+        samples.append(make_sample(mesh, rig, points, seed))
     return samples
+
+
+def _turned(mesh: Mesh, rig: Rig, rng: np.random.Generator, max_turn: float) -> tuple[Mesh, Rig]:
+    """Mesh and rig turned about the up axis, back in the mesh frame; a frame of their own from then on."""
+    vertices, _, joints = augment(mesh.vertices, np.empty((0, 3)), rig.joints, rng, max_turn)
+    return Mesh(vertices, mesh.faces, mesh.name, np.zeros(3), 1.0), replace(rig, joints=joints)
 
 
 def file_samples(

@@ -31,7 +31,8 @@ class DataRecipe:
     """Meshes to rig. `meshes`: a pattern, path or list of them; null: procedural creatures by seed.
 
     With files, `eval_count` of them are held out, but no more than half (a single mesh serves both).
-    `points` is N, the surface points a mesh is shown with.
+    `points` is N, the surface points a mesh is shown with. `max_turn_deg` turns each creature about the
+    up axis by an angle up to that, drawn from its seed.
     """
 
     meshes: str | list[str] | None = None
@@ -43,9 +44,12 @@ class DataRecipe:
     class_name: str | None = "articulation"
     max_faces: int = 1_000_000
     max_megabytes: int = 512
+    max_turn_deg: float = 0.0
 
     def __post_init__(self) -> None:
         _positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
+        if not 0 <= self.max_turn_deg <= 180:
+            raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -80,8 +81,9 @@ def load_meshes(recipe: Recipe) -> RunMeshes:
     """
     data = recipe.data
     if data.meshes is None:
-        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + data.seed * _SEED_STRIDE, data.points)
-        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + data.seed * _SEED_STRIDE, data.points)
+        offset, turn = data.seed * _SEED_STRIDE, math.radians(data.max_turn_deg)
+        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + offset, data.points, None, turn)
+        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + offset, data.points, None, turn)
         return _joined(train, held_out)
     max_bytes = data.max_megabytes * 2**20
     samples, refusals = file_samples(data.meshes, data.points, data.seed, data.max_faces, max_bytes)
