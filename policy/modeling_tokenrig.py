@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from policy.configuration_tokenrig import TokenRigConfig
 from policy.grammar import Grammar, Mode
-from policy.log_probs import completion_log_probs
+from policy.log_probs import completion_log_probs, head_logits
 from policy.mesh_encoder import MeshEncoder, init_linear
 
 
@@ -22,7 +22,7 @@ class TokenRigOutput(ModelOutput):
 
     Attributes:
         loss: scalar float32, mean next-token cross entropy over labels other than -100.
-        logits: `(B, L, vocab)`, position i predicts id i + 1.
+        logits: `(B, L, vocab)` float32, position i predicts id i + 1.
         log_probs: `(B, C)` float32 of the completion under the grammar.
         entropies: `(B, C)` float32, nats, of the same distributions.
         past_key_values: cache of the whole sequence, conditioning included.
@@ -178,12 +178,13 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         hidden = output.last_hidden_state[:, prefix_length:]
         if logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
-        logits = self.transformer.lm_head(hidden)
+        # In float32 whatever the precision: rollouts must sample what `completion_ids` is scored with.
+        logits = head_logits(hidden, self.get_output_embeddings().weight)
         loss = None
         if labels is not None:
             if logits.shape[1] != labels.shape[1]:
                 raise ValueError("labels need the logits of all positions: leave logits_to_keep at 0")
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         result = TokenRigOutput(loss=loss, logits=logits, past_key_values=output.past_key_values)
         return result.to_tuple() if return_dict is False else result
 

@@ -130,3 +130,23 @@ def test_unique_names(names: list[str]) -> None:
         assert unique[place].startswith(name)
         if name not in names[:place]:
             assert unique[place] == name
+
+
+def test_turned_creatures_keep_their_rig_inside_and_their_names() -> None:
+    straight = creature_samples(4, EVAL_FIRST_SEED, 64)
+    turned = creature_samples(4, EVAL_FIRST_SEED, 64, max_turn=np.pi / 2)
+    again = creature_samples(4, EVAL_FIRST_SEED, 64, max_turn=np.pi / 2)
+    for a, b, c in zip(straight, turned, again, strict=True):
+        assert a.name == b.name
+        assert np.array_equal(b.mesh.vertices, c.mesh.vertices)
+        assert not np.allclose(a.mesh.vertices, b.mesh.vertices)
+        # A turn keeps distances up to the one scale that returns to the mesh frame, and heights' order.
+        edges_a = np.linalg.norm(np.diff(a.mesh.vertices[a.mesh.faces[:50]], axis=1), axis=2)
+        edges_b = np.linalg.norm(np.diff(b.mesh.vertices[b.mesh.faces[:50]], axis=1), axis=2)
+        ratio = edges_b / edges_a
+        assert np.allclose(ratio, ratio[0, 0], rtol=1e-3)
+        assert np.abs(b.mesh.vertices).max() == pytest.approx(1, abs=1e-6)
+        assert b.rig is not None
+        assert a.rig is not None
+        assert len(b.rig.joints) == len(a.rig.joints)
+        assert (np.abs(b.rig.joints) <= 1).all()
