@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data.creatures import CREATURE_KINDS
 from data.typed_recipe import RecipeError, build, check_types, read_recipe
 from rewards.guards import GUARD_NAMES
 from rewards.recorded_poses import PoseFileError, load_recorded_poses
@@ -32,7 +33,7 @@ class DataRecipe:
 
     With files, `eval_count` of them are held out, but no more than half (a single mesh serves both).
     `points` is N, the surface points a mesh is shown with. `max_turn_deg` turns each creature about the
-    up axis by an angle up to that, drawn from its seed.
+    up axis by an angle up to that, drawn from its seed; `kinds` are the creatures' kinds, null for all.
     """
 
     meshes: str | list[str] | None = None
@@ -45,11 +46,15 @@ class DataRecipe:
     max_faces: int = 1_000_000
     max_megabytes: int = 512
     max_turn_deg: float = 0.0
+    kinds: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
         if not 0 <= self.max_turn_deg <= 180:
             raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
+        for kind in self.kinds or ():
+            if kind not in CREATURE_KINDS:
+                raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ def load_meshes(recipe: Recipe) -> RunMeshes:
     data = recipe.data
     if data.meshes is None:
         offset, turn = data.seed * _SEED_STRIDE, math.radians(data.max_turn_deg)
-        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + offset, data.points, None, turn)
-        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + offset, data.points, None, turn)
+        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + offset, data.points, data.kinds, turn)
+        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + offset, data.points, data.kinds, turn)
         return _joined(train, held_out)
     max_bytes = data.max_megabytes * 2**20
     samples, refusals = file_samples(data.meshes, data.points, data.seed, data.max_faces, max_bytes)
