@@ -61,7 +61,7 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
             (axes.set_xlim, axes.set_ylim, axes.set_zlim), (low + high) / 2, strict=True
         ):
             set_limit(centre - half, centre + half)
-        axes.set_box_aspect((1, 1, 1), zoom=1.6)
+        axes.set_box_aspect((1, 1, 1), zoom=1.4)
         axes.set_axis_off()
     figure.suptitle(f"{mesh.name}: {len(joints)} joints", fontsize=11, y=0.99)
     partial = path.with_name(f".{path.name}.partial")
