@@ -203,6 +203,8 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_goes_on_as_if_unbroken(policy_
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run started in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     seen = ""
     for line in process.stderr:
