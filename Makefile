@@ -11,9 +11,9 @@ quickstart: .venv/installed
 	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/single.yaml \
 	    rl/train_grpo.py recipes/quickstart.yaml $(ARGS)
 
-# All tests but the slow studies. A part: make test ARGS='tests/rewards'
+# All tests. A part: make test ARGS='tests/rewards'
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
