@@ -10,15 +10,23 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
-from policy.bundle import replacing
+from policy.bundle import PolicyError, find_skin_vae, replacing
 from policy.pretraining_data import RigDataRecipe, RigExample, RigExamples, skin_points
 from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.training import LoopRecipe, Losses, is_main_process, run_training, start_run
+from policy.training import (
+    LoopRecipe,
+    Losses,
+    check_same_sizes,
+    is_main_process,
+    run_training,
+    start_run,
+)
 
 Batch = dict[str, Tensor]
 
@@ -35,8 +43,13 @@ class SkinLossRecipe:
 
 @dataclass(frozen=True)
 class SkinVAERecipe:
-    """Stage 1: each step reconstructs `bones_per_mesh` bones of each mesh; `model` is a SkinVAEConfig."""
+    """Stage 1: each step reconstructs `bones_per_mesh` bones of each mesh; `model` is a SkinVAEConfig.
 
+    `start_from`: go on from the weights of this `skin_vae` (or policy) directory, of the same sizes, rather
+    than from random ones.
+    """
+
+    start_from: str | None = None
     model: SkinVAEConfig = field(default_factory=SkinVAEConfig)
     data: RigDataRecipe = field(default_factory=RigDataRecipe)
     loss: SkinLossRecipe = field(default_factory=SkinLossRecipe)
@@ -138,9 +151,32 @@ def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
     return int(np.random.default_rng((recipe.loop.seed, step)).choice(lengths))
 
 
+def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
+    """The CVAE to train: random from `loop.seed`, or that of `start_from` in float32.
+
+    With `start_from` only `model.tokens_per_skin` may differ (no weight depends on it, perceivers aside).
+    Raises RecipeError.
+    """
+    torch.manual_seed(recipe.loop.seed)
+    model = SkinVAE(recipe.model)
+    if recipe.start_from is None:
+        return model
+    try:
+        start = SkinVAE.load(find_skin_vae(recipe.start_from, recipe.start_from), dtype=torch.float32)
+    except (PolicyError, ValueError, SafetensorError) as error:
+        raise RecipeError(f"'start_from': {error}; give a directory with a trained skin VAE") from error
+    own, asked = (
+        {f"model.{key}": value for key, value in config.to_dict().items() if key != "tokens_per_skin"}
+        for config in (start.config, recipe.model)
+    )
+    check_same_sizes(recipe.start_from, own, asked)
+    model.load_state_dict(start.state_dict())
+    return model
+
+
 def train(recipe: SkinVAERecipe) -> Path:
     """Run stage 1 and write the CVAE to `<loop.output_dir>/skin_vae`."""
-    torch.manual_seed(recipe.loop.seed)
+    initial = initial_model(recipe)
     examples = BoneExamples(recipe)
 
     def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
@@ -160,7 +196,7 @@ def train(recipe: SkinVAERecipe) -> Path:
         return {**result, "iou": skin_iou(logits.detach().sigmoid(), batch["asked_weights"])}
 
     target = start_run(recipe, recipe.loop) / "skin_vae"
-    model = run_training(SkinVAE(recipe.model), examples, collate, losses, recipe.loop, "skin VAE")
+    model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
     assert isinstance(model, SkinVAE)
     if is_main_process():
         with replacing(target) as folder:

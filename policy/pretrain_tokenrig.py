@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,21 @@ from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
-from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae
+from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae, load_model
 from policy.configuration_tokenrig import TokenRigConfig
 from policy.mesh_encoder import MeshEncoderConfig
 from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.pretraining_data import RigDataRecipe, RigExamples, skin_points
 from policy.skeleton_tokenizer import rig_tokens, tokenize_skeleton
 from policy.skin_vae import SkinVAE
-from policy.training import LoopRecipe, Losses, is_main_process, run_training, start_run
+from policy.training import (
+    LoopRecipe,
+    Losses,
+    check_same_sizes,
+    is_main_process,
+    run_training,
+    start_run,
+)
 from policy.vocabulary import Vocabulary
 
 
@@ -43,8 +50,13 @@ class LanguageModelRecipe:
 
 @dataclass(frozen=True)
 class TokenRigRecipe:
-    """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens."""
+    """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens.
 
+    `start_from`: go on from the TokenRig of this policy directory, of the same sizes and codebook, rather
+    than from random weights. Its CVAE is not taken along: `skin_vae` names the one to use.
+    """
+
+    start_from: str | None = None
     skin_vae: str = "checkpoints/small/skin_vae"
     class_name: str | None = "articulation"
     mesh_encoder: MeshEncoderConfig = field(default_factory=MeshEncoderConfig)
@@ -62,7 +74,7 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     classes = Vocabulary().classes
-    if recipe.class_name is not None and recipe.class_name not in classes:
+    if recipe.start_from is None and recipe.class_name is not None and recipe.class_name not in classes:
         raise RecipeError(
             f"'class_name' must be one of {', '.join(classes)} or null, not '{recipe.class_name}'"
         )
@@ -78,6 +90,56 @@ def load_skin_vae(recipe: TokenRigRecipe) -> SkinVAE:
         raise RecipeError(
             f"'skin_vae': {error}; train one with `python -m policy.pretrain_skin_vae`"
         ) from error
+
+
+def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausalLM:
+    """The TokenRig to train: random from `loop.seed`, or that of `start_from` in float32.
+
+    The vocabulary has the CVAE's codebook and tokens per bone; with `start_from` its classes, parts and
+    bins are those of the start, whose codebook must be the CVAE's and whose sizes the recipe's.
+
+    Raises RecipeError.
+    """
+    codebook, tokens = skin_vae.config.codebook_size, skin_vae.config.tokens_per_skin
+    config = TokenRigConfig(
+        vocabulary=Vocabulary(codebook=codebook, tokens_per_skin=tokens).to_dict(),
+        mesh_encoder=recipe.mesh_encoder.to_dict(),
+        **vars(recipe.language_model),
+    )
+    torch.manual_seed(recipe.loop.seed)
+    if recipe.start_from is None:
+        return TokenRigForCausalLM(config)
+    try:
+        model = load_model(recipe.start_from)
+    except (PolicyError, ValueError, OSError, SafetensorError) as error:
+        raise RecipeError(f"'start_from': {error}") from error
+    check_same_sizes(recipe.start_from, _sizes(model.config), _sizes(config))
+    words = model.config.get_vocabulary()
+    if words.codebook != codebook:
+        raise RecipeError(
+            f"'start_from': the policy in '{recipe.start_from}' has {words.codebook} SkinTokens but the skin "
+            f"VAE '{recipe.skin_vae}' {codebook} codes; name a 'skin_vae' with as many codes as SkinTokens, "
+            "such as the policy's own"
+        )
+    if recipe.class_name is not None and recipe.class_name not in words.classes:
+        known = ", ".join(words.classes) or "no class"
+        raise RecipeError(
+            f"'class_name': the policy in '{recipe.start_from}' knows {known}, not '{recipe.class_name}'; "
+            "name one of them or null"
+        )
+    model.config.vocabulary = replace(words, tokens_per_skin=tokens).to_dict()
+    return model
+
+
+def _sizes(config: TokenRigConfig) -> dict[str, Any]:
+    """What shapes the weights or changes what they compute, as dotted recipe keys."""
+    encoder = config.get_mesh_encoder().to_dict()
+    del encoder["init_scale"]  # of random weights only
+    names = [field.name for field in fields(LanguageModelRecipe)]
+    return {
+        **{f"mesh_encoder.{key}": value for key, value in encoder.items()},
+        **{f"language_model.{name}": getattr(config, name) for name in names},
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,14 +236,8 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
 def train(recipe: TokenRigRecipe) -> Path:
     """Run stage 2 and write the policy (model, tokenizer and CVAE, in bfloat16) to `<output_dir>/policy`."""
     skin_vae = load_skin_vae(recipe)
-    vocabulary = Vocabulary(
-        codebook=skin_vae.config.codebook_size, tokens_per_skin=skin_vae.config.tokens_per_skin
-    )
-    config = TokenRigConfig(
-        vocabulary=vocabulary.to_dict(),
-        mesh_encoder=recipe.mesh_encoder.to_dict(),
-        **vars(recipe.language_model),
-    )
+    initial = initial_model(recipe, skin_vae)
+    vocabulary = initial.config.get_vocabulary()
     examples = TokenizedMeshes(recipe, vocabulary)
     target = start_run(recipe, recipe.loop) / "policy"
     try:
@@ -202,8 +258,7 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    torch.manual_seed(recipe.loop.seed)
-    model = run_training(TokenRigForCausalLM(config), examples, collate, losses, recipe.loop, "TokenRig")
+    model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
     assert isinstance(model, TokenRigForCausalLM)
     if is_main_process():
         RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -83,6 +83,24 @@ def start_run(recipe: Any, loop: LoopRecipe) -> Path:
             f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
         ) from error
     return output
+
+
+def check_same_sizes(start: str, own: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to go on from weights at `start` whose sizes `own` differ from the recipe's (dotted key: value).
+
+    Raises RecipeError naming every key of `asked` that differs.
+    """
+    different = [key for key in asked if _as_written(own.get(key)) != _as_written(asked[key])]
+    if different:
+        values = ", ".join(f"{key}={_as_written(own.get(key))}" for key in different)
+        raise RecipeError(
+            f"'start_from': the weights in '{start}' have other sizes than the recipe's '{different[0]}'; "
+            f"set {values}, or start from other weights"
+        )
+
+
+def _as_written(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def is_main_process() -> bool:

@@ -18,6 +18,7 @@ from policy.pretrain_skin_vae import (
     SkinLossRecipe,
     SkinVAERecipe,
     collate,
+    initial_model,
     load_recipe,
     main,
     nested_tokens,
@@ -273,3 +274,46 @@ def test_metrics_are_json_lines(tmp_path):
     main([write(tmp_path, SKIN_VAE), "loop.max_steps=2"])
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["seconds_per_step"] > 0
+
+
+# ---------------------------------------------------------------- going on from weights
+
+
+def test_start_from_goes_on_from_those_weights(tmp_path):
+    start, later = tmp_path / "start", tmp_path / "later"
+    start.mkdir()
+    later.mkdir()
+    assert main([write(start, SKIN_VAE)]) == 0
+    folder = start / "run" / "skin_vae"
+    path = write(later, {**SKIN_VAE, "start_from": str(folder)})
+    expected = SkinVAE.load(folder).state_dict()
+    first = initial_model(load_recipe(path, [])).state_dict()
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    assert main([path, "loop.learning_rate=1e-9", "loop.weight_decay=0"]) == 0
+    for name, tensor in SkinVAE.load(later / "run" / "skin_vae").state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
+    # Tokens per bone are no weights: the same CVAE may be trained on for another number.
+    assert initial_model(load_recipe(path, ["model.tokens_per_skin=4"])).config.tokens_per_skin == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.num_layers_decoder=2",
+            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
+        ),
+        ("model.fsq_levels=[8,4]", "error: 'start_from': the weights in 'START' have other sizes"),
+        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no skin VAE there"),
+    ],
+)
+def test_weights_of_another_kind_are_no_start(tmp_path, capsys, override, message):
+    folder = tmp_path / "vae"
+    SkinVAE(SkinVAEConfig(**SKIN_VAE["model"])).save(folder)
+    path = write(tmp_path, {**SKIN_VAE, "start_from": str(folder)})
+    assert main([path, override]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message.replace("START", str(folder)))
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()

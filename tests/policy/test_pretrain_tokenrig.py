@@ -1,7 +1,9 @@
 """Stage 2: token sequences, losses by hand, and whole runs through its command line."""
 
 import itertools
+import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,17 @@ import pytest
 import torch
 
 from data import make_creature, write_skinned_glb
+from data.typed_recipe import RecipeError
 from policy import load as load_policy
 from policy import pretrain_tokenrig
+from policy.bundle import RigPolicy
+from policy.configuration_tokenrig import TokenRigConfig
+from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.pretrain_tokenrig import (
     TokenizedMeshes,
     TokenRigRecipe,
     collate,
+    initial_model,
     load_recipe,
     load_skin_vae,
     main,
@@ -302,3 +309,84 @@ def test_the_shipped_recipe_is_valid(capsys):
     assert recipe.language_model.hidden_size == 192
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "num_hidden_layers: 5" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- going on from weights
+
+
+@pytest.fixture(scope="module")
+def start_folder(tmp_path_factory, vae_folder) -> Path:
+    folder = tmp_path_factory.mktemp("start")
+    assert main([write(folder, {**TOKENRIG, "skin_vae": str(vae_folder)}), "loop.max_steps=2"]) == 0
+    return folder / "run" / "policy"
+
+
+def test_start_from_goes_on_from_those_weights(tmp_path, path, start_folder):
+    overrides = [f"start_from={start_folder}", "loop.learning_rate=1e-9", "loop.weight_decay=0"]
+    recipe = load_recipe(path, overrides)
+    expected = load_policy(start_folder).model.state_dict()
+    first = initial_model(recipe, load_skin_vae(recipe)).state_dict()
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    assert next(iter(first.values())).dtype == torch.float32
+    assert main([path, *overrides]) == 0
+    after = load_policy(tmp_path / "run" / "policy")
+    assert after.vocabulary == WORDS
+    for name, tensor in after.model.state_dict().items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5)
+
+
+def test_start_from_may_write_another_number_of_tokens_per_bone(tmp_path, path, start_folder, vae_folder):
+    config = tmp_path / "vae" / "config.json"
+    shutil.copytree(vae_folder, config.parent)
+    config.write_text(json.dumps({**json.loads(config.read_text()), "tokens_per_skin": 4}))
+    assert main([path, f"start_from={start_folder}", f"skin_vae={config.parent}"]) == 0
+    assert load_policy(tmp_path / "run" / "policy").vocabulary.tokens_per_skin == 4
+
+
+def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path):
+    recipe = load_recipe(path, [])
+    vae = load_skin_vae(recipe)
+    config = initial_model(recipe, vae).config
+    config.vocabulary = Vocabulary(codebook=64, tokens_per_skin=2, classes=("dragon", "horse")).to_dict()
+    model = TokenRigForCausalLM(TokenRigConfig(**{**config.to_dict(), "vocab_size": None}))
+    RigPolicy(model, vae).save(tmp_path / "dragons")
+    start = f"start_from={tmp_path / 'dragons'}"
+    again = load_recipe(path, [start, "class_name=dragon"])
+    assert initial_model(again, vae).config.get_vocabulary().classes == ("dragon", "horse")
+    with pytest.raises(RecipeError, match=r"'class_name': .* knows dragon, horse, not 'articulation'"):
+        initial_model(load_recipe(path, [start]), vae)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "language_model.num_hidden_layers=2",
+            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "'language_model.num_hidden_layers'; set language_model.num_hidden_layers=1, or",
+        ),
+        (
+            "mesh_encoder.token_num=5",
+            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "'mesh_encoder.token_num'; set mesh_encoder.token_num=6, or",
+        ),
+        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no config.json; give a policy directory"),
+    ],
+)
+def test_weights_of_another_kind_are_no_start(tmp_path, path, start_folder, capsys, override, message):
+    assert main([path, f"start_from={start_folder}", override]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message.replace("START", str(start_folder)))
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_with_another_codebook_than_the_vae_is_refused(tmp_path, path, start_folder, capsys):
+    SkinVAE(SkinVAEConfig(**{**SKIN_VAE["model"], "fsq_levels": (8, 4)})).save(tmp_path / "other")
+    assert main([path, f"start_from={start_folder}", f"skin_vae={tmp_path / 'other'}"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        f"error: 'start_from': the policy in '{start_folder}' has 64 SkinTokens but the skin"
+    )
+    assert "32 codes" in told
+    assert not (tmp_path / "run").exists()
