@@ -1,0 +1,392 @@
+"""What skin VAEs keep of held-out rigs in 1, 2, 4, … tokens: fidelity, codebook use, compression."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from data.atomic import write_atomic
+from data.command_line import run_command
+from data.creatures import make_creature
+from data.dataset import EVAL_FIRST_SEED
+from data.load import Refusal
+from data.mesh import Mesh, MeshError
+from data.prepared import MANIFEST, PreparedRigs
+from data.rig import Rig, depth_first
+from data.rig_formats import RigLimits, find_rigs, read_rigs
+from data.sampling import vertex_normals
+from data.typed_recipe import RecipeError, build, read_recipe
+from policy.bundle import PolicyError, find_skin_vae
+from policy.pretraining_data import RigExample, make_example, skin_points
+from policy.skin_vae import SkinVAE
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SkinReportRecipe:
+    """Which VAEs to compare and on which rigs.
+
+    `skin_vaes`: `skin_vae` or policy directories. `rigs`: rig files as `python -m data.prepare` takes them (a
+    folder, a pattern, several), or a folder made by it (its eval split), or (null) procedural creatures of
+    the seeds from `first_seed` on, which no training sees. `count` limits the rigs, of files to the first
+    ones. `tokens`: the lengths; null for 1, 2, 4, … up to the learned queries. `points`: the cloud behind the
+    condition; `dense_pool` and `encoder_points` as in training. Weights above `threshold` are influences.
+    """
+
+    skin_vaes: list[str] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
+    rigs: str | list[str] | None = None
+    first_seed: int = EVAL_FIRST_SEED
+    count: int = 64
+    max_joints: int = 256
+    tokens: list[int] | None = None
+    points: int = 1024
+    dense_pool: int = 2048
+    encoder_points: int = 384
+    threshold: float = 1e-2
+    seed: int = 0
+    output_dir: str = "outputs/skin_report"
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            *((name, 1) for name in ("count", "max_joints", "points", "encoder_points")),
+            *((name, 0) for name in ("dense_pool", "threshold", "seed")),
+        ):
+            if not getattr(self, name) >= least:
+                raise RecipeError(f"'{name}' must be at least {least}, not {getattr(self, name)}")
+        if self.first_seed < EVAL_FIRST_SEED:
+            raise RecipeError(
+                f"'first_seed' must be at least {EVAL_FIRST_SEED}, not {self.first_seed}: training sees "
+                "creatures below that"
+            )
+        if not self.skin_vaes:
+            raise RecipeError("'skin_vaes' names no directory; give at least one")
+        if len(set(self.skin_vaes)) < len(self.skin_vaes):
+            raise RecipeError("'skin_vaes' names a directory twice; name each once")
+        if self.tokens is not None and (not self.tokens or min(self.tokens) < 1):
+            raise RecipeError(f"'tokens' must be whole numbers from 1 on, not {self.tokens}")
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutRig:
+    """A rig to reconstruct; mesh frame, depth-first joint order, float32.
+
+    vertices, normals (V, 3) and weights (V, J): what is asked and what is right. `example`: the surface
+    cloud; `shown` (J, K) int64: its rows that the encoder sees of each bone.
+    """
+
+    name: str
+    vertices: Floats
+    normals: Floats
+    weights: Floats
+    example: RigExample
+    shown: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WeightScores:
+    """Agreement of two weight matrices (V, J), all means over bones (columns).
+
+    iou: |both| / |either| of the vertices above the threshold, 1 where neither side has one. l1: mean
+    |difference| over the vertices where either side is above the threshold, 0 where there is none. l1_dense:
+    mean |difference| over all vertices. mask_accuracy: share of the vertices on the right side of it.
+    """
+
+    iou: float
+    l1: float
+    l1_dense: float
+    mask_accuracy: float
+
+
+@dataclass(frozen=True)
+class SkinReportRow:
+    """One VAE at one number of tokens per bone; the fields of WeightScores are means over rigs.
+
+    iou_error: standard error of the mean IoU over rigs. codes_used: different codes seen, `utilisation` their
+    share of the codebook, `perplexity` exp(entropy in nats) of the codes' frequencies; all three are bounded
+    by `codes_written`, the number of codes seen. bits_per_bone: tokens × log2(codebook). compression: bits
+    of the dense weights (32 per vertex and bone) over bits of the codes. compression_sparse: bits of the
+    influences alone (32 for the vertex and 32 for the weight, above the threshold) over bits of the codes.
+    """
+
+    skin_vae: str
+    tokens: int
+    rigs: int
+    bones: int
+    iou: float
+    iou_error: float
+    l1: float
+    l1_dense: float
+    mask_accuracy: float
+    codes_written: int
+    codes_used: int
+    utilisation: float
+    perplexity: float
+    bits_per_bone: float
+    compression: float
+    compression_sparse: float
+
+
+def load_recipe(path: str, overrides: Sequence[str]) -> SkinReportRecipe:
+    """Read and check a report recipe (RecipeError names what is wrong)."""
+    return build(SkinReportRecipe, read_recipe(path, overrides))
+
+
+def held_out_rig(mesh: Mesh, rig: Rig, recipe: SkinReportRecipe, index: int) -> HeldOutRig:
+    """Draw the cloud of one rig; a function of the mesh, the recipe and `index` alone."""
+    rng = np.random.default_rng((recipe.seed, index))
+    example = make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
+    shown = skin_points(example, np.arange(len(example.joints)), recipe.encoder_points, rng)
+    normals = vertex_normals(mesh.vertices, mesh.faces)
+    return HeldOutRig(mesh.name, mesh.vertices, normals, depth_first(rig).weights, example, shown)
+
+
+def held_out_rigs(recipe: SkinReportRecipe) -> list[HeldOutRig]:
+    """The rigs of a recipe; refused files are named on standard error. Raises MeshError if none is left."""
+    if recipe.rigs is None:
+        seeds = range(recipe.first_seed, recipe.first_seed + recipe.count)
+        creatures = (make_creature(seed) for seed in seeds)
+        pairs = [(creature.mesh, creature.rig) for creature in creatures]
+    elif isinstance(recipe.rigs, str) and (Path(recipe.rigs) / MANIFEST).is_file():
+        pairs = [(one.mesh, one.rig) for one in PreparedRigs(recipe.rigs, "eval")[: recipe.count]]
+    else:
+        pairs = _rigs_of_files(recipe.rigs, recipe.count, RigLimits(max_joints=recipe.max_joints))
+    return [held_out_rig(mesh, rig, recipe, index) for index, (mesh, rig) in enumerate(pairs)]
+
+
+def _rigs_of_files(pattern: str | list[str], count: int, limits: RigLimits) -> list[tuple[Mesh, Rig]]:
+    pairs: list[tuple[Mesh, Rig]] = []
+    files = find_rigs(pattern)
+    for path in files:
+        for one in read_rigs(path, limits):
+            if isinstance(one, Refusal):
+                print(f"skipped: {one}", file=sys.stderr)
+            elif len(pairs) < count:
+                pairs.append((one.rigged.mesh, one.rigged.rig))
+        if len(pairs) == count:
+            break
+    if not pairs:
+        why = f"none of its {len(files)} files holds a usable rig" if files else "no file matches"
+        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote it in a shell)")
+    return pairs
+
+
+def weight_scores(predicted: Floats, truth: Floats, threshold: float = 1e-2) -> WeightScores:
+    """Compare weights (V, J) with V, J >= 1; predictions need not be normalised. See `WeightScores`.
+
+    Raises ValueError for other or different shapes.
+    """
+    if predicted.shape != truth.shape or predicted.ndim != 2 or not predicted.size:
+        raise ValueError(
+            f"weights must be two (V, J) arrays of one shape, got {predicted.shape}, {truth.shape}"
+        )
+    a, b = predicted > threshold, truth > threshold
+    both, either = (a & b).sum(axis=0), (a | b).sum(axis=0)
+    difference = np.abs(predicted.astype(np.float64) - truth)
+    some = np.maximum(either, 1)
+    return WeightScores(
+        iou=float(np.where(either > 0, both / some, 1.0).mean()),
+        l1=float(((difference * (a | b)).sum(axis=0) / some).mean()),
+        l1_dense=float(difference.mean()),
+        mask_accuracy=float((a == b).mean()),
+    )
+
+
+def codebook_use(codes: NDArray[np.integer], size: int) -> tuple[int, float, float]:
+    """(different codes, their share of `size`, perplexity) of a non-empty array of codes in [0, size)."""
+    counts = np.bincount(np.ravel(codes), minlength=size)
+    shares = counts[counts > 0] / counts.sum()
+    return len(shares), len(shares) / size, float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def token_lengths(vae: SkinVAE) -> list[int]:
+    """Powers of two up to the number of learned queries, and this number; one length with perceivers."""
+    config = vae.config
+    if config.has_perceivers:
+        return [config.tokens_per_skin]
+    return sorted({2**k for k in range(config.sample_tokens.bit_length())} | {config.sample_tokens})
+
+
+@torch.no_grad()
+def reconstruct(
+    vae: SkinVAE, rig: HeldOutRig, lengths: Sequence[int]
+) -> list[tuple[NDArray[np.int64], Floats]]:
+    """(codes (J, tokens), decoded weights (V, J) at the vertices) for each number of tokens."""
+
+    def tensor(values: Floats) -> torch.Tensor:
+        return torch.from_numpy(values).to(vae.device)
+
+    example, rows = rig.example, rig.shown
+    cloud = (tensor(example.points[: example.uniform]), tensor(example.normals[: example.uniform]))
+    condition = vae.encode_condition(*cloud)
+    bones = np.arange(len(rows))[:, None]
+    points, directions = tensor(example.points[rows]), tensor(example.normals[rows])
+    shown = tensor(example.weights[rows, bones])
+    vertices, normals = tensor(rig.vertices), tensor(rig.normals)
+    result = []
+    for tokens in lengths:
+        codes = vae.encode_skin(points, directions, shown, tokens=tokens)
+        weights = vae.decode(codes, condition, vertices, normals)
+        result.append((codes.cpu().numpy(), weights.T.contiguous().cpu().numpy()))
+    return result
+
+
+def report(
+    vae: SkinVAE,
+    rigs: Sequence[HeldOutRig],
+    lengths: Sequence[int],
+    name: str = "skin VAE",
+    threshold: float = 1e-2,
+    progress: bool = False,
+) -> list[SkinReportRow]:
+    """One row per number of tokens: what the first tokens' codes keep of each rig's weights.
+
+    Rigs count alike, and within a rig its bones do. `vae` in evaluation mode on any device; one or more rigs.
+    """
+    codes: list[list[NDArray[np.int64]]] = [[] for _ in lengths]
+    scores: list[list[WeightScores]] = [[] for _ in lengths]
+    for rig in tqdm(rigs, desc=name, file=sys.stderr, disable=not progress):
+        for place, (written, weights) in enumerate(reconstruct(vae, rig, lengths)):
+            codes[place].append(written.ravel())
+            scores[place].append(weight_scores(weights, rig.weights, threshold))
+    size = vae.config.codebook_size
+    dense = sum(rig.weights.size * 32 for rig in rigs)
+    sparse = sum(int((rig.weights > threshold).sum()) * 64 for rig in rigs)
+    rows = []
+    for tokens, all_codes, all_scores in zip(lengths, codes, scores, strict=True):
+        flat = np.concatenate(all_codes)
+        bits = len(flat) * math.log2(size)
+        used, utilisation, perplexity = codebook_use(flat, size)
+        means = {
+            one.name: float(np.mean([getattr(score, one.name) for score in all_scores]))
+            for one in fields(WeightScores)
+        }
+        ious = np.array([score.iou for score in all_scores])
+        rows.append(
+            SkinReportRow(
+                skin_vae=name,
+                tokens=tokens,
+                rigs=len(rigs),
+                bones=sum(rig.weights.shape[1] for rig in rigs),
+                **means,
+                iou_error=float(ious.std(ddof=1) / math.sqrt(len(ious))) if len(ious) > 1 else 0.0,
+                codes_written=len(flat),
+                codes_used=used,
+                utilisation=utilisation,
+                perplexity=perplexity,
+                bits_per_bone=tokens * math.log2(size),
+                compression=dense / bits,
+                compression_sparse=sparse / bits,
+            )
+        )
+    return rows
+
+
+def print_report(rows: Sequence[SkinReportRow], threshold: float, console: Console) -> None:
+    """A table, the VAEs (as letters) below each other for each number of tokens."""
+    first = rows[0]
+    title = (
+        f"reconstruction of {first.rigs} held-out rigs, {first.bones} bones; influence: above {threshold:g}"
+    )
+    table = Table(title=title)
+    for heading in ("tokens", "", "IoU", "L1", "mask acc.", "codes used", "perplexity", "bits", "smaller"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    names = list(dict.fromkeys(row.skin_vae for row in rows))
+    letters = {name: _letter(place) for place, name in enumerate(names)}
+    for row in sorted(rows, key=lambda row: (row.tokens, names.index(row.skin_vae))):
+        table.add_row(
+            str(row.tokens),
+            letters[row.skin_vae],
+            f"{row.iou:.3f} ±{row.iou_error:.3f}",
+            f"{row.l1:.4f}",
+            f"{row.mask_accuracy:.1%}",
+            f"{row.utilisation:.1%}",
+            f"{row.perplexity:.0f}",
+            f"{row.bits_per_bone:.0f}",
+            f"{row.compression:.0f}×",
+        )
+    console.print(table)
+    for name, letter in letters.items():
+        console.print(f"{letter}: {name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _letter(place: int) -> str:
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
+
+
+def write_report(rows: Sequence[SkinReportRow], folder: Path) -> None:
+    """Write `skin_report.json` and `skin_report.csv`, a row each."""
+    values = [asdict(row) for row in rows]
+    write_atomic(folder / "skin_report.json", (json.dumps(values, indent=2) + "\n").encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(values[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(values)
+    write_atomic(folder / "skin_report.csv", text.getvalue().encode())
+
+
+def run(recipe: SkinReportRecipe, console: Console | None = None) -> list[SkinReportRow]:
+    """Make the report of a recipe: table, JSON and CSV."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    vaes = {name: _load_vae(name, device) for name in recipe.skin_vaes}
+    lengths = {name: _lengths(recipe, name, vae) for name, vae in vaes.items()}
+    output = Path(recipe.output_dir)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"'output_dir' {output} cannot be made ({error}); give another") from error
+    rigs = held_out_rigs(recipe)
+    rows = []
+    for name, vae in vaes.items():
+        rows += report(vae, rigs, lengths[name], name, recipe.threshold, progress=True)
+    write_report(rows, output)
+    print_report(rows, recipe.threshold, console or Console())
+    return rows
+
+
+def _load_vae(name: str, device: torch.device) -> SkinVAE:
+    try:
+        return SkinVAE.load(find_skin_vae(name, name), device, torch.float32)
+    except (PolicyError, ValueError, SafetensorError) as error:
+        raise RecipeError(f"'skin_vaes': {error}") from error
+
+
+def _lengths(recipe: SkinReportRecipe, name: str, vae: SkinVAE) -> list[int]:
+    if recipe.tokens is None:
+        return token_lengths(vae)
+    config = vae.config
+    if config.has_perceivers:
+        possible = [config.tokens_per_skin]
+    elif config.is_learned_queries:
+        possible = list(range(1, config.sample_tokens + 1))
+    else:
+        return recipe.tokens
+    wrong = [tokens for tokens in recipe.tokens if tokens not in possible]
+    if wrong:
+        raise RecipeError(
+            f"'tokens': '{name}' makes {possible[0]} to {possible[-1]} per bone, not {wrong[0]}"
+        )
+    return recipe.tokens
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: `python -m policy.skin_report recipes/skin_report.yaml 'skin_vaes=[A,B]'`."""
+    return run_command(__doc__ or "", load_recipe, run, argv, "python -m policy.skin_report")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
