@@ -1,6 +1,6 @@
 """Meshes, rigs, sampling, files and procedural creatures: everything that knows no tokens."""
 
-from data.augment import augment
+from data.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, Creature, make_creature
 from data.dataset import (
     EVAL_FIRST_SEED,
@@ -38,6 +38,7 @@ __all__ = [
     "MAX_FACES",
     "MESH_SUFFIXES",
     "TRAIN_FIRST_SEED",
+    "AugmentRecipe",
     "Creature",
     "Mesh",
     "MeshError",
@@ -50,7 +51,7 @@ __all__ = [
     "Rig",
     "RigLimits",
     "RiggedMesh",
-    "augment",
+    "augmented",
     "creature_samples",
     "depth_first",
     "file_samples",

@@ -2,18 +2,18 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.augment import augment
 from data.creatures import make_creature
 from data.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface
+from data.transforms import turned
 
 # Creatures to learn from and creatures to be judged by never share a seed.
 TRAIN_FIRST_SEED = 0
@@ -78,15 +78,9 @@ def creature_samples(
         creature = make_creature(seed, kinds[(seed - first_seed) % len(kinds)] if kinds else None)
         mesh, rig = creature.mesh, creature.rig
         if max_turn:
-            mesh, rig = _turned(mesh, rig, np.random.default_rng([seed, 1]), max_turn)
+            mesh, rig = turned(mesh, rig, np.random.default_rng([seed, 1]), max_turn)
         samples.append(make_sample(mesh, rig, points, seed))
     return samples
-
-
-def _turned(mesh: Mesh, rig: Rig, rng: np.random.Generator, max_turn: float) -> tuple[Mesh, Rig]:
-    """Mesh and rig turned about the up axis, back in the mesh frame; a frame of their own from then on."""
-    vertices, _, joints = augment(mesh.vertices, np.empty((0, 3)), rig.joints, rng, max_turn)
-    return Mesh(vertices, mesh.faces, mesh.name, np.zeros(3), 1.0), replace(rig, joints=joints)
 
 
 def file_samples(

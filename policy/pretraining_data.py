@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data.creatures import make_creature
+from data.augment import AugmentRecipe, augmented
+from data.creatures import CREATURE_KINDS, make_creature
 from data.dataset import EVAL_FIRST_SEED
 from data.load import Refusal, find_meshes
 from data.mesh import Mesh, MeshError
+from data.mixture import Mixture, MixtureSource
+from data.prepared import PreparedRigs
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface_indexed
 from data.skinned_glb import read_skinned_glb
@@ -23,21 +26,60 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class RigDataRecipe:
-    """Where rigs come from: a pattern of skinned GLB files, or (null) procedural creatures by seed.
+class SourceRecipe:
+    """One source of rigs and its `weight` among all: exactly one of the three kinds.
 
-    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken.
-    Rigs of files with more than `max_joints` joints are left out.
+    `prepared`: a folder made by `python -m data.prepare`, of which the training split is used, each rig read
+    when it is drawn. `files`: a pattern, or several, of skinned GLB files, all read at the start.
+    `creatures`: procedural ones by seed, of these `kinds` in turn, or (null) of the kind each seed chooses.
+    A source of weight 0 is not opened.
     """
 
-    rigs: str | list[str] | None = None
+    prepared: str | None = None
+    files: str | list[str] | None = None
+    creatures: bool = False
+    kinds: list[str] | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.prepared is not None) + (self.files is not None) + self.creatures != 1:
+            raise ValueError("give it one of 'prepared' (a folder), 'files' (a pattern), 'creatures: true'")
+        if self.kinds is not None and not self.creatures:
+            raise ValueError("'kinds' are of creatures; add 'creatures: true' or leave them out")
+        for kind in self.kinds if self.kinds is not None else CREATURE_KINDS:
+            if kind not in CREATURE_KINDS:
+                raise ValueError(f"there is no creature kind '{kind}'; choose of {', '.join(CREATURE_KINDS)}")
+        if self.kinds == []:
+            raise ValueError("'kinds' is empty; name creature kinds or leave it out")
+        if not 0 <= self.weight < np.inf:
+            raise ValueError(f"'weight' must be 0 or a positive number, not {self.weight}")
+
+
+@dataclass(frozen=True)
+class RigDataRecipe:
+    """Where rigs come from, how they are augmented, and how many points are drawn of each.
+
+    `sources`: mixed by weight; none: procedural creatures by seed, counted from `first_seed`.
+    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken.
+    Rigs with more than `max_joints` joints or `max_faces` faces are left out.
+    """
+
+    sources: tuple[SourceRecipe, ...] = ()
+    augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     first_seed: int = 10_000_000
     points: int = 1024
     dense_pool: int = 3072
     max_joints: int = 64
+    max_faces: int = 300_000
 
     def __post_init__(self) -> None:
-        for name, least in (("points", 1), ("dense_pool", 0), ("max_joints", 1), ("first_seed", 0)):
+        for name, least in (
+            ("points", 1),
+            ("dense_pool", 0),
+            ("max_joints", 1),
+            ("max_faces", 1),
+            ("first_seed", 0),
+        ):
             if getattr(self, name) < least:
                 raise RecipeError(f"'data.{name}' must be at least {least}, not {getattr(self, name)}")
         if self.first_seed >= EVAL_FIRST_SEED:
@@ -45,6 +87,8 @@ class RigDataRecipe:
                 f"'data.first_seed' must be below {EVAL_FIRST_SEED}, where the creatures held out for "
                 f"evaluation begin, not {self.first_seed}"
             )
+        if self.sources and not any(source.weight for source in self.sources):
+            raise RecipeError("'data.sources' have weight 0 throughout; give one of them a weight above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,32 +107,102 @@ class RigExample:
     uniform: int
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An opened source: `read(item, index)` gives one of `count` items at place `index` of the stream."""
+
+    name: str
+    count: int
+    read: Callable[[int, int], tuple[Mesh, Rig]]
+
+
 class RigExamples(Dataset[RigExample]):
     """Example i is a function of the recipe and i alone, so training can resume anywhere.
 
-    Files that cannot be used are named on standard error. Raises MeshError when no rig can be used.
+    Rigs that cannot be used are named on standard error. Raises MeshError when a source has no rig to use,
+    and later, naming the file, when a prepared rig cannot be read.
     """
 
     def __init__(self, recipe: RigDataRecipe) -> None:
         self.recipe = recipe
-        self.rigs: list[tuple[Mesh, Rig]] | None = None
-        if recipe.rigs is not None:
-            self.rigs, refusals = load_rigs(recipe.rigs, recipe.max_joints)
-            for refusal in refusals:
-                print(f"skipped: {refusal}", file=sys.stderr)
+        wanted = recipe.sources or (SourceRecipe(creatures=True),)
+        weights = [source.weight for source in wanted if source.weight]
+        self.sources = [_opened(source, recipe) for source in wanted if source.weight]
+        self.mixture = Mixture(
+            [
+                MixtureSource(source.name, range(source.count), weight)
+                for source, weight in zip(self.sources, weights, strict=True)
+            ],
+            recipe.first_seed,
+        )
 
     def __getitem__(self, index: int) -> RigExample:
         recipe = self.recipe
+        source, item = self.mixture.place(index)
+        mesh, rig = self.sources[source].read(item, index)
+        mesh, rig = augmented(mesh, rig, recipe.augment, np.random.default_rng((recipe.first_seed, index, 3)))
         rng = np.random.default_rng((recipe.first_seed, index))
-        if self.rigs is None:
-            creature = make_creature(recipe.first_seed + index)
-            mesh, rig = creature.mesh, creature.rig
-        else:
-            mesh, rig = self.rigs[int(rng.integers(len(self.rigs)))]
         return make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
 
 
-def load_rigs(pattern: str | Sequence[str], max_joints: int) -> tuple[list[tuple[Mesh, Rig]], list[Refusal]]:
+def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
+    """A source ready to be read. Raises MeshError if it holds no rig within the recipe's limits."""
+    if source.prepared is not None:
+        return _prepared_source(source.prepared, recipe)
+    if source.files is not None:
+        rigs, refusals = load_rigs(source.files, recipe.max_joints, recipe.max_faces)
+        for refusal in refusals:
+            print(f"skipped: {refusal}", file=sys.stderr)
+        return _Source(str(source.files), len(rigs), lambda item, index: rigs[item])
+    kinds = source.kinds
+
+    def creature(item: int, index: int) -> tuple[Mesh, Rig]:
+        seed = recipe.first_seed + index
+        if seed >= EVAL_FIRST_SEED:
+            raise RecipeError(
+                f"'data.first_seed': example {index} would be a creature held out for evaluation "
+                f"(seed {seed}); choose a smaller first seed"
+            )
+        made = make_creature(seed, kinds[index % len(kinds)] if kinds else None)
+        return made.mesh, made.rig
+
+    # The seed is the place in the stream, so there is one item, never the same twice.
+    return _Source("creatures", 1, creature)
+
+
+def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
+    rigs = PreparedRigs(folder, "train")
+    missing = [entry.file for entry in rigs.entries if not (rigs.folder / entry.file).is_file()]
+    if missing:
+        raise MeshError(
+            f"{rigs.folder / missing[0]}: it is missing, with {len(missing) - 1} other rigs of the manifest; "
+            "prepare the folder again"
+        )
+    kept = [
+        place
+        for place, entry in enumerate(rigs.entries)
+        if entry.joints <= recipe.max_joints and entry.faces <= recipe.max_faces
+    ]
+    over = len(rigs.entries) - len(kept)
+    limits = f"more than {recipe.max_joints} joints or {recipe.max_faces} faces"
+    if not kept:
+        raise MeshError(
+            f"{folder}: all of its {over} rigs for training have {limits}; raise 'data.max_joints' or "
+            "'data.max_faces'"
+        )
+    if over:
+        print(f"skipped: {folder}: {over} of {len(rigs.entries)} rigs have {limits}", file=sys.stderr)
+
+    def read(item: int, index: int) -> tuple[Mesh, Rig]:
+        rigged = rigs[kept[item]]
+        return rigged.mesh, rigged.rig
+
+    return _Source(folder, len(kept), read)
+
+
+def load_rigs(
+    pattern: str | Sequence[str], max_joints: int, max_faces: int
+) -> tuple[list[tuple[Mesh, Rig]], list[Refusal]]:
     """Every usable skinned file that `pattern` names (see `data.find_meshes`), and the refused files.
 
     Files need not store weights that sum to 1; here each vertex's do, unless it has none. Raises MeshError,
@@ -103,10 +217,14 @@ def load_rigs(pattern: str | Sequence[str], max_joints: int) -> tuple[list[tuple
         except MeshError as error:
             refusals.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
             continue
-        joints = len(rig.joints)
-        if joints > max_joints:
-            reason = f"it has {joints} joints, the limit is {max_joints}; raise 'data.max_joints'"
-            refusals.append(Refusal(str(path), reason))
+        sizes = (("joints", len(rig.joints), max_joints), ("faces", len(mesh.faces), max_faces))
+        over = [
+            f"it has {size} {what}, the limit is {limit}; raise 'data.max_{what}'"
+            for what, size, limit in sizes
+            if size > limit
+        ]
+        if over:
+            refusals.append(Refusal(str(path), over[0]))
             continue
         total = rig.weights.sum(axis=1, keepdims=True)
         shares = np.divide(rig.weights, total, out=np.zeros_like(rig.weights), where=total > 0)

@@ -1,49 +1,139 @@
-"""Augmentation: what a turn and a stretch must keep."""
+"""Augmentation as a whole: switches, order, and what must hold after any of it."""
+
+from dataclasses import replace
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import augment, make_creature, vertex_normals
+from data import AugmentRecipe, Mesh, Rig, augmented, make_creature
+from data.transforms import in_mesh_frame
+from data.typed_recipe import RecipeError, build, to_mapping
 
-CREATURE = make_creature(5, "quadruped")
+PAPER = AugmentRecipe(
+    reparent_probability=1.0,
+    subtree_probability=1.0,
+    deletion_probability=1.0,
+    scale_probability=1.0,
+    pose_probability=1.0,
+    rotation_probability=1.0,
+    turn_probability=1.0,
+    quarter_turns_probability=1.0,
+    joint_noise=1e-2,
+    vertex_noise=1e-3,
+)
+SWITCHES = [name for name in vars(PAPER) if name.endswith(("_probability", "_noise"))]
+CREATURES = [make_creature(seed) for seed in range(6)]
 
 
-def test_half_turn_by_hand() -> None:
-    class Half:
-        def uniform(self, low: float, high: float, size: int | None = None) -> object:
-            return high / 2 if size is None else np.zeros(size)
-
-    # A quarter of the full circle (pi / 2 about y): x -> -z, z -> x.
-    vertices = np.array([[1.0, 0, 0], [-1, 0, 0], [0, 0.5, 0.25], [0, -0.5, -0.25]])
-    turned, normals, joints = augment(vertices, np.array([[0.0, 0, 1]]), np.array([[0.5, 0.1, 0.2]]), Half())  # type: ignore[arg-type]
-    np.testing.assert_allclose(turned, [[0, 0, -1], [0, 0, 1], [0.25, 0.5, 0], [-0.25, -0.5, 0]], atol=1e-7)
-    np.testing.assert_allclose(normals, [[1, 0, 0]], atol=1e-7)
-    np.testing.assert_allclose(joints, [[0.2, 0.1, -0.5]], atol=1e-7)
+def arrays(mesh: Mesh, rig: Rig) -> list[np.ndarray]:
+    return [mesh.vertices, mesh.faces, rig.joints, rig.parents, rig.weights]
 
 
-@given(seed=st.integers(0, 10**6), stretch=st.sampled_from([0.0, 0.2]))
-def test_result_is_in_the_mesh_frame_and_consistent(seed: int, stretch: float) -> None:
-    mesh, rig = CREATURE.mesh, CREATURE.rig
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    everything = np.concatenate([mesh.vertices, rig.joints])
-    moved, turned, all_moved = augment(
-        mesh.vertices, normals, everything, np.random.default_rng(seed), max_stretch=stretch
-    )
-    low, high = moved.min(axis=0), moved.max(axis=0)
+def same(a: tuple[Mesh, Rig], b: tuple[Mesh, Rig]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(arrays(*a), arrays(*b), strict=True))
+
+
+def test_all_off_by_default_gives_back_the_very_objects():
+    mesh, rig = CREATURES[0].mesh, CREATURES[0].rig
+    rng = np.random.default_rng(0)
+    state = rng.bit_generator.state
+    result = augmented(mesh, rig, AugmentRecipe(), rng)
+    assert result[0] is mesh
+    assert result[1] is rig
+    assert rng.bit_generator.state == state
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_changes_something_and_one_seed_gives_one_result(switch):
+    recipe = replace(AugmentRecipe(), **{switch: getattr(PAPER, switch)})
+    changed = 0
+    for creature in CREATURES:
+        results = [augmented(creature.mesh, creature.rig, recipe, np.random.default_rng(4)) for _ in range(2)]
+        assert same(*results)
+        changed += not same(results[0], (creature.mesh, creature.rig))
+    assert changed >= 3
+
+
+def test_a_probability_is_one():
+    recipe = AugmentRecipe(turn_probability=0.25)
+    mesh, rig = CREATURES[0].mesh, CREATURES[0].rig
+    rng = np.random.default_rng(0)
+    turns = sum(augmented(mesh, rig, recipe, rng)[0] is not mesh for _ in range(400))
+    # 400 draws of 0.25: 100, standard deviation sqrt(400 * 0.25 * 0.75) = 8.7.
+    assert 70 < turns < 130
+
+
+def test_noise_on_joints_comes_after_the_pose_and_leaves_the_mesh():
+    creature = CREATURES[1]
+    posed = AugmentRecipe(pose_probability=1.0)
+    clean = augmented(creature.mesh, creature.rig, posed, np.random.default_rng(5))
+    noisy = augmented(creature.mesh, creature.rig, replace(posed, joint_noise=1e-2), np.random.default_rng(5))
+    np.testing.assert_array_equal(clean[0].vertices, noisy[0].vertices)
+    offsets = noisy[1].joints - clean[1].joints
+    assert 0.005 < offsets.std() < 0.015
+
+
+@settings(deadline=None)
+@given(
+    which=st.integers(0, len(CREATURES) - 1),
+    seed=st.integers(0, 2**32),
+    on=st.sets(st.sampled_from(SWITCHES)),
+)
+def test_a_valid_rig_in_the_mesh_frame_whatever_is_on(which, seed, on):
+    creature = CREATURES[which]
+    recipe = replace(AugmentRecipe(), **{name: getattr(PAPER, name) for name in on})
+    mesh, rig = augmented(creature.mesh, creature.rig, recipe, np.random.default_rng(seed))
+    assert rig.weights.shape == (len(mesh.vertices), len(rig.joints))
+    assert len(rig.names) == len(set(rig.names)) == len(rig.joints) >= 1
+    assert rig.names[0] == creature.rig.names[0]
+    np.testing.assert_allclose(rig.weights.sum(axis=1), 1, atol=1e-5)
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     np.testing.assert_allclose(low + high, 0, atol=1e-6)
     np.testing.assert_allclose((high - low).max(), 2, atol=1e-6)
-    # Joints move with the vertices.
-    np.testing.assert_allclose(all_moved[: len(moved)], moved, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=1), 1, atol=1e-5)
-    if not stretch:
-        np.testing.assert_allclose(turned, vertex_normals(moved, mesh.faces), atol=1e-3)
+    assert set(np.unique(mesh.faces)) == set(range(len(mesh.vertices))) or "deletion_probability" not in on
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    assert np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
+    ).sum()
+    if not on & {"subtree_probability", "deletion_probability"}:
+        assert len(rig.joints) == len(creature.rig.joints)
+    if on <= {"reparent_probability", "subtree_probability", "deletion_probability"}:
+        # What stays did not move, but for the frame: the same shape at the places named alike.
+        old = [creature.rig.names.index(name) for name in rig.names]
+        kept = creature.rig.joints[old]
+        again = in_mesh_frame(mesh, rig, np.float64(mesh.vertices), np.float64(rig.joints))[1].joints
+        np.testing.assert_allclose(again, rig.joints, atol=1e-5)
+        spread, before = rig.joints - rig.joints[0], kept - kept[0]
+        scale = np.abs(spread).max() / max(np.abs(before).max(), 1e-9)
+        np.testing.assert_allclose(spread, before * scale, atol=1e-4)
 
 
-def test_stretched_plane_normals_stay_perpendicular() -> None:
-    rng = np.random.default_rng(3)
-    corners = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    normal = np.ones((1, 3)) / np.sqrt(3)
-    moved, turned, _ = augment(corners, normal, corners, rng, max_stretch=0.5)
-    assert abs(float((moved[1] - moved[0]) @ turned[0])) < 1e-6
-    assert abs(float((moved[2] - moved[0]) @ turned[0])) < 1e-6
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"rotation_probability": 1.5},
+            "'data.augment.rotation_probability' must be between 0 and 1, not 1.5",
+        ),
+        ({"joint_noise": -0.1}, "'data.augment.joint_noise' must be between 0 and 1, not -0.1"),
+        ({"max_pose_deg": 181}, "'data.augment.max_pose_deg' must be between 0 and 180, not 181.0"),
+        ({"max_deleted": float("nan")}, "'data.augment.max_deleted' must be between 0 and 1, not nan"),
+        ({"scale_range": [1.2, 0.8]}, "'data.augment.scale_range' must be two positive factors, the smaller"),
+        ({"scale_range": [0, 1]}, "'data.augment.scale_range' must be two positive factors"),
+        ({"scale_range": [1]}, "'data.augment.scale_range' must have 2 entries, not 1"),
+        (
+            {"rotate_probability": 1},
+            "unknown key 'data.augment.rotate_probability'; the nearest valid key is",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be(values, message):
+    with pytest.raises(RecipeError) as caught:
+        build(AugmentRecipe, values, "data.augment")
+    assert str(caught.value).startswith(message)
+
+
+def test_a_recipe_comes_back_from_its_mapping():
+    assert build(AugmentRecipe, to_mapping(PAPER)) == PAPER

@@ -223,7 +223,7 @@ def test_every_weight_learns(tmp_path):
 def test_rigs_of_files(tmp_path):
     creature = make_creature(0)
     write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
-    assert main([write(tmp_path, SKIN_VAE), f"data.rigs={tmp_path}/**/*.glb", "loop.max_steps=2"]) == 0
+    assert main([write(tmp_path, SKIN_VAE), f"data.sources=[{{files: {tmp_path}/**/*.glb}}]", "loop.max_steps=2"]) == 0
     assert (tmp_path / "run" / "skin_vae" / "model.safetensors").is_file()
 
 
@@ -242,7 +242,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.rigs=NOWHERE/*.glb", "error: NOWHERE/*.glb: no file matches"),
+        ("data.sources=[{files: NOWHERE/*.glb}]", "error: NOWHERE/*.glb: no file matches"),
         ("bones_per_mesh=0", "error: 'bones_per_mesh' must be at least 1, not 0"),
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),

@@ -228,7 +228,7 @@ def test_it_learns_a_rig_by_heart(tmp_path, path):
     write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
     changes = ["max_steps=80", "logging_steps=10", "learning_rate=1e-2", "warmup_steps=5", "save_steps=80"]
     overrides = [
-        f"data.rigs={tmp_path}/*.glb",
+        f"data.sources=[{{files: {tmp_path}/*.glb}}]",
         "skeleton_only_steps=0",
         *(f"loop.{change}" for change in changes),
     ]
@@ -250,7 +250,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.rigs=NOWHERE/*.glb", "error: NOWHERE/*.glb: no file matches"),
+        ("data.sources=[{files: NOWHERE/*.glb}]", "error: NOWHERE/*.glb: no file matches"),
         ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE there"),
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("skeleton_only_steps=-1", "error: 'skeleton_only_steps' must be at least 0, not -1"),

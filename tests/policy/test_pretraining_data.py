@@ -9,12 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import policy.pretraining_data
-from data import EVAL_FIRST_SEED, Mesh, MeshError, Rig, make_creature, write_skinned_glb
+from data import (
+    EVAL_FIRST_SEED,
+    AugmentRecipe,
+    Mesh,
+    MeshError,
+    Rig,
+    augmented,
+    make_creature,
+    read_manifest,
+    read_rig_npz,
+    write_skinned_glb,
+)
+from data.prepare import PrepareSettings, prepare
 from data.typed_recipe import RecipeError, build
 from policy.pretraining_data import (
     RigDataRecipe,
     RigExample,
     RigExamples,
+    SourceRecipe,
     load_rigs,
     make_example,
     skin_points,
@@ -102,7 +115,7 @@ def test_joints_come_depth_first_with_their_weights():
 
 
 def test_rigs_of_files_are_those_that_were_written(rig_files):
-    rigs, refusals = load_rigs(str(rig_files / "**" / "*.glb"), max_joints=64)
+    rigs, refusals = load_rigs(str(rig_files / "**" / "*.glb"), max_joints=64, max_faces=10**6)
     assert refusals == []
     assert [mesh.name for mesh, _ in rigs] == ["a", "b", "c"]
     for seed, (mesh, rig) in enumerate(rigs):
@@ -115,11 +128,12 @@ def test_rigs_of_files_are_those_that_were_written(rig_files):
 
 
 def test_examples_of_files_draw_from_all_of_them_and_repeat(rig_files):
-    recipe = replace(SMALL, rigs=str(rig_files))
-    examples = RigExamples(recipe)
-    first_points = {float(examples[index].joints[0, 0]) for index in range(40)}
-    assert len(first_points) == 3
-    again = RigExamples(build(RigDataRecipe, {"rigs": [str(rig_files)], "points": 60, "dense_pool": 90}))
+    examples = RigExamples(files(rig_files))
+    # Each pass holds each file once.
+    for first in (0, 3, 6):
+        assert len({float(examples[first + step].joints[0, 0]) for step in range(3)}) == 3
+    written = {"sources": [{"files": [str(rig_files)]}], "points": 60, "dense_pool": 90}
+    again = RigExamples(build(RigDataRecipe, written))
     assert all(same(examples[index], again[index]) for index in range(5))
     rigs = [make_creature(seed).rig for seed in range(3)]
     for index in range(5):
@@ -128,29 +142,36 @@ def test_examples_of_files_draw_from_all_of_them_and_repeat(rig_files):
         assert min(np.abs(joints - other).max() for other in alike) < 1e-5
 
 
+def files(pattern: object, **changes: object) -> RigDataRecipe:
+    return replace(SMALL, sources=(SourceRecipe(files=str(pattern)),), **changes)
+
+
 def test_unusable_files_are_named_and_left_out(rig_files, capsys):
     (rig_files / "broken.glb").write_bytes(b"glTF but not really")
     counts = [len(make_creature(seed).rig.joints) for seed in range(3)]
     limit = max(counts) - 1
-    examples = RigExamples(replace(SMALL, rigs=str(rig_files), max_joints=limit))
-    assert examples.rigs is not None
-    assert [len(rig.joints) for _, rig in examples.rigs] == [count for count in counts if count <= limit]
+    examples = RigExamples(files(rig_files, max_joints=limit))
+    assert {len(examples[index].joints) for index in range(6)} == {
+        count for count in counts if count <= limit
+    }
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("skipped: ") == 1 + counts.count(max(counts))
     assert f"skipped: {rig_files / 'broken.glb'}: " in told.err
     assert f"joints, the limit is {limit}; raise 'data.max_joints'" in told.err
+    with pytest.raises(MeshError, match=r"it has \d+ faces, the limit is 9; raise 'data.max_faces'"):
+        RigExamples(files(rig_files, max_faces=9))
 
 
 def test_no_usable_rig_at_all(tmp_path):
     with pytest.raises(MeshError, match=r"nowhere/\*\.glb: no file matches"):
-        RigExamples(replace(SMALL, rigs=f"{tmp_path}/nowhere/*.glb"))
+        RigExamples(files(f"{tmp_path}/nowhere/*.glb"))
     for name in ("one.glb", "two.glb"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
         MeshError, match=r"none of its 2 files is a usable rig(.|\n)*one\.glb: (.|\n)*two\.glb: "
     ):
-        RigExamples(replace(SMALL, rigs=str(tmp_path)))
+        RigExamples(files(tmp_path))
 
 
 def test_weights_of_files_become_shares(tmp_path, monkeypatch):
@@ -158,9 +179,104 @@ def test_weights_of_files_become_shares(tmp_path, monkeypatch):
     rig = Rig(np.zeros((2, 3), dtype=np.float32), np.array([-1, 0]), weights)
     monkeypatch.setattr(policy.pretraining_data, "read_skinned_glb", lambda path: (square(), rig))
     (tmp_path / "a.glb").write_bytes(b"")
-    ((_, read),), _ = load_rigs(str(tmp_path), 64)
+    ((_, read),), _ = load_rigs(str(tmp_path), 64, 100)
     # Halves, all, a vertex without weight stays without, quarters.
     np.testing.assert_array_equal(read.weights, np.array([[0.5, 0.5], [1, 0], [0, 0], [0.25, 0.75]]))
+
+
+# ---------------------------------------------------------------- sources and augmentation
+
+
+@pytest.fixture
+def prepared(rig_files: Path, tmp_path: Path) -> Path:
+    """The three creatures prepared: two for training, one held out."""
+    prepare([rig_files], tmp_path / "prepared", PrepareSettings(1 / 3))
+    return tmp_path / "prepared"
+
+
+def test_prepared_rigs_of_the_training_split_are_read_when_drawn(prepared, monkeypatch):
+    read: list[str] = []
+    whole = read_rig_npz
+
+    def counted(path: Path) -> object:
+        read.append(path.name)
+        return whole(path)
+
+    monkeypatch.setattr("data.prepared.read_rig_npz", counted)
+    examples = RigExamples(replace(SMALL, sources=(SourceRecipe(prepared=str(prepared)),)))
+    assert read == []
+    first = examples[0]
+    assert len(read) == 1
+    same_again = RigExamples(examples.recipe)[0]
+    assert same(first, same_again)
+    for index in range(8):
+        assert examples[index].uniform == 60
+    training = {Path(rig.file).name for rig in read_manifest(prepared).rigs if rig.split == "train"}
+    assert set(read) == training
+    assert len(training) == 2
+
+
+def test_sources_are_mixed_by_weight_and_kinds_are_taken_in_turn(prepared, rig_files):
+    sources = (
+        SourceRecipe(prepared=str(prepared), weight=7),
+        SourceRecipe(files=str(rig_files), weight=2),
+        SourceRecipe(creatures=True, kinds=["snake", "biped"], weight=1),
+        SourceRecipe(files="never opened", weight=0),
+    )
+    examples = RigExamples(replace(SMALL, sources=sources))
+    drawn = [examples.mixture.place(index)[0] for index in range(1000)]
+    assert [drawn.count(source) for source in range(3)] == [700, 200, 100]
+    index = drawn.index(2)
+    kind = ["snake", "biped"][index % 2]
+    expected = make_creature(SMALL.first_seed + index, kind).rig
+    np.testing.assert_array_equal(examples[index].joints, expected.joints)
+    assert same(examples[index], RigExamples(examples.recipe)[index])
+
+
+def test_prepared_folders_that_cannot_be_used(prepared, tmp_path, capsys):
+    def examples(folder: Path, **changes: int) -> RigExamples:
+        return RigExamples(replace(SMALL, sources=(SourceRecipe(prepared=str(folder)),), **changes))
+
+    with pytest.raises(MeshError, match=r"make the folder with `python -m data\.prepare`"):
+        examples(tmp_path / "nowhere")
+    with pytest.raises(
+        MeshError, match="all of its 2 rigs for training have more than 1 joints or 300000 faces"
+    ):
+        examples(prepared, max_joints=1)
+    rigs = [rig for rig in read_manifest(prepared).rigs if rig.split == "train"]
+    limit = min(rig.joints for rig in rigs)
+    if limit < max(rig.joints for rig in rigs):
+        examples(prepared, max_joints=limit)
+        assert "skipped: " in capsys.readouterr().err
+    file = prepared / rigs[0].file
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    broken = examples(prepared)
+    with pytest.raises(MeshError, match=rigs[0].file):
+        [broken[index] for index in range(2)]
+    file.unlink()
+    with pytest.raises(MeshError, match=f"{rigs[0].file}: it is missing, with 0 other rigs"):
+        examples(prepared)
+
+
+def test_held_out_creatures_are_never_drawn():
+    examples = RigExamples(replace(SMALL, first_seed=EVAL_FIRST_SEED - 2))
+    assert examples[1].uniform == 60
+    with pytest.raises(RecipeError, match="example 2 would be a creature held out for evaluation"):
+        examples[2]
+
+
+def test_examples_are_augmented_before_their_points_are_drawn():
+    augment = AugmentRecipe(subtree_probability=1.0, pose_probability=1.0, joint_noise=1e-2)
+    examples = RigExamples(replace(SMALL, augment=augment))
+    plain = RigExamples(SMALL)
+    for index in range(4):
+        creature = make_creature(SMALL.first_seed + index)
+        rng = np.random.default_rng((SMALL.first_seed, index, 3))
+        mesh, rig = augmented(creature.mesh, creature.rig, augment, rng)
+        expected = make_example(mesh, rig, 60, 90, np.random.default_rng((SMALL.first_seed, index)))
+        assert same(examples[index], expected)
+        assert len(examples[index].joints) < len(plain[index].joints)
 
 
 # ---------------------------------------------------------------- points of a bone
@@ -238,7 +354,20 @@ def test_any_number_of_points_can_be_asked_for(uniform, pool, count, bones):
             {"first_seed": EVAL_FIRST_SEED},
             "'data.first_seed' must be below 1000000000, where the creatures held out",
         ),
-        ({"rigs": 3}, "'data.rigs' must be str or a list or null, not 3"),
+        ({"max_faces": 0}, "'data.max_faces' must be at least 1, not 0"),
+        ({"rigs": 3}, "unknown key 'data.rigs'"),
+        ({"augment": {"turn_probability": 2}}, "'data.augment.turn_probability' must be between 0 and 1"),
+        ({"sources": [{"files": 3}]}, "'data.sources[0].files' must be str or a list or null, not 3"),
+        ({"sources": [{"creatures": True}, {}]}, "'data.sources[1]': give it one of 'prepared'"),
+        ({"sources": [{"creatures": True, "prepared": "a"}]}, "'data.sources[0]': give it one of 'prepared'"),
+        ({"sources": [{"files": "a", "kinds": ["biped"]}]}, "'data.sources[0]': 'kinds' are of creatures"),
+        (
+            {"sources": [{"creatures": True, "kinds": ["cow"]}]},
+            "'data.sources[0]': there is no creature kind 'cow'; choose of ",
+        ),
+        ({"sources": [{"creatures": True, "kinds": []}]}, "'data.sources[0]': 'kinds' is empty"),
+        ({"sources": [{"files": "a", "weight": -1}]}, "'data.sources[0]': 'weight' must be 0 or a positive"),
+        ({"sources": [{"files": "a", "weight": 0}]}, "'data.sources' have weight 0 throughout"),
     ],
 )
 def test_data_recipes_that_cannot_be(values, message):
