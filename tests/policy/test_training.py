@@ -20,7 +20,7 @@ from policy.training import (
     LoopRecipe,
     RunningMeans,
     StepSampler,
-    build_optimizers,
+    build_optimizer,
     cosine_factor,
     muon_split,
     run_training,
@@ -143,12 +143,21 @@ def test_steps_take_their_own_examples():
     assert len(StepSampler(3, 5, 4)) == 0
 
 
+def test_processes_and_accumulation_share_the_examples_of_a_step():
+    # Two processes with two batches of three: step 1 has items 12 to 23, as one process with batches of 12.
+    first, second = (list(StepSampler(3, 1, 2, 2, process, 2)) for process in range(2))
+    assert first == [12, 13, 14, 18, 19, 20]
+    assert second == [15, 16, 17, 21, 22, 23]
+    assert len(StepSampler(3, 1, 2, 2, 1, 2)) == 6
+
+
 @pytest.mark.parametrize("which", ["tokenrig", "skin_vae"])
 def test_every_trainable_parameter_has_one_optimizer(which, fresh_model, vae_config):
     model = fresh_model if which == "tokenrig" else SkinVAE(vae_config)
     frozen = next(iter(model.parameters()))
     frozen.requires_grad_(False)
-    matrices, rest = muon_split(model)
+    matrices, other, rest = muon_split(model)
+    assert not other
     both = [id(parameter) for parameter in (*matrices, *rest)]
     trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
     assert sorted(both) == sorted(trainable)
@@ -161,15 +170,35 @@ def test_every_trainable_parameter_has_one_optimizer(which, fresh_model, vae_con
     assert all(any(name.endswith(end) for name in of_muon) for end in inside)
     outside = ("embed", "proj_in", "input_proj", "output_proj", "quant", "norm", "learned_queries", "bias")
     assert not [name for name in of_muon if any(part in name for part in outside)]
-    muon, adamw = build_optimizers(model, LoopRecipe(weight_decay=0.3))
-    assert [len(group["params"]) for group in muon.param_groups] == [len(matrices)]
-    assert [len(group["params"]) for group in adamw.param_groups] == [len(rest)]
-    assert (muon.param_groups[0]["weight_decay"], adamw.param_groups[0]["weight_decay"]) == (0.3, 0.0)
+    optimizer = build_optimizer(model, LoopRecipe(weight_decay=0.3))
+    groups = optimizer.param_groups
+    assert [len(group["params"]) for group in groups] == [len(matrices), len(rest)]
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+
+
+@pytest.mark.parametrize("which", ["tokenrig", "skin_vae"])
+def test_muon_may_take_the_attention_matrices_alone(which, fresh_model, vae_config):
+    model = fresh_model if which == "tokenrig" else SkinVAE(vae_config)
+    matrices, other, rest = muon_split(model, "attention")
+    both = [id(parameter) for parameter in (*matrices, *other, *rest)]
+    assert sorted(both) == sorted(id(parameter) for parameter in model.parameters())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of_muon = {names[id(parameter)] for parameter in matrices}
+    ends = {"tokenrig": ("q_proj", "k_proj", "v_proj", "o_proj", "attn.c_qkv", "attn.c_proj", "c_q", "c_kv")}
+    for end in ends.get(which, ("to_q", "to_k", "to_v", "to_out.0")):
+        assert any(name.endswith(f"{end}.weight") for name in of_muon), end
+    assert not [name for name in of_muon if "mlp" in name or ".ff." in name or "embed" in name]
+    assert all("mlp" in names[id(one)] or ".ff." in names[id(one)] for one in other)
+    # What decays is the same: the matrices of blocks, and with Muon those of the one cross attention too.
+    of_blocks = {id(parameter) for parameter in muon_split(model)[0]}
+    groups = build_optimizer(model, LoopRecipe(weight_decay=0.3, muon_matrices="attention")).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.0]
+    assert of_blocks <= {id(parameter) for group in groups[:2] for parameter in group["params"]}
 
 
 def test_adamw_alone_takes_everything_and_decays_the_same_matrices():
     model = Net()
-    (adamw,) = build_optimizers(model, LoopRecipe(optimizer="adamw", weight_decay=0.3))
+    adamw = build_optimizer(model, LoopRecipe(optimizer="adamw", weight_decay=0.3))
     groups = {group["weight_decay"]: group["params"] for group in adamw.param_groups}
     assert [id(parameter) for parameter in groups[0.3]] == [id(model.blocks[0].weight)]
     assert len(groups[0.0]) == len(list(model.parameters())) - 1
@@ -178,7 +207,7 @@ def test_adamw_alone_takes_everything_and_decays_the_same_matrices():
 def test_muon_needs_a_torch_that_has_it(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(RecipeError, match=r"'loop\.optimizer: muon' needs torch 2\.9"):
-        build_optimizers(Net(), LoopRecipe())
+        build_optimizer(Net(), LoopRecipe())
 
 
 def test_running_means_count_each_name():
@@ -338,7 +367,50 @@ def reset_accelerate():
     AcceleratorState._reset_state()
 
 
+def test_accumulated_batches_are_one_large_batch(tmp_path):
+    large = run(recipe(tmp_path / "large", batch_size=6, optimizer="adamw"))
+    small = run(recipe(tmp_path / "small", batch_size=2, gradient_accumulation_steps=3, optimizer="adamw"))
+    for one, other in zip(large.parameters(), small.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for own, other in zip(metrics(tmp_path / "large"), metrics(tmp_path / "small"), strict=True):
+        assert own == pytest.approx(other, rel=1e-4)
+
+
+def test_a_stopped_run_with_accumulation_goes_on_as_if_unbroken(tmp_path):
+    options = {"gradient_accumulation_steps": 2}
+    whole = run(recipe(tmp_path / "whole", **options))
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe(tmp_path / "broken", **options), stopping_at(5, KeyboardInterrupt()))
+    assert states(tmp_path / "broken") == ["state-3"]
+    assert equal(run(recipe(tmp_path / "broken", **options)), whole)
+    assert metrics(tmp_path / "broken") == metrics(tmp_path / "whole")
+
+
+def test_wandb_gets_the_metrics_offline(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run(recipe(tmp_path / "run", report_to=["wandb"]))
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    content = log.read_bytes()
+    assert b"loss" in content
+    assert b"late" in content
+    assert b"learning_rate" in content  # the recipe
+
+
+def test_auto_precision_is_float32_without_a_gpu(tmp_path, monkeypatch, reset_accelerate):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    exact = run(recipe(tmp_path / "float32"))
+    assert equal(exact, run(recipe(tmp_path / "auto", mixed_precision="auto")))
+
+
 # ---------------------------------------------------------------- refusals
+
+
+def test_checkpointing_is_of_models_that_have_it(tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"'loop\.gradient_checkpointing' is of the language model, stage 2"
+    ):
+        run(recipe(tmp_path, gradient_checkpointing=True))
 
 
 @pytest.mark.parametrize(
@@ -356,6 +428,10 @@ def reset_accelerate():
         ({"learning_rate": math.nan}, "'loop.learning_rate' must be above 0, not nan"),
         ({"max_grad_norm": 0}, "'loop.max_grad_norm' must be above 0, not 0.0"),
         ({"min_learning_rate_ratio": 1.5}, "'loop.min_learning_rate_ratio' must be from 0 to 1, not 1.5"),
+        (
+            {"gradient_accumulation_steps": 0},
+            "'loop.gradient_accumulation_steps' must be at least 1, not 0",
+        ),
         ({"optimizer": "sgd"}, "'loop.optimizer' must be one of 'muon', 'adamw', not 'sgd'"),
     ],
 )
