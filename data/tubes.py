@@ -1,9 +1,11 @@
-"""Closed tapered tubes swept along smooth chains, with skin weights: what creatures are made of."""
+"""Tapered tubes swept along smooth chains, and open sheets, with skin weights: what creatures are made of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -20,7 +22,10 @@ class Tube:
     right angles to it. `owners`: the joint each of the n segments belongs to. `side` (3,): a direction
     not parallel to the path. `blend`: half width of the weight transition at an inner point, as a
     fraction of the mean length of the segments on both sides, at most 0.5. `smooth`: False for an
-    ellipsoid about the one segment of the path.
+    ellipsoid about the one segment of the path. `sides`: corners of the cross section, None for as many
+    as the size asks for; 4 give a box. `square`: 1 for an elliptic cross section, towards 0 a rectangle.
+    `cap`: length of the rounded ends in radii, 0 for flat ones. `prop`: a thing worn or held, which is
+    neither cut where it lies within the body nor cuts the body.
     """
 
     path: Floats
@@ -29,46 +34,197 @@ class Tube:
     side: Floats
     blend: float
     smooth: bool = True
+    sides: int | None = None
+    square: float = 1.0
+    cap: float = 1.0
+    prop: bool = False
 
 
-def ellipsoid(centre: Floats, axis: Floats, radii: tuple[float, float], owner: int, side: Floats) -> Tube:
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """An open part: a grid of `points` (R, C, 3) with `weights` (R, C, n) of n different `owners`.
+
+    `closed`: the last column is joined to the first, as in a skirt.
+    """
+
+    points: Floats
+    owners: tuple[int, ...]
+    weights: Floats
+    closed: bool = False
+
+
+def ellipsoid(
+    centre: Floats,
+    axis: Floats,
+    radii: tuple[float, float],
+    owner: int,
+    side: Floats,
+    sides: int | None = None,
+    prop: bool = False,
+) -> Tube:
     """An ellipsoid owned by one joint: half axis `axis` (3,), and the two radii across it."""
-    return Tube(
-        np.stack([centre - axis, centre + axis]), np.array([radii, radii]), (owner,), side, 0.0, smooth=False
-    )
+    path = np.stack([centre - axis, centre + axis])
+    return Tube(path, np.array([radii, radii]), (owner,), side, 0.0, smooth=False, sides=sides, prop=prop)
 
 
-def mesh_tubes(
-    tubes: list[Tube], joint_count: int, target: int, lowest: int, highest: int
+def mesh_parts(
+    tubes: Sequence[Tube],
+    sheets: Sequence[Sheet],
+    joint_count: int,
+    target: int,
+    lowest: int,
+    highest: int,
+    trim: bool = False,
 ) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Triangulate tubes: (vertices (V, 3), faces (F, 3) outward, weights (V, joint_count)).
+    """Triangulate parts: (vertices (V, 3), faces (F, 3) outward, weights (V, joint_count)).
 
     Every tube becomes a closed surface of its own. The ring spacing is chosen so that V comes near
-    `target` and, where the number of tubes allows it, into [lowest, highest]. Weight rows sum to 1.
+    `target` and, where the number of parts allows it, into [lowest, highest]. Weight rows sum to 1.
+    `trim`: leave out the faces that lie within another tube (props excepted), as a modeller would; the
+    tubes are then open where another covers the opening. It is not done where a joint would lose its hold.
     """
     lengths = [_segment_lengths(tube) for tube in tubes]
     area = sum(
         2 * np.pi * tube.radii.mean() * length.sum() for tube, length in zip(tubes, lengths, strict=True)
     )
-    spacing = float(np.sqrt(area / target))
+    fixed = sum(sheet.points.shape[0] * sheet.points.shape[1] for sheet in sheets)
+    spacing = float(np.sqrt(area / max(target - fixed, 300)))
     layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
     for _ in range(12):
-        total = sum(_vertex_count(tube, *layout) for tube, layout in zip(tubes, layouts, strict=True))
+        total = sum(_vertex_count(tube, *layout) for tube, layout in zip(tubes, layouts, strict=True)) + fixed
         if lowest <= total <= highest:
             break
         spacing *= 0.85 if total < lowest else 1.15
         layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
     vertices, faces, weights, start = [], [], [], 0
+    sweeps = []
     for tube, (rings, around) in zip(tubes, layouts, strict=True):
-        points, arc, knots = _sweep(tube, rings, around)
-        vertices.append(points)
-        faces.append(_faces(len(arc) - 2, around) + start)
-        per_ring = _ring_weights(tube, arc, knots, joint_count)
-        repeats = np.full(len(arc), around)
+        sweep = _sweep(tube, rings, around)
+        sweeps.append(sweep)
+        vertices.append(sweep.vertices)
+        faces.append(_faces(len(sweep.arc) - 2, around) + start)
+        per_ring = _ring_weights(tube, sweep.arc, sweep.knots, joint_count)
+        repeats = np.full(len(sweep.arc), around)
         repeats[[0, -1]] = 1
         weights.append(np.repeat(per_ring, repeats, axis=0))
-        start += len(points)
-    return np.concatenate(vertices), np.concatenate(faces), np.concatenate(weights)
+        start += len(sweep.vertices)
+    for sheet in sheets:
+        rows, columns = sheet.points.shape[:2]
+        vertices.append(sheet.points.reshape(-1, 3))
+        faces.append(_sheet_faces(rows, columns, sheet.closed) + start)
+        spread = np.zeros((rows * columns, joint_count))
+        spread[:, list(sheet.owners)] = sheet.weights.reshape(rows * columns, -1)
+        weights.append(spread)
+        start += rows * columns
+    points, triangles, skin = np.concatenate(vertices), np.concatenate(faces), np.concatenate(weights)
+    if trim:
+        return _trimmed(points, triangles, skin, tubes, sweeps)
+    return points, triangles, skin
+
+
+@dataclass(frozen=True, eq=False)
+class _Sweep:
+    """A tube's vertices, pole by ring by pole, and its R rings.
+
+    `arc` (R,): arc length of the poles and rings. `knots`: arc length of the path's points. `frames`
+    (R, 3, 3): the three directions of each ring, each divided by the ring's extent along it, so that
+    points of the tube near that ring have coordinates of at most 1; poles are left out (zeros).
+    """
+
+    vertices: Floats
+    arc: Floats
+    knots: Floats
+    centres: Floats
+    frames: Floats
+
+
+def _trimmed(
+    points: Floats,
+    triangles: NDArray[np.int64],
+    skin: Floats,
+    tubes: Sequence[Tube],
+    sweeps: Sequence[_Sweep],
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """The parts without the faces whose three corners lie within another tube."""
+    sizes = np.array([len(sweep.vertices) for sweep in sweeps])
+    rings = np.array([len(sweep.arc) for sweep in sweeps])
+    buried = buried_points(
+        points[: sizes.sum()],
+        np.append(0, np.cumsum(sizes)),
+        np.concatenate([sweep.centres for sweep in sweeps]),
+        np.concatenate([sweep.frames for sweep in sweeps]),
+        np.append(0, np.cumsum(rings)),
+        np.array([tube.prop for tube in tubes]),
+    )
+    hidden = np.append(buried, np.zeros(len(points) - len(buried), dtype=bool))
+    left = triangles[~hidden[triangles].all(axis=1)]
+    used = np.zeros(len(points), dtype=bool)
+    used[left] = True
+    if skin[used].max(axis=0).min() < 0.75:
+        return points, triangles, skin
+    return points[used], (np.cumsum(used) - 1)[left], skin[used]
+
+
+@njit(cache=True)
+def buried_points(
+    points: Floats,
+    starts: NDArray[np.int64],
+    centres: Floats,
+    frames: Floats,
+    ring_starts: NDArray[np.int64],
+    ignored: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Which points (V,) lie within a tube other than their own, by the nearest ring of that tube.
+
+    Points starts[i] to starts[i + 1] are those of tube i, with the rings ring_starts[i] to
+    ring_starts[i + 1]; `centres` (R, 3) and `frames` (R, 3, 3) as in a sweep. Tubes that are `ignored`
+    (T,) take no part.
+    """
+    count = len(starts) - 1
+    buried = np.zeros(len(points), dtype=np.bool_)
+    low = np.empty((count, 3))
+    high = np.empty((count, 3))
+    for tube in range(count):
+        for axis in range(3):
+            own = points[starts[tube] : starts[tube + 1], axis]
+            low[tube, axis], high[tube, axis] = own.min(), own.max()
+    for tube in range(count):
+        if ignored[tube]:
+            continue
+        for other in range(count):
+            if other == tube or ignored[other]:
+                continue
+            apart = False
+            for axis in range(3):
+                apart |= low[tube, axis] > high[other, axis] or high[tube, axis] < low[other, axis]
+            if apart:
+                continue
+            for vertex in range(starts[tube], starts[tube + 1]):
+                if buried[vertex]:
+                    continue
+                x, y, z = points[vertex]
+                if not (
+                    low[other, 0] < x < high[other, 0]
+                    and low[other, 1] < y < high[other, 1]
+                    and low[other, 2] < z < high[other, 2]
+                ):
+                    continue
+                nearest, best = 0, np.inf
+                for ring in range(ring_starts[other], ring_starts[other + 1]):
+                    dx, dy, dz = x - centres[ring, 0], y - centres[ring, 1], z - centres[ring, 2]
+                    distance = dx * dx + dy * dy + dz * dz
+                    if (
+                        distance < best
+                        and frames[ring, 2, 0] ** 2 + frames[ring, 2, 1] ** 2 + (frames[ring, 2, 2] ** 2) > 0
+                    ):
+                        nearest, best = ring, distance
+                dx, dy, dz = x - centres[nearest, 0], y - centres[nearest, 1], z - centres[nearest, 2]
+                f = frames[nearest]
+                across = f[0, 0] * dx + f[0, 1] * dy + f[0, 2] * dz
+                over = f[1, 0] * dx + f[1, 1] * dy + f[1, 2] * dz
+                along = f[2, 0] * dx + f[2, 1] * dy + f[2, 2] * dz
+                buried[vertex] = across * across + over * over < 1 and abs(along) < 1
+    return buried
 
 
 def _segment_lengths(tube: Tube) -> Floats:
@@ -77,11 +233,13 @@ def _segment_lengths(tube: Tube) -> Floats:
 
 def _layout(tube: Tube, lengths: Floats, spacing: float) -> tuple[NDArray[np.int64], int]:
     """Rings per segment (n,) and vertices around each ring."""
-    around = int(
-        np.clip(2 * np.pi * np.sqrt(tube.radii[:, 0].max() * tube.radii[:, 1].max()) / spacing, 6, 24)
-    )
+    size = np.sqrt(tube.radii[:, 0].max() * tube.radii[:, 1].max())
+    around = int(np.clip(2 * np.pi * size / spacing, 6 if size > 0.03 else 5, 24))
     if not tube.smooth:
-        return np.array([max(3, min(14, around // 2 + 1))]), around
+        latitudes = max(3, min(14, around // 2 + 1))
+        return np.array([latitudes]), tube.sides or around
+    if tube.sides is not None:
+        around = tube.sides
     return np.clip(np.rint(lengths / spacing), 2, 16).astype(np.int64), around
 
 
@@ -90,8 +248,7 @@ def _vertex_count(tube: Tube, rings: NDArray[np.int64], around: int) -> int:
     return (int(rings.sum()) + caps) * around + 2
 
 
-def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, Floats, Floats]:
-    """Vertices, pole by ring by pole; arc length of the poles and rings, and of the path's points."""
+def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> _Sweep:
     if tube.smooth:
         arc, knots, centres, tangents, radii = _smooth_rings(tube, rings)
     else:
@@ -104,13 +261,19 @@ def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> tuple[Floats, F
     first = tube.side - (tangents @ tube.side)[:, None] * tangents
     first /= np.sqrt((first**2).sum(axis=1, keepdims=True))
     second = _cross(tangents, first)
-    cos, sin = _circle(around)
+    cos, sin, inner = _section(around, tube.square)
     ring_points = (
         centres[1:-1, None]
         + (radii[1:-1, 0, None] * cos)[..., None] * first[1:-1, None]
         + (radii[1:-1, 1, None] * sin)[..., None] * second[1:-1, None]
     )
-    return np.concatenate([centres[:1], ring_points.reshape(-1, 3), centres[-1:]]), arc, knots
+    gaps = np.sqrt(((centres[1:] - centres[:-1]) ** 2).sum(axis=1))
+    frames = np.zeros((len(centres), 3, 3))
+    frames[1:-1, 0] = first[1:-1] / (radii[1:-1, :1] * inner)
+    frames[1:-1, 1] = second[1:-1] / (radii[1:-1, 1:] * inner)
+    frames[1:-1, 2] = tangents[1:-1] / np.maximum(np.minimum(gaps[1:], gaps[:-1]), 1e-9)[:, None]
+    vertices = np.concatenate([centres[:1], ring_points.reshape(-1, 3), centres[-1:]])
+    return _Sweep(vertices, arc, knots, centres, frames)
 
 
 def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
@@ -148,7 +311,7 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     tangents = nearness @ tangents
     tangents /= np.sqrt((tangents**2).sum(axis=1, keepdims=True))
     cap = np.append(_CAP, np.pi / 2)
-    reach0, reach1 = radii[0].min(), radii[-1].min()
+    reach0, reach1 = tube.cap * radii[0].min(), tube.cap * radii[-1].min()
     ends0 = centres[0] - tangents[0] * (reach0 * np.sin(cap[::-1]))[:, None]
     ends1 = centres[-1] + tangents[-1] * (reach1 * np.sin(cap))[:, None]
     shrink = np.cos(cap)[:, None]
@@ -183,10 +346,36 @@ def _ring_weights(tube: Tube, arc: Floats, knots: Floats, joint_count: int) -> F
     return weights
 
 
-@lru_cache(maxsize=64)
-def _circle(around: int) -> tuple[Floats, Floats]:
-    angle = np.arange(around) * (2 * np.pi / around)
-    return np.cos(angle), np.sin(angle)
+@lru_cache(maxsize=256)
+def _section(around: int, square: float) -> tuple[Floats, Floats, float]:
+    """A cross section of unit radius with `around` corners: (x, y, radius of the largest circle within).
+
+    Four corners make a square of half side 0.9. `square` is the exponent of a superellipse.
+    """
+    turn = np.pi / 4 if around == 4 else 0.0
+    angle = turn + np.arange(around) * (2 * np.pi / around)
+    cos, sin = np.cos(angle), np.sin(angle)
+    if around == 4:
+        cos, sin = 0.9 * np.sqrt(2) * cos, 0.9 * np.sqrt(2) * sin
+    else:
+        cos, sin = np.sign(cos) * np.abs(cos) ** square, np.sign(sin) * np.abs(sin) ** square
+    x, y = np.roll(cos, -1), np.roll(sin, -1)
+    inner = np.min(np.abs(cos * y - x * sin) / np.hypot(x - cos, y - sin))
+    return cos, sin, 0.97 * float(inner)
+
+
+@lru_cache(maxsize=256)
+def _sheet_faces(rows: int, columns: int, closed: bool) -> NDArray[np.int64]:
+    index = np.arange(rows * columns).reshape(rows, columns)
+    if closed:
+        index = np.concatenate([index, index[:, :1]], axis=1)
+    a, b, c, d = (
+        index[:-1, :-1].ravel(),
+        index[:-1, 1:].ravel(),
+        index[1:, 1:].ravel(),
+        index[1:, :-1].ravel(),
+    )
+    return np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
 
 
 @lru_cache(maxsize=4096)
