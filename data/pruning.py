@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from data.mesh import Mesh
 from data.rig import Rig
+from data.sampling import face_areas
 from data.transforms import in_mesh_frame
 
 # A cut is skipped if less than this share of the surface would be left, or if a joint that stays would lie
@@ -57,7 +58,7 @@ def without_joints(mesh: Mesh, rig: Rig, gone: NDArray[np.bool_]) -> tuple[Mesh,
     owners = rig.weights.argmax(axis=1)
     lost = gone[owners] & (rig.weights[np.arange(len(owners)), owners] > 0)
     faces_kept = ~lost[mesh.faces].any(axis=1)
-    areas = _areas(mesh)
+    areas = face_areas(mesh.vertices, mesh.faces)
     if areas[faces_kept].sum() < max(LEAST_SURFACE * areas.sum(), 1e-12):
         return mesh, rig
     faces = mesh.faces[faces_kept]
@@ -129,11 +130,3 @@ def _nearest_kept(parents: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArra
     while (lost := (above >= 0) & ~kept[above]).any():
         above[lost] = parents[above[lost]]
     return above
-
-
-def _areas(mesh: Mesh) -> NDArray[np.float64]:
-    corners = mesh.vertices[mesh.faces]
-    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    # Twice the areas, by Lagrange's identity: three sums instead of a cross product.
-    aa, bb, ab = (np.einsum("fd,fd->f", *pair, dtype=np.float64) for pair in ((a, a), (b, b), (a, b)))
-    return np.sqrt(np.maximum(aa * bb - ab * ab, 0.0))

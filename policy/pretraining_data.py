@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from data.augment import AugmentRecipe, augmented
@@ -18,11 +19,15 @@ from data.mesh import Mesh, MeshError
 from data.mixture import Mixture, MixtureSource
 from data.prepared import PreparedRigs
 from data.rig import Rig, depth_first
-from data.sampling import sample_surface_indexed
+from data.rig_npz import RiggedMesh
+from data.sampling import face_areas, sample_surface_indexed
 from data.skinned_glb import read_skinned_glb
 from data.typed_recipe import RecipeError
 
 Floats = NDArray[np.float32]
+
+# A bone influences a point with a weight above this.
+INFLUENCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class RigExample:
 
     joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J), of which the first
     `uniform` rows are the cloud a model sees and the rest a pool for dense sampling. float32.
+    `class_name`: what the rig's data set calls its kind, such as "articulation", if it says.
+    `near`: rows near the bones asked for so far; `near_bone` fills it.
     """
 
     joints: Floats
@@ -105,6 +112,8 @@ class RigExample:
     normals: Floats
     weights: Floats
     uniform: int
+    class_name: str | None = None
+    near: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class _Source:
 
     name: str
     count: int
-    read: Callable[[int, int], tuple[Mesh, Rig]]
+    read: Callable[[int, int], RiggedMesh]
 
 
 class RigExamples(Dataset[RigExample]):
@@ -139,10 +148,12 @@ class RigExamples(Dataset[RigExample]):
     def __getitem__(self, index: int) -> RigExample:
         recipe = self.recipe
         source, item = self.mixture.place(index)
-        mesh, rig = self.sources[source].read(item, index)
-        mesh, rig = augmented(mesh, rig, recipe.augment, np.random.default_rng((recipe.first_seed, index, 3)))
+        read = self.sources[source].read(item, index)
+        changes = np.random.default_rng((recipe.first_seed, index, 3))
+        mesh, rig = augmented(read.mesh, read.rig, recipe.augment, changes)
         rng = np.random.default_rng((recipe.first_seed, index))
-        return make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
+        example = make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
+        return replace(example, class_name=read.class_name)
 
 
 def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
@@ -153,10 +164,10 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         rigs, refusals = load_rigs(source.files, recipe.max_joints, recipe.max_faces)
         for refusal in refusals:
             print(f"skipped: {refusal}", file=sys.stderr)
-        return _Source(str(source.files), len(rigs), lambda item, index: rigs[item])
+        return _Source(str(source.files), len(rigs), lambda item, index: RiggedMesh(*rigs[item]))
     kinds = source.kinds
 
-    def creature(item: int, index: int) -> tuple[Mesh, Rig]:
+    def creature(item: int, index: int) -> RiggedMesh:
         seed = recipe.first_seed + index
         if seed >= EVAL_FIRST_SEED:
             raise RecipeError(
@@ -164,7 +175,7 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
                 f"(seed {seed}); choose a smaller first seed"
             )
         made = make_creature(seed, kinds[index % len(kinds)] if kinds else None)
-        return made.mesh, made.rig
+        return RiggedMesh(made.mesh, made.rig)
 
     # The seed is the place in the stream, so there is one item, never the same twice.
     return _Source("creatures", 1, creature)
@@ -193,11 +204,7 @@ def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
     if over:
         print(f"skipped: {folder}: {over} of {len(rigs.entries)} rigs have {limits}", file=sys.stderr)
 
-    def read(item: int, index: int) -> tuple[Mesh, Rig]:
-        rigged = rigs[kept[item]]
-        return rigged.mesh, rigged.rig
-
-    return _Source(folder, len(kept), read)
+    return _Source(folder, len(kept), lambda item, index: rigs[kept[item]])
 
 
 def load_rigs(
@@ -241,13 +248,33 @@ def load_rigs(
 
 
 def make_example(mesh: Mesh, rig: Rig, points: int, pool: int, rng: np.random.Generator) -> RigExample:
-    """Sample `points` + `pool` surface points of a mesh with the rig's weights interpolated there."""
-    cloud, normals, face_index, barycentric = sample_surface_indexed(
-        mesh.vertices, mesh.faces, points + pool, rng
-    )
+    """Sample `points` uniform and `pool` bone-wise surface points with the rig's weights interpolated there.
+
+    The pool has the density `bone_density`: small bones get as many points as large ones.
+    """
+    parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
+    if pool:
+        density = bone_density(mesh, rig.weights)
+        parts.append(sample_surface_indexed(mesh.vertices, mesh.faces, pool, rng, density))
+    cloud, normals, face_index, barycentric = map(np.concatenate, zip(*parts, strict=True))
     weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]])
     ordered = depth_first(Rig(rig.joints, rig.parents, weights.astype(np.float32), rig.names))
     return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points)
+
+
+def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
+    """Points per area (F,) such that every bone's faces get equally many on the bone's account.
+
+    A bone's faces are those with a vertex it influences (specification, section 12.2). A face of several
+    bones gets the sum of their shares; if no bone has a face of positive area, all faces get the same.
+    weights (V, J).
+    """
+    influenced = weights > INFLUENCE
+    a, b, c = mesh.faces.T
+    touched = influenced[a] | influenced[b] | influenced[c]
+    areas = face_areas(mesh.vertices, mesh.faces) @ touched
+    shares = np.divide(1.0, areas, out=np.zeros_like(areas), where=areas > 0)
+    return touched @ shares if shares.any() else np.ones(len(mesh.faces))
 
 
 def skin_points(
@@ -255,19 +282,38 @@ def skin_points(
 ) -> NDArray[np.int64]:
     """Rows of the cloud to show for each bone: (len(bones), count), half uniform, half near the bone.
 
-    "Near" is the box of the points the bone influences (weight > 1e-3), grown by a tenth of its
-    diagonal on each side; a bone without influence gets uniform points only.
+    "Near" (specification, section 12.2): influenced by the bone (weight above 1e-3), or no further from such
+    a point than a tenth of the diagonal of their box, 0.1 at most; the two limits are this project's. Near a
+    bone without influence is everywhere.
     """
     uniform = count // 2
     rows = np.empty((len(bones), count), dtype=np.int64)
     for row, bone in zip(rows, bones, strict=True):
         row[:uniform] = rng.choice(example.uniform, uniform, replace=uniform > example.uniform)
-        influenced = example.points[example.weights[:, bone] > 1e-3]
-        near = np.arange(len(example.points))
-        if len(influenced):
-            low, high = influenced.min(axis=0), influenced.max(axis=0)
-            margin = 0.1 * float(np.linalg.norm(high - low)) + 1e-3
-            inside = ((example.points >= low - margin) & (example.points <= high + margin)).all(axis=1)
-            near = np.flatnonzero(inside)
+        near = near_bone(example, int(bone))
         row[uniform:] = rng.choice(near, count - uniform, replace=len(near) < count - uniform)
     return rows
+
+
+def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
+    """Rows of the cloud near a bone, ascending, as `skin_points` says; remembered in the example."""
+    if bone not in example.near:
+        points = example.points
+        near = example.weights[:, bone] > INFLUENCE
+        influenced = points[near]
+        if len(influenced):
+            columns = influenced.T.copy()  # numpy reduces long rows far faster than short ones
+            low, high = columns.min(axis=1), columns.max(axis=1)
+            reach = min(0.1 * float(np.linalg.norm(high - low)), 0.1)
+            in_box = ~near
+            for axis in range(3):
+                in_box &= points[:, axis] >= low[axis] - reach
+                in_box &= points[:, axis] <= high[axis] + reach
+            others = np.flatnonzero(in_box)
+            if len(others):
+                tree = cKDTree(influenced, balanced_tree=False, compact_nodes=False)
+                near[others] = np.isfinite(tree.query(points[others], distance_upper_bound=reach)[0])
+        else:
+            near[:] = True
+        example.near[bone] = np.flatnonzero(near)
+    return example.near[bone]

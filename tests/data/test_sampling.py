@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from data import MeshError, sample_surface, sample_surface_indexed, vertex_normals
+from data import MeshError, make_creature, sample_surface, sample_surface_indexed, vertex_normals
+from data.sampling import face_areas
 
 # Two right triangles of area 0.5 and 1.5 in the planes z = 0 and x = 5, and a degenerate one first and last.
 VERTICES = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 0], [5, 3, 0], [5, 0, 1]], dtype=np.float32)
@@ -26,6 +27,28 @@ def test_points_follow_area_and_normals_are_flat() -> None:
     rebuilt = np.einsum("nk,nkd->nd", weights, VERTICES[FACES[index]])
     np.testing.assert_allclose(rebuilt, points, atol=1e-5)
     assert points.dtype == normals.dtype == weights.dtype == np.float32
+
+
+def test_density_multiplies_area() -> None:
+    rng = np.random.default_rng(0)
+    _, _, index, _ = sample_surface_indexed(VERTICES, FACES, 20000, rng, np.array([9, 3, 9, 0.5, 9]))
+    # 0.5 * 3 against 1.5 * 0.5: two thirds on the smaller triangle; standard error 0.0033.
+    assert set(np.unique(index)) == {1, 3}
+    assert abs((index == 1).mean() - 2 / 3) < 0.014
+    _, _, index, _ = sample_surface_indexed(VERTICES, FACES, 50, rng, np.array([1, 1, 1, 0, 1]))
+    assert set(index) == {1}
+    with pytest.raises(MeshError, match="no face has an area"):
+        sample_surface_indexed(VERTICES, FACES, 5, rng, np.zeros(5))
+    with pytest.raises(ValueError, match=r"density \(4,\) must have one entry for each of 5 faces"):
+        sample_surface_indexed(VERTICES, FACES, 5, rng, np.ones(4))
+
+
+def test_areas() -> None:
+    np.testing.assert_allclose(face_areas(VERTICES, FACES), [0, 0.5, 0, 1.5, 0], atol=1e-12)
+    mesh = make_creature(1).mesh
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    plain = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
+    np.testing.assert_allclose(face_areas(mesh.vertices, mesh.faces), plain, rtol=1e-6, atol=1e-12)
 
 
 def test_sampling_is_deterministic_and_both_forms_agree() -> None:

@@ -28,8 +28,10 @@ from policy.pretraining_data import (
     RigExample,
     RigExamples,
     SourceRecipe,
+    bone_density,
     load_rigs,
     make_example,
+    near_bone,
     skin_points,
 )
 
@@ -190,7 +192,7 @@ def test_weights_of_files_become_shares(tmp_path, monkeypatch):
 @pytest.fixture
 def prepared(rig_files: Path, tmp_path: Path) -> Path:
     """The three creatures prepared: two for training, one held out."""
-    prepare([rig_files], tmp_path / "prepared", PrepareSettings(1 / 3))
+    prepare([rig_files], tmp_path / "prepared", PrepareSettings(1 / 3, class_name="vroid"))
     return tmp_path / "prepared"
 
 
@@ -207,6 +209,7 @@ def test_prepared_rigs_of_the_training_split_are_read_when_drawn(prepared, monke
     assert read == []
     first = examples[0]
     assert len(read) == 1
+    assert first.class_name == "vroid"
     same_again = RigExamples(examples.recipe)[0]
     assert same(first, same_again)
     for index in range(8):
@@ -300,9 +303,9 @@ def test_half_the_points_are_uniform_and_half_near_the_bone():
     assert (rows[:, :20] < 100).all()
     assert all(len(set(half)) == 20 for row in rows for half in (row[:20], row[20:]))
     near = example.points[rows[:, 20:], 0]
-    # The box of a half, 0.5 long, grown by a tenth of its diagonal and 1e-3 on each side: 0.051.
-    assert near[0].min() >= 0.5 - 0.0511
-    assert near[1].max() <= 0.5 + 0.0511
+    # A half is 0.5 long; a tenth of it, 0.05, on each side.
+    assert near[0].min() >= 0.4499
+    assert near[1].max() <= 0.5501
     assert near[0].max() > 0.9
     assert (rows[:, 20:] >= 100).any()  # from the pool too
     uniform = example.points[rows[0, :20], 0]
@@ -312,7 +315,59 @@ def test_half_the_points_are_uniform_and_half_near_the_bone():
 def test_points_near_a_bone_reach_a_little_beyond_it():
     example = line(uniform=10, pool=5000)
     near = example.points[skin_points(example, [1], 4000, np.random.default_rng(0))[0, 2000:], 0]
-    assert 0.449 - 1e-3 <= near.min() < 0.46
+    assert 0.4499 <= near.min() < 0.46
+
+
+def test_near_is_measured_from_the_bone_and_not_from_its_box():
+    # Bone 0 owns the two legs of an L in the unit square; its box is the whole square.
+    axis = np.linspace(0, 1, 41)
+    points = np.array([[x, y, 0] for x in axis for y in axis], dtype=np.float32)
+    leg = (points[:, 0] == 0) | (points[:, 1] == 0)
+    weights = np.stack([leg, ~leg], axis=1).astype(np.float32)
+    example = RigExample(
+        np.zeros((2, 3), np.float32), np.array([-1, 0]), points, points, weights, len(points)
+    )
+    # A tenth of the diagonal, 0.141, is above the limit of 0.1. Grid step 0.025: four further rows.
+    expected = points[:, :2].min(axis=1) < 0.1
+    np.testing.assert_array_equal(near_bone(example, 0), np.flatnonzero(expected | leg))
+    assert near_bone(example, 0) is near_bone(example, 0)
+
+
+@pytest.mark.parametrize("bone", [0, 3, 7])
+def test_near_is_what_all_distances_say(bone):
+    creature = make_creature(2)
+    example = make_example(creature.mesh, creature.rig, 300, 300, np.random.default_rng(0))
+    points = example.points.astype(np.float64)
+    own = points[example.weights[:, bone] > 1e-3]
+    reach = min(0.1 * np.linalg.norm(np.ptp(own, axis=0)), 0.1)
+    distances = np.linalg.norm(points[:, None] - own, axis=2).min(axis=1)
+    near = np.isin(np.arange(600), near_bone(example, bone))
+    clear = np.abs(distances - reach) > 1e-6  # rounding decides the others
+    np.testing.assert_array_equal(near[clear], (distances < reach)[clear])
+    assert 0 < near.sum() < 600
+
+
+def test_the_pool_gives_a_small_bone_as_many_points_as_a_large_one():
+    # A square, and a hundredth of its area beside it; one bone each.
+    corners = square().vertices
+    vertices = np.concatenate([corners, corners / 10 + np.float32([2, 0, 0])])
+    faces = np.concatenate([square().faces, square().faces + 4])
+    mesh = Mesh(vertices, faces, "two", np.zeros(3), 1.0)
+    weights = np.repeat(np.eye(2), 4, axis=0)
+    rig = Rig(np.array([[0, 0, 0], [2, 0, 0]]), np.array([-1, 0]), weights)
+    # Areas 4 and 0.04: densities 1 / 4 and 1 / 0.04.
+    np.testing.assert_allclose(bone_density(mesh, rig.weights), [0.25, 0.25, 25, 25], rtol=1e-5)
+    example = make_example(mesh, rig, 5000, 5000, np.random.default_rng(0))
+    small = example.weights[:, 1] > 0.5
+    assert small[:5000].mean() == pytest.approx(1 / 101, abs=0.006)
+    assert small[5000:].mean() == pytest.approx(0.5, abs=0.03)
+    # Faces of both bones count for both; bones without a face count for nothing.
+    shared = np.concatenate([weights, np.zeros((8, 1))], axis=1)
+    shared[:4, 1] = 0.5
+    np.testing.assert_allclose(
+        bone_density(mesh, shared), [1 / 4 + 1 / 4.04, 1 / 4 + 1 / 4.04, 1 / 4.04, 1 / 4.04], rtol=1e-5
+    )
+    np.testing.assert_array_equal(bone_density(mesh, np.zeros((8, 2))), np.ones(4))
 
 
 def test_a_bone_without_influence_gets_points_from_everywhere():
