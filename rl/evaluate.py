@@ -1,46 +1,44 @@
-"""Evaluate a policy on held-out meshes: rewards, validity and joints per rig, as JSON and a table."""
+"""Evaluate policies on held-out meshes: rewards, and metrics against known rigs, as tables, JSON and CSV."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
-from rich.console import Console
-from rich.table import Table
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data.command_line import RunFailedError, run_command
+from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
+from policy.grammar import Grammar
+from policy.skin_vae import SkinVAE
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rewards.worker import RolloutRig
+from rl.beam_search import beam_search
+from rl.evaluation import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, load_recipe, total_reward
 from rl.rollout import row_seeds
 from rl.run_directory import make_directory
-from rl.session import load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
-from rl.trainer import read_rollout, submit_scores
+from rl.session import RunMeshes, load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
+from rl.tables import make_console, print_means, print_meshes
+from rl.trainer import RowScore, read_rollout, submit_scores
+from rl.truth import FAILED, Truth
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Means over the rollouts of each mesh, and over meshes.
+class _Pick:
+    """A rig that counts: its rewards and total, and the rig itself if it is one."""
 
-    per_mesh: mesh name to {reward…, total, valid, joints}; joints is the mean over valid rigs (NaN-free:
-    0 if none). mean and standard_error are over meshes.
-    """
-
-    policy: str
-    samples: int
-    seed: int
-    per_mesh: dict[str, dict[str, float]]
-    mean: dict[str, float]
-    standard_error: dict[str, float]
+    rewards: dict[str, float]
+    total: float
     diagnostics: dict[str, float]
+    rig: RolloutRig | None
 
 
 def evaluate(
@@ -51,146 +49,200 @@ def evaluate(
     recipe: Recipe,
     name: str,
 ) -> Evaluation:
-    """Sample `eval.samples` rigs per mesh with seeds that depend on the recipe alone, and score them.
+    """Decode rigs as `recipe.eval` says, with seeds that depend on the recipe alone; score and measure them.
 
-    Rollouts that could not be scored (no fault of the policy) are left out of the means, and so are meshes
-    without any other. Raises RunFailedError if nothing could be scored.
+    Of `best_of` rigs sampled in a row the one with the highest total reward counts. Rollouts that could not
+    be scored (no fault of the policy) are left out of the means, and so are meshes without any other.
+    Raises RunFailedError if nothing could be scored.
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
-    columns = [*names, "total", "valid", "joints"]
-    rows = [mesh for mesh in meshes for _ in range(settings.samples)]
-    seeds = row_seeds(len(rows), settings.seed)
-    rigs = []
-    chunks = range(0, len(rows), settings.batch_size)
-    for start in tqdm(chunks, desc=f"evaluate {name}", file=sys.stderr):
-        part = slice(start, start + settings.batch_size)
-        rollouts = sample_for_meshes(
-            policy, bank, rows[part], recipe, seeds[part], settings.temperature, settings.batch_size
-        )
-        rigs += [read_rollout(ids, bank.class_id, bank.vocabulary) for ids in rollouts.rows()[0]]
+    rows = [mesh for mesh in meshes for _ in range(_rigs_per_mesh(recipe) * settings.best_of)]
+    rigs = [
+        read_rollout(ids, bank.class_id, bank.vocabulary)
+        for ids in _decode(policy, bank, meshes, rows, recipe, name)
+    ]
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
     )
+    truth = Truth(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
-    for mesh in meshes:
-        values: dict[str, list[float]] = {column: [] for column in columns}
-        for row, rig, score in zip(rows, rigs, pending, strict=True):
-            result, rewards = score.score(), score.rewards(names)
-            if row != mesh or rewards is None:
-                continue
-            for reward, value in rewards.items():
-                values[reward].append(value)
-            values["total"].append(total_reward(rewards, recipe.rewards))
-            values["valid"].append(float(result.valid))
-            if rig is not None and result.valid:
-                values["joints"].append(float(len(rig.joints)))
-                for key, number in result.diagnostics.items():
-                    diagnostics.setdefault(key, []).append(number)
-        if values["total"]:
-            per_mesh[bank.samples[mesh].name] = {column: _mean(values[column]) for column in columns}
+    each_mesh = tqdm(meshes, desc=f"measure {name}", file=sys.stderr, unit="mesh")
+    for mesh in each_mesh:
+        places = [place for place, row in enumerate(rows) if row == mesh]
+        picks = []
+        for start in range(0, len(places), settings.best_of):
+            tries = places[start : start + settings.best_of]
+            pick = _best([(rigs[place], pending[place]) for place in tries], names, recipe)
+            picks += [] if pick is None else [pick]
+        if not picks:
+            continue
+        per_mesh[bank.samples[mesh].name] = _mesh_row(mesh, picks, truth)
+        for pick in picks:
+            for key, number in pick.diagnostics.items():
+                diagnostics.setdefault(key, []).append(number)
     if not per_mesh:
         reason = next(
             (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
         )
         raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); look at the Ray logs")
-    means = {column: _mean([row[column] for row in per_mesh.values()]) for column in columns}
-    errors = {column: standard_error([row[column] for row in per_mesh.values()]) for column in columns}
+    measured = [*names, "total", "valid", "joints", "true_joints", *FAILED]
+    mean, error = summarise(
+        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *FAILED))]
+    )
     return Evaluation(
         policy=name,
-        samples=settings.samples,
+        samples=_rigs_per_mesh(recipe),
         seed=settings.seed,
         per_mesh=per_mesh,
-        mean=means,
-        standard_error=errors,
-        diagnostics={key: _mean(value) for key, value in diagnostics.items()},
+        mean=mean,
+        standard_error=error,
+        diagnostics={key: mean_of(value) for key, value in diagnostics.items()},
+        decoding=settings.decoding,
+        best_of=settings.best_of,
     )
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Standard deviation of the mean, n − 1 in the variance; 0 for fewer than two values."""
-    if len(values) < 2:
-        return 0.0
-    mean = _mean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+def _rigs_per_mesh(recipe: Recipe) -> int:
+    """How many rigs of a mesh count; there is only one greedy and one of a beam."""
+    return recipe.eval.samples if recipe.eval.decoding == "sampled" else 1
 
 
-def compare(before: Evaluation, after: Evaluation) -> dict[str, tuple[float, float]]:
-    """Mean and standard error of the per-mesh difference after − before, for each column."""
-    names = [name for name in before.per_mesh if name in after.per_mesh]
-    result = {}
-    for column in before.mean:
-        differences = [after.per_mesh[name][column] - before.per_mesh[name][column] for name in names]
-        result[column] = (_mean(differences), standard_error(differences))
-    return result
+def _decode(
+    policy: RigPolicy, bank: MeshBank, meshes: Sequence[int], rows: Sequence[int], recipe: Recipe, name: str
+) -> list[list[int]]:
+    """Token ids of the rollout of each row; `rows` names their meshes, as often as `meshes` are decoded."""
+    settings = recipe.eval
+    beams = settings.beams if settings.decoding == "beam" else 1
+    size = max(1, settings.batch_size // beams)
+    temperature = settings.temperature if settings.decoding == "sampled" else 0.0
+    seeds = row_seeds(len(rows), settings.seed)
+    ids: list[list[int]] = []
+    for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}", file=sys.stderr):
+        part = slice(start, start + size)
+        if settings.decoding == "beam":
+            rollouts = beam_search(
+                policy.model,
+                bank.embeds(torch.tensor(rows[part]), policy.model),
+                torch.full((len(rows[part]),), bank.class_id),
+                Grammar(bank.vocabulary, recipe.policy.grammar),
+                max_new_tokens=recipe.train["max_completion_length"],
+                beams=beams,
+                length_penalty=settings.length_penalty,
+            )
+        else:
+            rollouts = sample_for_meshes(policy, bank, rows[part], recipe, seeds[part], temperature, size)
+        ids += rollouts.rows()[0]
+    return ids
 
 
-def write_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Write JSON under a temporary name, then rename."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(evaluation), indent=2) + "\n")
-    os.replace(partial, path)
+def _best(
+    tries: Sequence[tuple[RolloutRig | None, RowScore]], names: Sequence[str], recipe: Recipe
+) -> _Pick | None:
+    """The try of highest total reward, valid before invalid, the first of equals; None without any score."""
+    best: _Pick | None = None
+    for rig, row in tries:
+        score, rewards = row.score(), row.rewards(names)
+        if rewards is None:
+            continue
+        own = rig if score.valid else None
+        pick = _Pick(rewards, total_reward(rewards, recipe.rewards), score.diagnostics, own)
+        if best is None or (pick.rig is not None, pick.total) > (best.rig is not None, best.total):
+            best = pick
+    return best
 
 
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """One row per mesh and the mean."""
-    table = Table(title=f"{evaluation.policy}: {evaluation.samples} rigs per mesh, seed {evaluation.seed}")
-    table.add_column("mesh")
-    for column in evaluation.mean:
-        table.add_column(column, justify="right")
-    for name, row in evaluation.per_mesh.items():
-        table.add_row(name, *(_cell(column, row[column]) for column in evaluation.mean))
-    table.add_section()
-    table.add_row("mean", *(_cell(column, evaluation.mean[column]) for column in evaluation.mean))
-    table.add_row("± s.e.", *(_cell(column, evaluation.standard_error[column]) for column in evaluation.mean))
-    console.print(table)
+def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: Truth | None) -> dict[str, float]:
+    """The columns of one mesh (see `Evaluation`)."""
+    valid = [pick.rig for pick in picks if pick.rig is not None]
+    row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}
+    row["total"] = mean_of([pick.total for pick in picks])
+    row["valid"] = mean_of([float(pick.rig is not None) for pick in picks])
+    row["joints"] = mean_of([float(len(rig.joints)) for rig in valid])
+    if valid:
+        for name in picks[0].rewards:
+            row[f"{name}{VALID_ONLY}"] = mean_of([p.rewards[name] for p in picks if p.rig is not None])
+        row[f"total{VALID_ONLY}"] = mean_of([pick.total for pick in picks if pick.rig is not None])
+    known = truth.joints(mesh) if truth is not None else None
+    if truth is None or known is None:
+        return row
+    row["true_joints"] = float(known)
+    measured = truth.measure(mesh, valid)
+    for name, worst in FAILED.items():
+        values = [values[name] for values in measured]
+        row[name] = mean_of([*values, *[worst] * (len(picks) - len(valid))])
+        if values:
+            row[f"{name}{VALID_ONLY}"] = mean_of(values)
+    return row
 
 
-def print_comparison(before: Evaluation, after: Evaluation, console: Console) -> None:
-    """Before, after and the paired difference with its standard error over meshes."""
-    meshes = len(before.per_mesh)
-    table = Table(
-        title=f"held-out meshes ({meshes}), {before.samples} rigs each, same seeds before and after"
+def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
+    """`policy.path` and `eval.compare`, one after the other, on the same meshes with the same seeds.
+
+    The meshes are prepared for scoring once for all policies that share a skin VAE.
+
+    Raises:
+        RecipeError: a policy named twice, or one that cannot be loaded; before anything is evaluated.
+    """
+    paths = [recipe.policy.path, *recipe.eval.compare]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RecipeError(f"'eval.compare' names {path} twice, with 'policy.path'; leave one out")
+    recipes = [replace(recipe, policy=replace(recipe.policy, path=path)) for path in paths]
+    for own in recipes[1:]:
+        load_policy(own, "eval.compare")
+    meshes = load_meshes(recipe)
+    evaluations = []
+    with ExitStack() as services:
+        service, skin_vae, prepared = None, None, meshes
+        for own in recipes:
+            policy = load_policy(own)
+            if service is None or skin_vae is None or not same_weights(skin_vae, policy.skin_vae):
+                services.close()
+                service = services.enter_context(reward_service(own, policy))
+                skin_vae = policy.skin_vae
+                prepared = prepare_meshes(meshes, service, own)
+            evaluations.append(_evaluate_one(policy, prepared, service, own))
+    return evaluations
+
+
+def _evaluate_one(policy: RigPolicy, meshes: RunMeshes, service: RewardService, recipe: Recipe) -> Evaluation:
+    bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
+    return evaluate(policy, bank, meshes.held_out, service, recipe, recipe.policy.path)
+
+
+def same_weights(first: SkinVAE, second: SkinVAE) -> bool:
+    """Whether two skin VAEs decode alike: the same configuration and, to the bit, the same weights."""
+    mine, other = first.state_dict(), second.state_dict()
+
+    def equal(a: Tensor, b: Tensor) -> bool:
+        return a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
+
+    return (
+        first.config == second.config
+        and mine.keys() == other.keys()
+        and all(equal(mine[key], other[key]) for key in mine)
     )
-    for heading in ("", "before", "after", "difference", "± s.e.", "s.e.s"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for column, (difference, error) in compare(before, after).items():
-        ratio = f"{difference / error:+.1f}" if error else "–"
-        table.add_row(
-            column,
-            _cell(column, before.mean[column]),
-            _cell(column, after.mean[column]),
-            f"{difference:+.3f}",
-            f"{error:.3f}",
-            ratio,
-        )
-    console.print(table)
-
-
-def _cell(column: str, value: float) -> str:
-    return f"{value:.1%}" if column == "valid" else f"{value:.1f}" if column == "joints" else f"{value:.3f}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def run(recipe: Recipe) -> None:
-    """Evaluate `policy.path` on the held-out meshes; write `<output_dir>/evaluation.json`."""
+    """Evaluate; write `evaluation.json` and `evaluation.csv` to `output_dir`, print the tables."""
     output = make_directory(recipe)
-    policy = load_policy(recipe)
-    meshes = load_meshes(recipe)
-    with reward_service(recipe, policy) as service:
-        meshes = prepare_meshes(meshes, service, recipe)
-        bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
-        evaluation = evaluate(policy, bank, meshes.held_out, service, recipe, recipe.policy.path)
-    write_evaluation(evaluation, output / "evaluation.json")
-    print_evaluation(evaluation, Console())
+    evaluations = evaluate_policies(recipe)
+    write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
+    write_csv(evaluations, output / "evaluation.csv")
+    console = make_console()
+    labels = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(evaluations))]
+    print_meshes(evaluations, labels, console)
+    print_means(evaluations, labels, console)
+    for label, evaluation in zip(labels, evaluations, strict=True):
+        name = label if len(evaluations) > 1 else "policy"
+        console.print(f"{name}: {evaluation.policy}", soft_wrap=True, highlight=False, markup=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: `python -m rl.evaluate RECIPE.yaml policy.path=…`."""
+    """Command line: `python -m rl.evaluate RECIPE.yaml policy.path=A [eval.compare='[B,C]']`."""
     return run_command(__doc__ or "", load_recipe, run, argv, "python -m rl.evaluate")
 
 

@@ -298,6 +298,44 @@ def pair_joints(predicted: Rig, truth: Rig) -> NDArray[np.int64]:
     return pairing
 
 
+def align_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights of two rigs of one mesh, rows normalised, with a column per joint of either: for `skin_scores`.
+
+    Column k < K is true joint k; the prediction's is that of the joint `pair_joints` gives it, or nothing.
+    Then comes a column for every predicted joint without a partner, with nothing in truth. So a missing joint
+    costs recall, a superfluous one precision, and both L1, which stays between 0 and 2.
+
+    Args:
+        predicted, truth: J and K joints, weights (V, J) and (V, K) for the same V vertices. A vertex without
+            weights keeps none.
+
+    Returns:
+        predicted and true weights, (V, K + U) float64 each, U the predicted joints without a partner.
+
+    Raises:
+        MetricError: weights for different numbers of vertices.
+    """
+    if len(predicted.weights) != len(truth.weights):
+        raise MetricError(
+            f"the predicted rig weighs {len(predicted.weights)} vertices and the true one "
+            f"{len(truth.weights)}; give rigs of one mesh at the same points"
+        )
+    pairing = pair_joints(predicted, truth)
+    count, paired = len(truth.joints), pairing >= 0
+    said = _normalised(predicted.weights)
+    aligned = np.zeros((len(said), count + int((~paired).sum())))
+    aligned[:, pairing[paired]] = said[:, paired]
+    aligned[:, count:] = said[:, ~paired]
+    is_so = np.zeros_like(aligned)
+    is_so[:, :count] = _normalised(truth.weights)
+    return aligned, is_so
+
+
+def _normalised(weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    sums = weights.sum(axis=1, keepdims=True, dtype=np.float64)
+    return np.divide(weights, sums, out=np.zeros(weights.shape), where=sums > 0)
+
+
 @dataclass(frozen=True)
 class _Skeleton:
     """What a convention makes of a skeleton: joints (J, 3), bones (B, 2, 3), samples on the bones (N, 3)."""

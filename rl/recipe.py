@@ -220,17 +220,38 @@ class RayRecipe:
 
 @dataclass(frozen=True)
 class EvalRecipe:
-    """Evaluation: `samples` rigs per held-out mesh, the same seeds before and after training."""
+    """Evaluation on held-out meshes, with the same seeds for every policy (docs/metrics.md).
+
+    `samples` rigs per mesh count. With `best_of` N, each is the one of N sampled rigs with the highest total
+    reward. `decoding`: `sampled` at `temperature`; `greedy`, the likeliest token each time; `beam`, a beam of
+    `beams` ranked by log-probability over length to the power of `length_penalty`. The latter two give one
+    rig per mesh, whatever `samples`. `batch_size`: rigs (or beams) decoded at once.
+    `metrics`: also measure rigs against the meshes' known ones, with skin weights at up to `metric_vertices`
+    vertices of each. `compare`: for `rl.evaluate`, further policies to set beside `policy.path`.
+    """
 
     samples: int = 2
+    best_of: int = 1
+    decoding: Literal["sampled", "greedy", "beam"] = "sampled"
     temperature: float = 1.0
+    beams: int = 4
+    length_penalty: float = 1.0
     seed: int = 1234
     batch_size: int = 64
+    metrics: bool = True
+    metric_vertices: int = 512
+    compare: tuple[str, ...] = ()
     before_and_after: bool = True
 
     def __post_init__(self) -> None:
-        _positive("eval", self, "samples", "batch_size")
-        _not_negative("eval", self, "temperature")
+        _positive("eval", self, "samples", "best_of", "beams", "batch_size", "metric_vertices")
+        _not_negative("eval", self, "temperature", "length_penalty")
+        if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
+            how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
+            raise RecipeError(
+                f"'eval.best_of' is {self.best_of} but every rig of a mesh would be the same; "
+                f"set {how} or eval.best_of=1"
+            )
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,10 @@ class RunMeshes:
     held_out: list[int]
 
 
-def load_policy(recipe: Recipe) -> RigPolicy:
+def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     """The recipe's policy, its language model on this process's device; it fits the rest of the recipe.
+
+    `key` is the recipe's key that names it, for messages.
 
     Raises RecipeError: the files cannot be loaded, `train.max_completion_length` is more than the model's
     positions hold, or `data.class_name` is no class of its vocabulary.
@@ -54,12 +56,10 @@ def load_policy(recipe: Recipe) -> RigPolicy:
     try:
         policy = RigPolicy.load(source, skin_vae=recipe.policy.skin_vae)
     except PolicyError as error:
-        raise RecipeError(f"'policy.path': {error}") from error
+        raise RecipeError(f"'{key}': {error}") from error
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecipeError(
-            f"'policy.path': {source} cannot be loaded ({reason}); restore its files"
-        ) from error
+        raise RecipeError(f"'{key}': {source} cannot be loaded ({reason}); restore its files") from error
     config = policy.model.config
     room = config.max_position_embeddings - config.get_mesh_encoder().tokens - PROMPT_LENGTH
     if not 0 < recipe.train["max_completion_length"] <= room:

@@ -51,16 +51,17 @@ def train(recipe: Recipe) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no GPU
     # Their deprecations are for TRL to mend; bars of loading a few small files only hide ours.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    from rich.console import Console
     from transformers.utils import logging as transformers_logging
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy, load_model
-    from rl.evaluate import evaluate, print_comparison, write_evaluation
+    from rl.evaluate import evaluate
+    from rl.evaluation import write_evaluation
     from rl.meshes import MeshBank
     from rl.rig import rig_mesh, write_rigged
     from rl.run_directory import POLICY_FOLDER, is_finished
     from rl.session import load_meshes, load_policy, prepare_meshes
+    from rl.tables import make_console, print_means
 
     transformers_logging.disable_progress_bar()
     try:
@@ -96,7 +97,7 @@ def train(recipe: Recipe) -> None:
         if before is not None:
             after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
             write_evaluation(after, output / "after.json")
-            print_comparison(before, after, Console())
+            print_means([before, after], ["before", "after"], make_console())
         print(f"refined policy: {output / POLICY_FOLDER}")
         sample = bank.samples[meshes.held_out[0]]
         try:

@@ -1,25 +1,34 @@
-"""Evaluation: means and standard errors by hand, the same seeds each time, files and tables."""
+"""Evaluation: means by hand, the same seeds each time, decoding, best of several, and the command."""
 
-import io
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
-from rich.console import Console
+import torch
 
+from data import CREATURE_KINDS, make_creature, write_skinned_glb
 from data.command_line import RunFailedError
 from policy.bundle import RigPolicy
 from rewards.service import InlineRewardService
-from rewards.worker import UNSCORED, GroupScore, RolloutScore
+from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutScore
 from rl import evaluate as module
-from rl.evaluate import Evaluation, compare, evaluate, print_comparison, print_evaluation, standard_error
+from rl.evaluate import evaluate, same_weights
+from rl.evaluation import VALID_ONLY, Evaluation
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, reward_settings
 from rl.session import load_meshes, reward_meshes
+from rl.truth import FAILED
 from tests.rl import tiny
 
 NAMES = ("coverage", "containment", "sparsity", "smoothness")
+COLUMNS = {
+    *(*NAMES, "total", "valid", "joints", "true_joints", *FAILED),
+    *(f"{name}{VALID_ONLY}" for name in (*NAMES, "total", *FAILED)),
+}
 
 
 class Scores:
@@ -97,69 +106,269 @@ def test_cut_off_rigs_count_as_invalid(policy, bank, make_recipe):
     service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
     service.prepare_meshes(reward_meshes(bank.samples))
     result = run(policy, bank, recipe, service)
-    assert set(result.mean.values()) == {0.0}
+    assert {result.mean[name] for name in (*NAMES, "total", "valid", "joints")} == {0.0}
+    # Against the known rigs they count as the fixed worst, and there is no mean over valid rigs.
+    assert {name: result.mean[name] for name in FAILED} == pytest.approx(FAILED)
+    assert not [name for name in result.mean if name.endswith(VALID_ONLY)]
     assert result.diagnostics == {}
 
 
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([], 0.0),
-        ([3.0], 0.0),
-        ([1.0, 1.0, 1.0], 0.0),
-        # mean 2, squares 1 + 0 + 1 = 2, variance 2 / 2 = 1, error sqrt(1 / 3)
-        ([1.0, 2.0, 3.0], (1 / 3) ** 0.5),
-    ],
-)
-def test_standard_error(values, expected):
-    assert standard_error(values) == pytest.approx(expected)
+class Told:
+    """A service that gives row r of every mesh the rewards `values[r]`, None for a rig that is invalid."""
+
+    def __init__(self, values: list[float | None]) -> None:
+        self.values = values
+
+    def submit(self, mesh, rigs, pose_seed):
+        assert len(rigs) == len(self.values)
+        scores = [
+            INVALID if value is None else RolloutScore(dict.fromkeys(NAMES, value), True, {"row": float(row)})
+            for row, value in enumerate(self.values)
+        ]
+
+        class Pending:
+            def result(self) -> GroupScore:
+                return GroupScore(scores, 0.0, 0.0)
+
+        return Pending()
 
 
-def of(**totals: float) -> Evaluation:
-    columns = {mesh: {"total": value, "valid": 1.0, "joints": 10.0} for mesh, value in totals.items()}
-    mean = sum(totals.values()) / len(totals)
-    return Evaluation(
-        "x",
-        2,
-        7,
-        columns,
-        {"total": mean, "valid": 1.0, "joints": 10.0},
-        {"total": 0.1, "valid": 0.0, "joints": 0},
-        {},
-    )
+@pytest.fixture
+def whole_rigs(monkeypatch) -> None:
+    """Every rollout says the same rig of two joints, whatever the policy wrote."""
+    joints = np.array([[0, 0, 0], [0, 0.5, 0]], dtype=np.float32)
+    rig = RolloutRig(joints, np.array([-1, 0]), np.array([[1, 2], [3, 4]]))
+    monkeypatch.setattr(module, "read_rollout", lambda *arguments: rig)
 
 
-def test_the_difference_is_paired():
-    """+1 and +3 on meshes that differ by 100: mean 2, standard error 1, whatever the spread of meshes."""
-    before, after = of(a=1.0, b=101.0), of(a=2.0, b=104.0)
-    # squares (1 - 2)^2 + (3 - 2)^2 = 2, variance 2, error sqrt(2 / 2)
-    assert compare(before, after)["total"] == (2.0, 1.0)
-    assert compare(before, after)["valid"] == (0.0, 0.0)
-    # A mesh that only one of them has does not count.
-    assert compare(of(a=1.0, b=101.0, c=5.0), after)["total"] == (2.0, 1.0)
+@pytest.mark.usefixtures("whole_rigs")
+def test_failures_count_as_the_worst_and_not_at_all(policy, bank, make_recipe):
+    # Of four rigs one is invalid: (0.5 + 0.25 + 0.75 + 0) / 4 = 0.375, and 1.5 / 3 = 0.5 over the valid ones.
+    result = run(policy, bank, make_recipe(), Told([0.5, None, 0.25, 0.75]), samples=4)
+    assert result.mean["coverage"] == 0.375
+    assert result.mean["coverage_valid"] == 0.5
+    assert result.mean["total"] == 3.0  # weights 5 + 1 + 1 + 1
+    assert result.mean["total_valid"] == 4.0
+    assert result.mean["valid"] == 0.75
+    for row in result.per_mesh.values():
+        for name, worst in FAILED.items():
+            assert row[name] == pytest.approx((3 * row[f"{name}{VALID_ONLY}"] + worst) / 4), name
 
 
-def test_tables_show_the_numbers():
-    text = io.StringIO()
-    console = Console(file=text, width=120)
-    print_comparison(of(a=1.0, b=101.0), of(a=2.0, b=104.0), console)
-    print_evaluation(of(a=1.0, b=101.0), console)
-    shown = text.getvalue()
-    for part in ("51.000", "53.000", "+2.000", "+2.0", "100.0%", "held-out meshes (2)", "101.000", "± s.e."):
-        assert part in shown, part
+@pytest.mark.usefixtures("whole_rigs")
+def test_the_best_of_each_so_many_counts(policy, bank, make_recipe):
+    # Six rollouts are two picks of three: 0.5 at place 1, and 0.25, the only valid one, at place 5.
+    told = Told([0.25, 0.5, 0.25, None, None, 0.25])
+    result = run(policy, bank, make_recipe(), told, samples=2, best_of=3)
+    assert (result.samples, result.best_of) == (2, 3)
+    assert result.mean["coverage"] == 0.375
+    assert result.mean["valid"] == 1.0
+    assert result.diagnostics == {"row": 3.0}  # (1 + 5) / 2
+    # A valid rig that earns nothing is better than none; of equals the first is kept.
+    nothing = run(policy, bank, make_recipe(), Told([None, 0.0, 0.0]), samples=1, best_of=3)
+    assert (nothing.mean["valid"], nothing.diagnostics) == (1.0, {"row": 1.0})
+    none = run(policy, bank, make_recipe(), Told([None, None]), samples=1, best_of=2)
+    assert none.mean["valid"] == 0.0
 
 
-def test_the_command_writes_json_and_a_table(policy_path, tmp_path, capsys):
-    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "out", {})
-    assert module.main([str(recipe), "eval.samples=3"]) == 0
+def test_the_best_of_several_are_of_the_rigs_that_are_sampled_without(policy, bank, make_recipe):
+    recipe = make_recipe()
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    service.prepare_meshes(reward_meshes(bank.samples))
+    every = run(policy, bank, recipe, service, samples=6)
+    best = run(policy, bank, recipe, service, samples=1, best_of=6)
+    for name, row in best.per_mesh.items():
+        assert row["total"] > every.per_mesh[name]["total"]
+
+
+@pytest.mark.parametrize("decoding", ["greedy", "beam"])
+def test_decoding_without_chance_gives_one_rig_whatever_the_seed(policy, bank, make_recipe, decoding):
+    recipe = make_recipe()
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    service.prepare_meshes(reward_meshes(bank.samples))
+    result = run(policy, bank, recipe, service, decoding=decoding, samples=7)
+    assert result.samples == 1
+    assert result.decoding == decoding
+    one = run(policy, bank, recipe, service, decoding=decoding, batch_size=1, beams=4)
+    assert one == result
+    assert all(row["valid"] in (0.0, 1.0) for row in result.per_mesh.values())
+
+
+def test_a_beam_of_one_is_greedy(policy, bank, make_recipe):
+    recipe = make_recipe()
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    service.prepare_meshes(reward_meshes(bank.samples))
+    greedy = run(policy, bank, recipe, service, decoding="greedy")
+    assert run(policy, bank, recipe, service, decoding="beam", beams=1).per_mesh == greedy.per_mesh
+    # So is sampling at temperature 0.
+    cold = run(policy, bank, recipe, service, samples=1, temperature=0.0)
+    assert cold.per_mesh == greedy.per_mesh
+
+
+def test_metrics_can_be_switched_off(policy, bank, make_recipe, monkeypatch):
+    with_metrics = run(policy, bank, make_recipe(), Told([0.5, None]))
+    monkeypatch.setattr(module, "Truth", None)
+    result = run(policy, bank, make_recipe(), Told([0.5, None]), metrics=False)
+    for name, row in result.per_mesh.items():
+        assert set(row) == COLUMNS - {"true_joints", *FAILED, *(f"{n}{VALID_ONLY}" for n in FAILED)}
+        assert row == {column: with_metrics.per_mesh[name][column] for column in row}
+
+
+# ------------------------------------------------------------------ the command
+
+
+def command(recipe: Path, *overrides: str) -> int:
+    return module.main([str(recipe), *overrides])
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def recipe_file(policy_path, tmp_path) -> Path:
+    return tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "out", {})
+
+
+def test_the_command_writes_json_csv_and_tables(recipe_file, policy_path, tmp_path, capsys):
+    assert command(recipe_file, "eval.samples=3") == 0
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["policy"] == str(policy_path)
-    assert written["samples"] == 3
-    assert set(written["mean"]) == {*NAMES, "total", "valid", "joints"}
+    assert (written["samples"], written["decoding"], written["best_of"]) == (3, "sampled", 1)
+    assert set(written["mean"]) == set(written["standard_error"]) == COLUMNS
     assert len(written["per_mesh"]) == 2
+    assert written["compared"] == []
     assert 0 < written["mean"]["valid"] <= 1
-    assert f"{written['mean']['total']:.3f}" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["evaluation.json"]
+    # Random rigs are further away than the box is wide from none, and nearer than its diagonal.
+    assert 0.02 < written["mean"]["unirig_j2j_valid"] < 3**0.5
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"evaluation.json", "evaluation.csv"}
+
+    meshes, (mean, error) = (
+        rows_of(tmp_path / "out" / "evaluation.csv")[:2],
+        rows_of(tmp_path / "out" / "evaluation.csv")[2:],
+    )
+    assert [row["mesh"] for row in meshes] == list(written["per_mesh"])
+    for row in meshes:
+        assert row["row"] == "mesh"
+        assert row["policy"] == str(policy_path)
+        for column, value in written["per_mesh"][row["mesh"]].items():
+            assert float(row[column]) == value
+    assert (mean["row"], error["row"], mean["mesh"]) == ("mean", "standard_error", "")
+    assert float(mean["motion_loss_valid"]) == written["mean"]["motion_loss_valid"]
+    assert float(error["total"]) == written["standard_error"]["total"]
+
+    shown = capsys.readouterr().out
+    assert f"{written['mean']['total']:.3f}" in shown
+    assert f"{100 * written['mean']['unirig_j2j_valid']:.2f}" in shown
+    assert "2 known rigs, valid rigs only" in shown
+    assert max(len(line) for line in shown.splitlines() if str(policy_path) not in line) <= 112
+
+
+def test_several_policies_are_compared_pairwise(recipe_file, policy_path, tmp_path, capsys):
+    other = tiny.make_policy()  # of the same skin VAE
+    with torch.no_grad():
+        other.model.transformer.model.norm.weight.mul_(4)
+    other.save(tmp_path / "other")
+    tiny.make_policy(seed=3).save(tmp_path / "stranger")
+    output = tmp_path / "out"
+    assert command(recipe_file, f"eval.compare=[{tmp_path}/other,{tmp_path}/stranger]") == 0
+    written = json.loads((output / "evaluation.json").read_text())
+    names = [str(policy_path), *(f"{tmp_path}/{name}" for name in ("other", "stranger"))]
+    assert [written["policy"], *(each["policy"] for each in written["compared"])] == names
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line[1:3] == ": "] == [
+        f"{letter}: {name}" for letter, name in zip("ABC", names, strict=True)
+    ]
+    rows = rows_of(output / "evaluation.csv")
+    assert [row["row"] for row in rows] == (
+        ["mesh"] * 6 + ["mean", "standard_error"] * 3 + ["difference", "difference_standard_error"] * 2
+    )
+    for each in written["compared"]:
+        assert list(each["per_mesh"]) == list(written["per_mesh"])
+        # By hand: two meshes, so the mean of the two differences and half of what they are apart.
+        gains = [each["per_mesh"][mesh]["total"] - row["total"] for mesh, row in written["per_mesh"].items()]
+        assert gains != [0, 0]
+        found = each["difference"]["total"]
+        assert found["mean"] == pytest.approx(sum(gains) / 2)
+        assert found["standard_error"] == pytest.approx(abs(gains[0] - gains[1]) / 2)
+        assert found["meshes"] == 2
+        (row,) = (r for r in rows if r["row"] == "difference" and r["policy"] == each["policy"])
+        assert float(row["total"]) == found["mean"]
+        assert f"{found['mean']:+.3f} ± {found['standard_error']:.3f}" in shown
+        # Each is what it is alone.
+        assert command(recipe_file, f"policy.path={each['policy']}", f"output_dir={tmp_path}/alone") == 0
+        alone = json.loads((tmp_path / "alone" / "evaluation.json").read_text())
+        assert alone["per_mesh"] == each["per_mesh"]
+
+
+def test_policies_of_one_skin_vae_share_the_prepared_meshes(recipe_file, policy_path, tmp_path, monkeypatch):
+    prepared = []
+    prepare = InlineRewardService.prepare_meshes
+    monkeypatch.setattr(
+        InlineRewardService, "prepare_meshes", lambda self, m: prepared.append(len(m)) or prepare(self, m)
+    )
+    tiny.make_policy().save(tmp_path / "same")
+    tiny.make_policy(seed=3).save(tmp_path / "stranger")
+    assert command(recipe_file, f"eval.compare=[{tmp_path}/same,{tmp_path}/stranger]") == 0
+    assert prepared == [5, 5]
+    assert same_weights(tiny.make_policy().skin_vae, tiny.make_policy().skin_vae)
+    assert not same_weights(tiny.make_policy().skin_vae, tiny.make_policy(seed=3).skin_vae)
+
+
+def test_meshes_with_and_without_a_rig(recipe_file, tmp_path, capsys):
+    """A skinned file is measured against its rig, an OBJ without one by the rewards alone."""
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    creature = make_creature(5, CREATURE_KINDS[0])
+    write_skinned_glb(folder / "skinned.glb", creature.mesh, creature.rig)
+    lines = [f"v {x} {y} {z}" for x, y, z in creature.mesh.vertices.tolist()]
+    lines += [f"f {a} {b} {c}" for a, b, c in (creature.mesh.faces + 1).tolist()]
+    (folder / "plain.obj").write_text("\n".join(lines))
+    assert command(recipe_file, f"data.meshes={folder}", f"data.eval_meshes={folder}", "eval.samples=3") == 0
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    plain, skinned = written["per_mesh"]["plain"], written["per_mesh"]["skinned"]
+    assert set(skinned) == COLUMNS
+    assert set(plain) == {
+        *NAMES,
+        "total",
+        "valid",
+        "joints",
+        *(f"{n}{VALID_ONLY}" for n in (*NAMES, "total")),
+    }
+    assert skinned["true_joints"] == len(creature.rig.joints)
+    # What only one mesh has is the mean.
+    assert written["mean"]["unirig_b2b"] == skinned["unirig_b2b"]
+    assert written["standard_error"]["unirig_b2b"] == 0
+    assert written["mean"]["total"] == pytest.approx((plain["total"] + skinned["total"]) / 2)
+    (row,) = (r for r in rows_of(tmp_path / "out" / "evaluation.csv") if r["mesh"] == "plain")
+    assert row["unirig_j2j"] == ""
+    assert "1 known rig," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval.decoding=magic"], "'eval.decoding' must be one of 'sampled', 'greedy', 'beam', not 'magic'"),
+        (["eval.best_of=8", "eval.decoding=greedy"], "'eval.best_of' is 8 but every rig of a mesh"),
+        (["eval.best_of=8", "eval.decoding=beam"], "set eval.decoding=sampled or eval.best_of=1"),
+        (["eval.best_of=8", "eval.temperature=0"], "set an 'eval.temperature' above 0 or eval.best_of=1"),
+        (["eval.beams=0"], "'eval.beams' must be above 0"),
+        (["eval.length_penalty=-1"], "'eval.length_penalty' must not be negative"),
+        (["eval.metric_vertices=0"], "'eval.metric_vertices' must be above 0"),
+        (["eval.compare=5"], "'eval.compare' must be a list"),
+        (["eval.compare=[nowhere]"], "'eval.compare': nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(recipe_file, tmp_path, capsys, overrides, message):
+    assert command(recipe_file, *overrides) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_a_policy_named_twice_is_refused(recipe_file, policy_path, capsys):
+    assert command(recipe_file, f"eval.compare=[{policy_path}]") == 2
+    assert f"'eval.compare' names {policy_path} twice" in capsys.readouterr().err
 
 
 def test_help_and_wrong_output(policy_path, tmp_path, capsys):

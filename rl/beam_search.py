@@ -1,0 +1,145 @@
+"""Beam search over rig tokens under the grammar, with a KV cache that follows the beams."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policy.grammar import Grammar, GrammarState
+from policy.modeling_tokenrig import TokenRigForCausalLM
+from rl.rollout import PROMPT_LENGTH, Rollouts
+
+
+@torch.no_grad()
+def beam_search(
+    model: TokenRigForCausalLM,
+    mesh_embeds: Tensor,
+    class_ids: Tensor,
+    grammar: Grammar,
+    *,
+    max_new_tokens: int,
+    beams: int,
+    length_penalty: float = 1.0,
+) -> Rollouts:
+    """The best completion of each mesh that a beam of `beams` hypotheses finds.
+
+    A hypothesis scores the sum of its tokens' log-probabilities, under the grammar and at temperature 1,
+    over its length to the power of `length_penalty`: 0 is the likeliest whole rig (which favours few
+    joints), 1 the likeliest per token. In every step each hypothesis grows by each legal token and the
+    `beams` best stay; one that has ended keeps its place as long as it is among them, and the best that ever
+    ended is remembered. The search ends when all have ended. A beam of 1 is greedy decoding; one that holds
+    every beginning finds the best completion there is.
+
+    Args:
+        mesh_embeds: (M, T, hidden) conditioning embeddings.
+        class_ids: (M,) int64, class token of each mesh.
+        max_new_tokens: limit of the completion, <eos> included.
+        beams: K >= 1.
+        length_penalty: >= 0.
+
+    Returns:
+        M completions; `log_probs` are those of temperature 1. Where nothing ended within the limit it is the
+        best hypothesis, cut off.
+
+    Raises:
+        ValueError: beams, length_penalty or the limit out of range, or another number of classes than meshes.
+    """
+    meshes = len(mesh_embeds)
+    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
+    if class_ids.shape != (meshes,) or meshes == 0:
+        raise ValueError(f"{meshes} meshes, class_ids {tuple(class_ids.shape)}: give one class per mesh")
+    if not 0 < max_new_tokens <= limit:
+        raise ValueError(f"max_new_tokens {max_new_tokens} must be in 1..{limit} for this model")
+    if beams < 1 or not length_penalty >= 0:
+        raise ValueError(f"beams {beams} must be at least 1 and length_penalty {length_penalty} at least 0")
+    was_training = model.training
+    model.eval()
+    found = _search(model, mesh_embeds, class_ids, grammar, max_new_tokens, beams, length_penalty)
+    model.train(was_training)
+    return found
+
+
+def _search(
+    model: TokenRigForCausalLM,
+    mesh_embeds: Tensor,
+    class_ids: Tensor,
+    grammar: Grammar,
+    limit: int,
+    beams: int,
+    length_penalty: float,
+) -> Rollouts:
+    device, vocabulary, meshes = mesh_embeds.device, grammar.vocabulary, len(mesh_embeds)
+    class_ids = class_ids.to(device)
+    prompt = torch.stack([torch.full_like(class_ids, vocabulary.bos), class_ids], dim=1)
+    output = model(input_ids=prompt, mesh_embeds=mesh_embeds, use_cache=True)
+    cache = output.past_key_values
+    first_row = torch.arange(meshes, device=device)[:, None] * beams  # (M, 1): rows of a mesh follow it
+    row_of_mesh = torch.arange(meshes, device=device).repeat_interleave(beams)
+    cache.reorder_cache(row_of_mesh)
+    logits = output.logits[:, -1][row_of_mesh]
+
+    ids = torch.full((meshes, beams, limit), vocabulary.pad, device=device)
+    log_probs = torch.zeros(meshes, beams, limit, dtype=torch.float64, device=device)
+    lengths = torch.zeros(meshes, beams, dtype=torch.int64, device=device)
+    # At first all hypotheses of a mesh are the same: only one of them counts.
+    totals = torch.full((meshes, beams), -torch.inf, dtype=torch.float64, device=device)
+    totals[:, 0] = 0
+    state = grammar.start(meshes * beams, device)
+    best = _Best(meshes, limit, vocabulary.pad, device)
+    for position in range(limit):
+        masked = logits.float().masked_fill(~grammar.allowed(state), -torch.inf)
+        # Float64 sums, so that hypotheses of many tokens are ranked by the tokens and not by rounding.
+        each = masked.log_softmax(dim=1).double()
+        each, choices = each.topk(min(beams, each.shape[1]), dim=1)  # no beam needs more of one hypothesis
+        each, choices = each.view(meshes, beams, -1), choices.view(meshes, beams, -1)
+        running = ~grammar.finished(state).view(meshes, beams)
+        grown = (totals[..., None] + each).flatten(1)
+        final = (lengths + running)[..., None].expand_as(each).flatten(1)
+        ranked = grown / final.double() ** length_penalty
+        # Hypotheses that are none, and fewer choices than beams, rank last.
+        chosen = ranked.topk(min(beams, ranked.shape[1]), dim=1).indices
+        chosen = torch.nn.functional.pad(chosen, (0, beams - chosen.shape[1]))
+        parent = chosen // each.shape[2]
+        totals, lengths = grown.gather(1, chosen), final.gather(1, chosen)
+        totals[:, ranked.shape[1] :] = -torch.inf
+        tokens = choices.flatten(1).gather(1, chosen)
+        rows = (first_row + parent).flatten()
+        ids = ids.flatten(0, 1)[rows].view_as(ids)
+        log_probs = log_probs.flatten(0, 1)[rows].view_as(log_probs)
+        ids[..., position] = tokens
+        log_probs[..., position] = each.flatten(1).gather(1, chosen)
+        state = grammar.step(
+            GrammarState(state.state[rows], state.bones[rows], state.skin[rows]), tokens.flatten()
+        )
+        ended = grammar.finished(state).view(meshes, beams)
+        scores = totals / lengths.double() ** length_penalty
+        best.update(ids, log_probs, lengths, scores.masked_fill(~ended, -torch.inf))
+        if position + 1 == limit or bool((ended | (totals == -torch.inf)).all()):
+            break
+        if not torch.equal(rows, torch.arange(len(rows), device=device)):
+            cache.reorder_cache(rows)
+        output = model(input_ids=tokens.view(-1, 1), past_key_values=cache, use_cache=True)
+        logits = output.logits[:, -1]
+    complete = best.scores > -torch.inf
+    best.update(ids, log_probs, lengths, scores.masked_fill(complete[:, None], -torch.inf))
+    return Rollouts(best.ids, best.log_probs.float(), best.lengths, complete)
+
+
+class _Best:
+    """The best hypothesis of each mesh so far: ids and log_probs (M, L), lengths and scores (M,)."""
+
+    def __init__(self, meshes: int, limit: int, pad: int, device: torch.device) -> None:
+        self.ids = torch.full((meshes, limit), pad, device=device)
+        self.log_probs = torch.zeros(meshes, limit, dtype=torch.float64, device=device)
+        self.lengths = torch.zeros(meshes, dtype=torch.int64, device=device)
+        self.scores = torch.full((meshes,), -torch.inf, dtype=torch.float64, device=device)
+
+    def update(self, ids: Tensor, log_probs: Tensor, lengths: Tensor, scores: Tensor) -> None:
+        """Take what is better; ids, log_probs (M, K, L), lengths, scores (M, K), -inf for none."""
+        top, place = scores.max(dim=1)
+        better = top > self.scores
+        mesh = torch.arange(len(place), device=place.device)
+        self.ids = torch.where(better[:, None], ids[mesh, place], self.ids)
+        self.log_probs = torch.where(better[:, None], log_probs[mesh, place], self.log_probs)
+        self.lengths = torch.where(better, lengths[mesh, place], self.lengths)
+        self.scores = torch.where(better, top, self.scores)

@@ -1,0 +1,162 @@
+"""Tables of evaluations for the terminal: means with standard errors, policies side by side, meshes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from rl.evaluation import VALID_ONLY, Difference, Evaluation, compare, measure_of
+
+WIDTH = 112  # of a console that is no terminal
+COMPARED_AT_ONCE = 2  # policies beside the first in one table
+NAME_LENGTH = 22
+
+# Columns of the table of meshes: of one policy, and of each of several.
+_OF_A_MESH = (
+    *("coverage", "containment", "sparsity", "smoothness", "total", "valid", "joints", "true_joints"),
+    *("unirig_j2j_valid", "unirig_b2b_valid", "skin_l1_valid", "skin_iou_valid", "motion_loss_valid"),
+)
+_OF_A_MESH_COMPARED = ("total", "unirig_j2j_valid", "skin_iou_valid")
+
+
+def make_console() -> Console:
+    """The terminal; where there is none, as wide as the tables need."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
+def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], console: Console) -> None:
+    """Measures as rows, policies as columns; further policies with their paired difference to the first.
+
+    Metrics of known rigs come over valid rigs, and, if some rig failed, once more with failures at their
+    fixed worst value. Fits 112 columns.
+    """
+    first, others = evaluations[0], list(zip(labels[1:], evaluations[1:], strict=True))
+    console.print(describe(first), highlight=False)
+    parts = [others[i : i + COMPARED_AT_ONCE] for i in range(0, len(others), COMPARED_AT_ONCE)]
+    for part in parts or [[]]:
+        ratio = len(others) == 1  # there is room for it
+        table = Table()
+        table.add_column("", no_wrap=True)
+        table.add_column(labels[0] if others else "mean", justify="right")
+        if not others:
+            table.add_column("± s.e.", justify="right")
+        for label, _ in part:
+            table.add_column(label, justify="right")
+            table.add_column("difference ± s.e.", justify="right")
+            if ratio:
+                table.add_column("s.e.s", justify="right")
+        differences = [compare(first, other) for _, other in part]
+        for title, columns in _sections(evaluations):
+            if title:
+                table.add_section()
+                table.add_row(f"[italic]{title}[/]")
+            for column in columns:
+                cells = [_label(column), _cell(column, first.mean.get(column))]
+                if not others:
+                    cells.append(_error(column, first.standard_error.get(column)))
+                for (_, other), found in zip(part, differences, strict=True):
+                    change = _change(column, found.get(column))
+                    cells += [_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
+                table.add_row(*cells)
+        console.print(table)
+
+
+def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], console: Console) -> None:
+    """One row per mesh: the measures that say most, metrics over its valid rigs; policies side by side."""
+    several = len(evaluations) > 1
+    width = COMPARED_AT_ONCE + 1
+    for start in range(0, len(evaluations), width):
+        part = list(zip(labels, evaluations, strict=True))[start : start + width]
+        wanted = _OF_A_MESH_COMPARED if several else _OF_A_MESH
+        shown = [
+            (label, evaluation, column)
+            for column in wanted
+            for label, evaluation in part
+            if column in evaluation.mean and (column != "valid" or evaluation.mean["valid"] < 1)
+        ]
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column("mesh", no_wrap=True)
+        for label, _, column in shown:
+            heading = measure_of(column).short
+            table.add_column(f"{heading} {label}" if several else heading, justify="right", no_wrap=True)
+        for name in part[0][1].per_mesh:
+            cells = [
+                _cell(column, each.per_mesh.get(name, {}).get(column), sign=False)
+                for _, each, column in shown
+            ]
+            table.add_row(_shortened(name), *cells)
+        console.print(table)
+
+
+def describe(evaluation: Evaluation) -> str:
+    """How many meshes and rigs, and how the rigs were decoded."""
+    count = len(evaluation.per_mesh)
+    rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
+    how = evaluation.decoding
+    if evaluation.best_of > 1:
+        how += f", each the best of {evaluation.best_of} by total reward"
+    return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}; s.e. over meshes"
+
+
+def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
+    """Titles and columns: rewards, metrics over valid rigs, metrics with failures if there are any."""
+    columns = evaluations[0].mean
+    rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
+    metrics = [c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY)]
+    known = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
+    sections = [("", rewards)]
+    failed = any(each.mean["valid"] < 1 for each in evaluations)
+    if metrics:
+        valid = [f"{c}{VALID_ONLY}" for c in metrics if f"{c}{VALID_ONLY}" in columns]
+        rigs = "known rig" if known == 1 else "known rigs"
+        sections.append((f"{known} {rigs}, valid rigs only", valid))
+    if metrics and failed:
+        sections.append(("the same with failed rigs", metrics))
+    return sections
+
+
+def _is_metric(column: str) -> bool:
+    return column.startswith(("unirig_", "rignet_", "skin_", "motion_"))
+
+
+def _label(column: str) -> str:
+    measure = measure_of(column)
+    arrow = {None: "", True: " ↓", False: " ↑"}[measure.lower]
+    return f"{measure.label}{arrow}"
+
+
+def _scale(column: str) -> float:
+    return 100.0 if measure_of(column).unit == "percent" else 1.0
+
+
+def _digits(column: str) -> int:
+    if column == "valid" or measure_of(column).unit == "count" or column.startswith("skin_"):
+        return 3 if measure_of(column).unit == "number" else 1
+    return {"percent": 2, "number": 3}[measure_of(column).unit]
+
+
+def _cell(column: str, value: float | None, sign: bool = True) -> str:
+    if value is None:
+        return "–"
+    percent = measure_of(column).unit == "percent" and sign and "%" not in measure_of(column).label
+    return f"{value * _scale(column):.{_digits(column)}f}{' %' * percent}"
+
+
+def _error(column: str, value: float | None) -> str:
+    return "–" if value is None else f"{value * _scale(column):.{_digits(column)}f}"
+
+
+def _change(column: str, found: Difference | None) -> tuple[str, str]:
+    if found is None:
+        return "–", "–"
+    scale, digits = _scale(column), _digits(column)
+    ratio = f"{found.mean / found.standard_error:+.1f}" if found.standard_error else "–"
+    return f"{found.mean * scale:+.{digits}f} ± {found.standard_error * scale:.{digits}f}", ratio
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
