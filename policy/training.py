@@ -88,8 +88,15 @@ class LoopRecipe:
 def start_run(recipe: Any, loop: LoopRecipe) -> Path:
     """Make the output directory and write the resolved recipe there.
 
-    Raises RecipeError if the directory cannot be written.
+    Raises RecipeError if the directory cannot be written, or if this was launched with DeepSpeed and the
+    recipe asks for Muon.
     """
+    # Before anything talks to other processes.
+    if loop.optimizer == "muon" and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise RecipeError(
+            "'loop.optimizer: muon' needs whole matrices, which DeepSpeed cuts into flat pieces; set "
+            "loop.optimizer=adamw, or launch without DeepSpeed, as recipes/accelerate/multi_gpu.yaml does"
+        )
     output = Path(loop.output_dir)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -364,12 +371,7 @@ def _accelerator(recipe: LoopRecipe) -> Accelerator:
 
 
 def _fit_deepspeed(accelerator: Accelerator, recipe: LoopRecipe) -> None:
-    """Give DeepSpeed the recipe's batch and clipping, and refuse what it would do wrongly."""
-    if recipe.optimizer == "muon":
-        raise RecipeError(
-            "'loop.optimizer: muon' needs whole matrices, which DeepSpeed cuts into flat pieces; set "
-            "loop.optimizer=adamw, or launch without DeepSpeed, as recipes/accelerate/multi_gpu.yaml does"
-        )
+    """Give DeepSpeed the recipe's batch and clipping; RecipeError for ZeRO stage 3."""
     plugin = accelerator.deepspeed_plugin
     if plugin.zero_stage >= 3:
         raise RecipeError(
@@ -379,6 +381,7 @@ def _fit_deepspeed(accelerator: Accelerator, recipe: LoopRecipe) -> None:
     plugin.deepspeed_config.update(
         train_micro_batch_size_per_gpu=recipe.batch_size,
         gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        train_batch_size=recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes,
         gradient_clipping=recipe.max_grad_norm,
     )
 
