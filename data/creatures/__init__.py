@@ -47,10 +47,11 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
     """Make a creature; the same seed and kind always give the same one.
 
     `kind` is one of CREATURE_KINDS; None lets the seed choose (two- and four-legged ones more often), and
-    gives what naming the chosen kind gives. y is up, the creature faces +z. The mesh (about 600 to 3000
-    vertices, mesh frame) is made of parts that overlap, touch or float; about two in three creatures lack
-    the faces hidden within other parts, and capes, skirts and membrane wings are open sheets. The rig has
-    5 to 60 joints, on the centre lines of the parts, and at most 4 weights per vertex, which sum to 1.
+    gives what naming the chosen kind gives. y is up, the creature faces +z. The mesh (600 to 3000
+    vertices, a few many-legged ones up to 4500; mesh frame) is made of parts that overlap, touch or float;
+    about two in three creatures lack the faces hidden within other parts, and capes, skirts, insects' and
+    bats' wings are open sheets. The rig has
+    5 to 60 joints, on the centre lines of the parts (a long insect wing has one in its middle), and at most 4 weights per vertex, which sum to 1.
     How many joints a chain has follows from its visible proportions. Raises ValueError for an unknown kind.
     """
     if kind is None:
