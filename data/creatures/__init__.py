@@ -50,9 +50,9 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
     gives what naming the chosen kind gives. y is up, the creature faces +z. The mesh (600 to 3000
     vertices, a few many-legged ones up to 4500; mesh frame) is made of parts that overlap, touch or float;
     about two in three creatures lack the faces hidden within other parts, and capes, skirts, insects' and
-    bats' wings are open sheets. The rig has
-    5 to 60 joints, on the centre lines of the parts (a long insect wing has one in its middle), and at most 4 weights per vertex, which sum to 1.
-    How many joints a chain has follows from its visible proportions. Raises ValueError for an unknown kind.
+    bats' wings are open sheets. The rig has 5 to 60 joints on the centre lines of the parts (a long insect
+    wing has one in its middle), and at most 4 weights per vertex, which sum to 1. How many joints a chain
+    has follows from its visible proportions. Raises ValueError for an unknown kind.
     """
     if kind is None:
         drawn = np.random.default_rng([seed, 0]).random() * _CUMULATIVE[-1]
