@@ -58,7 +58,7 @@ def test_creature_samples() -> None:
     held_out = creature_samples(6, EVAL_FIRST_SEED, 32)
     assert len({sample.name for sample in train + held_out}) == 12
     np.testing.assert_array_equal(train[3].points, creature_samples(1, TRAIN_FIRST_SEED + 3, 32)[0].points)
-    named = creature_samples(5, 10, 8, kinds=CREATURE_KINDS)
+    named = creature_samples(len(CREATURE_KINDS), 10, 8, kinds=CREATURE_KINDS)
     assert [sample.name for sample in named] == [
         f"{kind}_{10 + number}" for number, kind in enumerate(CREATURE_KINDS)
     ]

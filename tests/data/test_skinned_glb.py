@@ -309,7 +309,7 @@ def test_round_trip_of_creatures(tmp_path: Path) -> None:
 
 
 def test_trimesh_reads_the_original_frame(tmp_path: Path) -> None:
-    creature = make_creature(1)
+    creature = make_creature(2)
     moved = replace(creature.mesh, centre=np.array([100.0, -5, 3]), scale=0.01)
     write_skinned_glb(tmp_path / "big.glb", moved, creature.rig)
     loaded = trimesh.load_scene(tmp_path / "big.glb").to_mesh()
