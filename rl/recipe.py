@@ -239,7 +239,7 @@ class EvalRecipe:
     seed: int = 1234
     batch_size: int = 64
     metrics: bool = True
-    metric_vertices: int = 512
+    metric_vertices: int = 256
     compare: tuple[str, ...] = ()
     before_and_after: bool = True
 
