@@ -48,7 +48,7 @@ MEASURES: dict[str, Measure] = {
     "skin_precision": Measure("skin precision", "prec", "percent", False),
     "skin_recall": Measure("skin recall", "recall", "percent", False),
     "skin_iou": Measure("skin IoU", "IoU", "percent", False),
-    "motion_loss": Measure("motion loss, % of box", "motion %", "percent", True),
+    "motion_loss": Measure("motion loss, % of box", "mot %", "percent", True),
 }
 
 

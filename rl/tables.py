@@ -78,7 +78,7 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
             for label, evaluation in part
             if column in evaluation.mean and (column != "valid" or evaluation.mean["valid"] < 1)
         ]
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
         table.add_column("mesh", no_wrap=True)
         for label, _, column in shown:
             heading = measure_of(column).short

@@ -93,11 +93,13 @@ def test_many_policies_take_several_tables(count, tables):
 
 def test_a_row_per_mesh():
     lines = shown(print_meshes, [evaluation(a=1.0, b=2.0)], "A")
-    heading = "mesh cov cont spars smooth total joints true J2J % B2B % L1 IoU motion %"
+    heading = "mesh cov cont spars smooth total joints true J2J % B2B % L1 IoU mot %"
     assert " ".join(lines[1].split()) == heading
     assert row(lines, "a") == [*["1.000"] * 5, "14.0", "21.0", "3.12", "25.00", "0.250", "25.0", "25.00"]
     # Validity is shown where some rig failed.
-    assert "valid" in shown(print_meshes, [evaluation(valid=0.5, a=1.0)], "A")[1]
+    lines = shown(print_meshes, [evaluation(valid=0.5, many_limbed_1000000005=10.0)], "A")
+    assert "valid" in lines[1]
+    assert row(lines, "many_limbed_1000000005")[5] == "50.0"
 
 
 def test_what_a_mesh_lacks_is_a_dash():
