@@ -156,6 +156,20 @@ def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Ten
     return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), 1.0).mean()
 
 
+def skin_l1(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
+    """Mean over bones of the mean |difference| at the points where either side is above `threshold`.
+
+    (B, Q) each. A bone that neither side influences counts as 0.
+    """
+    either = (predicted > threshold) | (weights > threshold)
+    return (((predicted - weights).abs() * either).sum(-1) / either.sum(-1).clamp(min=1)).mean()
+
+
+def mask_accuracy(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
+    """Share of the points (B, Q) that both sides put on the same side of `threshold`."""
+    return ((predicted > threshold) == (weights > threshold)).float().mean()
+
+
 def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
     """How many of the first tokens are decoded at `step` (nested dropout).
 
@@ -212,7 +226,13 @@ def train(recipe: SkinVAERecipe) -> Path:
             rng=np.random.default_rng((recipe.loop.seed, step, 1)),
         )
         result = reconstruction_losses(logits, batch["asked_weights"], recipe.loss)
-        return {**result, "iou": skin_iou(logits.detach().sigmoid(), batch["asked_weights"])}
+        predicted, weights = logits.detach().sigmoid(), batch["asked_weights"]
+        return {
+            **result,
+            "iou": skin_iou(predicted, weights),
+            "l1": skin_l1(predicted, weights),
+            "mask_accuracy": mask_accuracy(predicted, weights),
+        }
 
     target = start_run(recipe, recipe.loop) / "skin_vae"
     model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")

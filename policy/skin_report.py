@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
@@ -302,8 +303,8 @@ def print_report(rows: Sequence[SkinReportRow], threshold: float, console: Conso
     title = (
         f"reconstruction of {first.rigs} held-out rigs, {first.bones} bones; influence: above {threshold:g}"
     )
-    table = Table(title=title)
-    for heading in ("tokens", "", "IoU", "L1", "mask acc.", "codes used", "perplexity", "bits", "smaller"):
+    table = Table(title=title, box=box.SIMPLE)
+    for heading in ("tokens", "", "IoU", "L1", "mask", "codes", "perplexity", "bits", "smaller"):
         table.add_column(heading, justify="right", no_wrap=True)
     names = list(dict.fromkeys(row.skin_vae for row in rows))
     letters = {name: _letter(place) for place, name in enumerate(names)}
@@ -320,6 +321,7 @@ def print_report(rows: Sequence[SkinReportRow], threshold: float, console: Conso
             f"{row.compression:.0f}×",
         )
     console.print(table)
+    console.print("mask: accuracy; codes: share of the codebook used; smaller: than dense float32 weights")
     for name, letter in letters.items():
         console.print(f"{letter}: {name}", highlight=False, markup=False, soft_wrap=True)
 

@@ -21,9 +21,11 @@ from policy.pretrain_skin_vae import (
     initial_model,
     load_recipe,
     main,
+    mask_accuracy,
     nested_tokens,
     reconstruction_losses,
     skin_iou,
+    skin_l1,
 )
 from policy.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE, metrics, write
@@ -48,7 +50,10 @@ def test_reconstruction_losses_by_hand():
     mse = (0.25 + 0.0625) / 2
     # 1 - (2 * 0.75 + 1e-4) / (0.25 + 0.5625 + 1 + 1e-4)
     dice = 1 - 1.5001 / 1.8126
-    expected = {"bce": bce, "mse": mse, "dice": dice, "loss": bce + 10 * mse + 100 * dice}
+    # Logits move by ln 99, minus the threshold's: the odds of "inside" become 99 and 297, so that outside
+    # has probability 1/100 where it is true and inside 297/298.
+    mask = (math.log(100) + math.log(298 / 297)) / 2
+    expected = {"bce": bce, "mse": mse, "dice": dice, "mask": mask, "loss": bce + 10 * mse + 100 * dice}
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-6)
 
 
@@ -74,6 +79,29 @@ def test_iou_by_hand():
     # Two of three points; nothing above 0.01 on either side: 1; none of three: 0.
     assert skin_iou(predicted, weights).item() == pytest.approx((2 / 3 + 1 + 0) / 3)
     assert skin_iou(predicted, weights, threshold=0.4).item() == pytest.approx((0 + 1 + 0) / 3)
+
+
+def test_l1_and_mask_accuracy_by_hand():
+    predicted = torch.tensor([[0.02, 0.5, 0.0, 0.2], [0.0, 0.005, 0.0, 0.0]])
+    weights = torch.tensor([[0.5, 0.0, 0.0, 0.3], [0.0, 0.0, 0.009, 0.0]])
+    # Three points of the first bone have an influence on either side, none of the second.
+    assert skin_l1(predicted, weights).item() == pytest.approx(((0.48 + 0.5 + 0.1) / 3 + 0) / 2)
+    assert skin_l1(predicted, weights, 0.4).item() == pytest.approx(((0.48 + 0.5) / 2 + 0) / 2)
+    assert mask_accuracy(predicted, weights).item() == pytest.approx(7 / 8)  # the 0.5 that should be 0
+    assert mask_accuracy(predicted, weights, 0.4).item() == pytest.approx(6 / 8)
+
+
+def test_the_mask_term_weighs_in_and_has_a_threshold():
+    logits, weights = torch.tensor([[0.0, 1.0, -4.0]]), torch.tensor([[0.0, 0.3, 0.2]])
+    without = reconstruction_losses(logits, weights, SkinLossRecipe())
+    with_mask = reconstruction_losses(logits, weights, SkinLossRecipe(mask=0.5, mask_threshold=0.25))
+    # At 1/4 logits move by ln 3; only the second weight is inside.
+    odds = [3.0, 3 * math.e, 3 * math.exp(-4)]
+    expected = (math.log(1 + odds[0]) + math.log(1 + 1 / odds[1]) + math.log(1 + odds[2])) / 3
+    assert with_mask["mask"].item() == pytest.approx(expected, rel=1e-5)
+    assert with_mask["loss"].item() == pytest.approx(without["loss"].item() + 0.5 * expected, rel=1e-5)
+    with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be between 0 and 1"):
+        SkinLossRecipe(mask_threshold=0.0)
 
 
 # ---------------------------------------------------------------- nested dropout
@@ -172,8 +200,9 @@ def test_a_run_writes_a_vae_that_loads(tmp_path, capsys):
     assert vae.config == load_recipe(path, []).model
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [2, 4, 6]
-    assert all(set(line) == {"step", "loss", "bce", "mse", "dice", "iou"} for line in lines)
-    assert all(0 <= line["iou"] <= 1 for line in lines)
+    agreement = {"iou", "l1", "mask_accuracy"}
+    assert all(set(line) == {"step", "loss", "bce", "mse", "dice", "mask", *agreement} for line in lines)
+    assert all(0 <= line[name] <= 1 for line in lines for name in agreement)
     assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
         "metrics.jsonl",
         "recipe.yaml",
@@ -223,7 +252,12 @@ def test_every_weight_learns(tmp_path):
 def test_rigs_of_files(tmp_path):
     creature = make_creature(0)
     write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
-    assert main([write(tmp_path, SKIN_VAE), f"data.sources=[{{files: {tmp_path}/**/*.glb}}]", "loop.max_steps=2"]) == 0
+    assert (
+        main(
+            [write(tmp_path, SKIN_VAE), f"data.sources=[{{files: {tmp_path}/**/*.glb}}]", "loop.max_steps=2"]
+        )
+        == 0
+    )
     assert (tmp_path / "run" / "skin_vae" / "model.safetensors").is_file()
 
 
@@ -263,7 +297,7 @@ def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, 
 
 def test_the_shipped_recipe_is_valid(capsys):
     recipe = load_recipe(SHIPPED, [])
-    assert recipe.model.codebook_size == 512
+    assert recipe.model.codebook_size == 5**5
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "sample_tokens: 8" in capsys.readouterr().out
     with pytest.raises(RecipeError, match=r"unknown key 'los'; the nearest valid key is 'loss'"):
