@@ -17,7 +17,9 @@ from policy import pretrain_tokenrig
 from policy.bundle import RigPolicy
 from policy.configuration_tokenrig import TokenRigConfig
 from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.pretrain_skin_vae import load_recipe as load_skin_vae_recipe
 from policy.pretrain_tokenrig import (
+    LanguageModelRecipe,
     TokenizedMeshes,
     TokenRigRecipe,
     collate,
@@ -390,3 +392,35 @@ def test_a_start_with_another_codebook_than_the_vae_is_refused(tmp_path, path, s
     )
     assert "32 codes" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_gradient_checkpointing_trains_the_same(tmp_path, path):
+    assert main([path, f"loop.output_dir={tmp_path / 'plain'}"]) == 0
+    assert main([path, f"loop.output_dir={tmp_path / 'saving'}", "loop.gradient_checkpointing=true"]) == 0
+    plain, saving = (
+        load_policy(tmp_path / name / "policy").model.state_dict() for name in ("plain", "saving")
+    )
+    for name, tensor in plain.items():
+        torch.testing.assert_close(saving[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["skin_vae", "tokenrig"])
+def test_the_recipes_of_the_released_size_are_valid(stage):
+    """The sizes are the defaults, which are the released ones; the augmentations are the paper's."""
+    shipped = Path(SHIPPED).with_name(f"{stage}_released.yaml")
+    if stage == "skin_vae":
+        recipe = load_skin_vae_recipe(str(shipped), [])
+        assert recipe.model == SkinVAEConfig()
+        assert recipe.nested_dropout
+    else:
+        recipe = load_recipe(str(shipped), [])
+        assert recipe.language_model == LanguageModelRecipe()
+        config = TokenRigConfig(mesh_encoder=recipe.mesh_encoder.to_dict())
+        assert config.mesh_encoder == TokenRigConfig().mesh_encoder
+    assert recipe.data.points == 54000
+    assert recipe.loop.muon_matrices == "attention"
+    augment = recipe.data.augment
+    chances = (augment.scale_probability, augment.pose_probability, augment.rotation_probability)
+    assert chances == (0.5, 0.5, 0.2)
+    assert (augment.max_pose_deg, augment.max_rotation_deg, augment.max_deleted) == (30, 15, 0.5)
+    assert (augment.joint_noise, augment.vertex_noise) == (1e-2, 1e-3)
