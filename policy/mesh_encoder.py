@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policy.attention import attend
 from policy.embedding import embed_points, embedded_size
 from policy.queries import candidates_and_queries, gather_points
 
@@ -79,7 +80,7 @@ class _SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = _heads(self.c_qkv(x), self.heads, 3)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.c_proj(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -94,7 +95,7 @@ class _CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         query = _heads(self.c_q(x), self.heads, 1)[0]
         key, value = _heads(self.c_kv(context), self.heads, 2)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.c_proj(mixed.transpose(1, 2).flatten(-2))
 
 

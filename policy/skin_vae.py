@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from policy.attention import attend
 from policy.embedding import embed_points, embedded_size
 from policy.fsq import FSQ
 from policy.queries import gather_points, select_queries
@@ -150,7 +151,7 @@ class _Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Heads to (B, Q, C)."""
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value)
         return self.to_out[0](mixed.transpose(1, 2).flatten(-2))
 
     def attend_self(self, x: Tensor) -> Tensor:
