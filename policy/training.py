@@ -389,7 +389,7 @@ def _fit_deepspeed(accelerator: Accelerator, recipe: LoopRecipe) -> None:
 def _enable_checkpointing(model: nn.Module) -> None:
     if not isinstance(model, PreTrainedModel):
         raise RecipeError("'loop.gradient_checkpointing' is of the language model, stage 2; set it to false")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 @contextmanager
