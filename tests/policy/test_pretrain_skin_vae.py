@@ -297,7 +297,7 @@ def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, 
 
 def test_the_shipped_recipe_is_valid(capsys):
     recipe = load_recipe(SHIPPED, [])
-    assert recipe.model.codebook_size == 5**5
+    assert recipe.model.codebook_size <= 4096  # the small policy writes each code as a word
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "sample_tokens: 8" in capsys.readouterr().out
     with pytest.raises(RecipeError, match=r"unknown key 'los'; the nearest valid key is 'loss'"):
