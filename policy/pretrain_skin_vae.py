@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, find_skin_vae, replacing
+from policy.code_fitting import fit_codes
 from policy.pretraining_data import RigDataRecipe, RigExample, RigExamples, skin_points
 from policy.skin_vae import SkinVAE, SkinVAEConfig
 from policy.training import (
@@ -60,7 +61,9 @@ class SkinVAERecipe:
     """Stage 1: each step reconstructs `bones_per_mesh` bones of each mesh; `model` is a SkinVAEConfig.
 
     `start_from`: go on from the weights of this `skin_vae` (or policy) directory, of the same sizes, rather
-    than from random ones.
+    than from random ones. `continuous_steps`: the first steps decode the latents themselves, then the codes
+    are fitted to them (`policy.code_fitting`); quantised from the start, a small model sits on a plateau for
+    hundreds of steps and its tokens end as copies of each other.
     """
 
     start_from: str | None = None
@@ -72,14 +75,20 @@ class SkinVAERecipe:
     encoder_points: int = 512
     query_points: int = 512
     nested_dropout: bool = True
+    continuous_steps: int = 0
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
     """Read and check a stage-1 recipe (RecipeError names what is wrong)."""
     recipe = build(SkinVAERecipe, read_recipe(path, overrides))
-    for name in ("bones_per_mesh", "encoder_points", "query_points"):
-        if getattr(recipe, name) < 1:
-            raise RecipeError(f"'{name}' must be at least 1, not {getattr(recipe, name)}")
+    for least, name in (
+        (1, "bones_per_mesh"),
+        (1, "encoder_points"),
+        (1, "query_points"),
+        (0, "continuous_steps"),
+    ):
+        if getattr(recipe, name) < least:
+            raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     return recipe
 
 
@@ -207,12 +216,31 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     return model
 
 
+def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe) -> None:
+    """Fit the codes to the latents of the first 400 bones, the same on every process and after a resume."""
+    meshes = -(-400 // recipe.bones_per_mesh)
+    bones = collate([examples[index] for index in range(meshes)])
+    device = vae.device
+    fit_codes(
+        vae,
+        bones["shown_points"].to(device),
+        bones["shown_normals"].to(device),
+        bones["shown_weights"].to(device),
+    )
+
+
 def train(recipe: SkinVAERecipe) -> Path:
     """Run stage 1 and write the CVAE to `<loop.output_dir>/skin_vae`."""
     initial = initial_model(recipe)
     examples = BoneExamples(recipe)
 
+    fitted = False
+
     def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
+        nonlocal fitted
+        if 0 < recipe.continuous_steps == step and not fitted:  # once, also for a step of several batches
+            start_quantizing(initial, examples, recipe)
+            fitted = True
         logits = model(
             batch["shown_points"],
             batch["shown_normals"],
@@ -224,6 +252,7 @@ def train(recipe: SkinVAERecipe) -> Path:
             tokens=nested_tokens(step, recipe),
             mesh_index=batch["mesh_index"],
             rng=np.random.default_rng((recipe.loop.seed, step, 1)),
+            quantized=step >= recipe.continuous_steps,
         )
         result = reconstruction_losses(logits, batch["asked_weights"], recipe.loss)
         predicted, weights = logits.detach().sigmoid(), batch["asked_weights"]

@@ -545,6 +545,7 @@ class SkinVAE(nn.Module):
         tokens: int | None = None,
         mesh_index: Tensor | None = None,
         rng: np.random.Generator | None = None,
+        quantized: bool = True,
     ) -> Tensor:
         """Reconstruct weights of bones, differentiable (straight-through at the codes).
 
@@ -555,11 +556,13 @@ class SkinVAE(nn.Module):
             tokens: codes per bone; `config.tokens_per_skin` if not given.
             mesh_index: `(B,)` int64, the mesh of each bone.
             rng: training draw of the query points of the encoders; the seeded one if not given.
+            quantized: False decodes the latents themselves.
 
         Returns:
             `(B, Q)` float32 logits of the weights.
         """
-        vectors, _ = self.quantize(self.encode_latents(points, normals, weights, tokens, rng=rng))
+        latents = self.encode_latents(points, normals, weights, tokens, rng=rng)
+        vectors = self.quantize(latents)[0] if quantized else latents.float()
         condition = self.encode_condition(cond_points, cond_normals, rng=rng)
         if mesh_index is not None:
             condition = condition[mesh_index]

@@ -26,6 +26,7 @@ from policy.pretrain_skin_vae import (
     reconstruction_losses,
     skin_iou,
     skin_l1,
+    start_quantizing,
 )
 from policy.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE, metrics, write
@@ -215,11 +216,13 @@ def test_a_run_writes_a_vae_that_loads(tmp_path, capsys):
     assert "skin VAE: 100%" in capsys.readouterr().err
 
 
-def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("continuous_steps", [0, 2, 3, 5])
+def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, monkeypatch, capsys, continuous_steps):
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
-    assert main([write(tmp_path / "whole", SKIN_VAE)]) == 0
-    path = write(tmp_path / "broken", SKIN_VAE)
+    tiny = {**SKIN_VAE, "continuous_steps": continuous_steps}
+    assert main([write(tmp_path / "whole", tiny)]) == 0
+    path = write(tmp_path / "broken", tiny)
     with monkeypatch.context() as patch:
         left = iter(range(4))  # the fifth step is not finished
 
@@ -237,6 +240,19 @@ def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, monkeypatch, capsys):
     files = [tmp_path / name / "run" / "skin_vae" / "model.safetensors" for name in ("whole", "broken")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert metrics(tmp_path / "broken" / "run") == metrics(tmp_path / "whole" / "run")
+
+
+def test_codes_are_fitted_once_when_quantising_begins(tmp_path, monkeypatch):
+    calls = []
+
+    def counted(vae, examples, recipe):
+        calls.append(len(metrics(tmp_path / "run")))
+        start_quantizing(vae, examples, recipe)
+
+    monkeypatch.setattr(pretrain_skin_vae, "start_quantizing", counted)
+    path = write(tmp_path, {**SKIN_VAE, "continuous_steps": 4})
+    assert main([path, "loop.gradient_accumulation_steps=2"]) == 0
+    assert calls == [2]  # two lines of two steps each
 
 
 def test_every_weight_learns(tmp_path):
