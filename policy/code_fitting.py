@@ -44,7 +44,7 @@ def _fit_projection_in(vae: SkinVAE, latents: Tensor) -> None:
     scale = SPREAD / variances.flip(0)[:kept].clamp(min=1e-12).sqrt()
     weight = (directions.flip(1)[:, :kept] * scale).T
     layer.weight.copy_(weight)
-    layer.bias.copy_(-weight @ latents.mean((0, 1)).double())
+    layer.bias.copy_(-weight @ latents.mean((0, 1)).double() - vae.model.FSQ.shift(layer.bias.device))
 
 
 def _spread_tokens(vae: SkinVAE, points: Tensor, normals: Tensor, weights: Tensor) -> None:

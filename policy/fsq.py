@@ -47,11 +47,17 @@ class FSQ(nn.Module):
 
     def bound(self, z: Tensor) -> Tensor:
         """Squash `(..., K)` projected values so that rounding gives exactly l_k integers; float32."""
-        levels = self._levels(z.device).float()
-        half = (levels - 1) * (1 + 1e-3) / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
-        shift = (offset / half).atanh()
-        return (z.float() + shift).tanh() * half - offset
+        half, offset = self._half_and_offset(z.device)
+        return (z.float() + self.shift(z.device)).tanh() * half - offset
+
+    def shift(self, device: torch.device) -> Tensor:
+        """`(K,)` float32: minus the projected value that lies in the middle of a code's range."""
+        half, offset = self._half_and_offset(device)
+        return (offset / half).atanh()
+
+    def _half_and_offset(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        levels = self._levels(device).float()
+        return (levels - 1) * (1 + 1e-3) / 2, torch.where(levels % 2 == 0, 0.5, 0.0)
 
     def quantize(self, z: Tensor) -> Tensor:
         """Codes in [-1, 1] of `(..., K)` projected values; the gradient passes through the rounding."""

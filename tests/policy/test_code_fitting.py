@@ -90,3 +90,13 @@ def test_the_same_bones_give_the_same_codes(bones: tuple[Tensor, Tensor, Tensor]
 )
 def test_fractions(index: int, value: float) -> None:
     assert _van_der_corput(index) == value
+
+
+def test_two_levels_are_both_used(bones: tuple[Tensor, Tensor, Tensor]) -> None:
+    vae = small_vae((5, 4, 2))
+    fit_codes(vae, *bones)
+    with torch.no_grad():
+        digits = vae.model.FSQ.indices_to_digits(vae.encode_skin(*bones, 4).flatten())
+    for levels, column in zip((5, 4, 2), digits.T, strict=True):
+        assert len(column.unique()) == levels
+        assert column.bincount().max() < 0.95 * len(column)
