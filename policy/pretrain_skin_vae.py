@@ -63,7 +63,8 @@ class SkinVAERecipe:
     `start_from`: go on from the weights of this `skin_vae` (or policy) directory, of the same sizes, rather
     than from random ones. `continuous_steps`: the first steps decode the latents themselves, then the codes
     are fitted to them (`policy.code_fitting`); quantised from the start, a small model sits on a plateau for
-    hundreds of steps and its tokens end as copies of each other.
+    hundreds of steps and its tokens end as copies of each other. `frozen_encoder`: train what decodes alone,
+    so that the codes of bones stay those of `start_from`, and a policy that writes them stays valid.
     """
 
     start_from: str | None = None
@@ -76,6 +77,7 @@ class SkinVAERecipe:
     query_points: int = 512
     nested_dropout: bool = True
     continuous_steps: int = 0
+    frozen_encoder: bool = False
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
@@ -89,6 +91,11 @@ def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
     ):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
+    if recipe.frozen_encoder and (recipe.start_from is None or recipe.continuous_steps):
+        raise RecipeError(
+            "'frozen_encoder' keeps the codes of a trained skin VAE: name it in 'start_from' and set "
+            "'continuous_steps' to 0"
+        )
     return recipe
 
 
@@ -213,7 +220,19 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     )
     check_same_sizes(recipe.start_from, own, asked)
     model.load_state_dict(start.state_dict())
+    if recipe.frozen_encoder:
+        freeze_encoder(model)
     return model
+
+
+def freeze_encoder(vae: SkinVAE) -> None:
+    """Let only what decodes learn: codes of bones stay, the condition of meshes may change."""
+    encoding = [vae.model.encoder, vae.model.quant, vae.model.FSQ.project_in]
+    if vae.config.has_perceivers:
+        encoding.append(vae.down_perceiver)
+    for module in encoding:
+        if module is not None:
+            module.requires_grad_(False)
 
 
 def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe) -> None:

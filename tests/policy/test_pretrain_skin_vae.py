@@ -255,6 +255,25 @@ def test_codes_are_fitted_once_when_quantising_begins(tmp_path, monkeypatch):
     assert calls == [2]  # two lines of two steps each
 
 
+def test_a_frozen_encoder_keeps_the_codes(tmp_path, recipe):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    assert main([write(tmp_path / "first", SKIN_VAE)]) == 0
+    start = tmp_path / "first" / "run" / "skin_vae"
+    path = write(tmp_path / "second", {**SKIN_VAE, "frozen_encoder": True, "start_from": str(start)})
+    assert main([path]) == 0
+    before, after = SkinVAE.load(start), SkinVAE.load(tmp_path / "second" / "run" / "skin_vae")
+    batch = collate([BoneExamples(recipe)[index] for index in range(3)])
+    bones = [batch[f"shown_{name}"] for name in ("points", "normals", "weights")]
+    assert torch.equal(before.encode_skin(*bones), after.encode_skin(*bones))
+    changed = {
+        name.split(".")[1]
+        for name, value in after.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    }
+    assert changed == {"decoder", "cond_encoder", "cond_quant", "post_quant", "FSQ"}
+
+
 def test_every_weight_learns(tmp_path):
     path = write(tmp_path, SKIN_VAE)
     assert main([path, "loop.weight_decay=0"]) == 0
