@@ -227,7 +227,7 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
 
 def freeze_encoder(vae: SkinVAE) -> None:
     """Let only what decodes learn: codes of bones stay, the condition of meshes may change."""
-    encoding = [vae.model.encoder, vae.model.quant, vae.model.FSQ.project_in]
+    encoding: list[nn.Module | None] = [vae.model.encoder, vae.model.quant, vae.model.FSQ.project_in]
     if vae.config.has_perceivers:
         encoding.append(vae.down_perceiver)
     for module in encoding:
