@@ -53,7 +53,8 @@ class TokenRigRecipe:
     """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens.
 
     `start_from`: go on from the TokenRig of this policy directory, of the same sizes and codebook, rather
-    than from random weights. Its CVAE is not taken along: `skin_vae` names the one to use.
+    than from random weights. Its CVAE is not taken along: `skin_vae` names the one to use. `class_name`: of
+    rigs that do not bring a class of the vocabulary themselves, as prepared ones may.
     """
 
     start_from: str | None = None
@@ -166,7 +167,10 @@ class TokenizedMeshes(Dataset[TokenizedMesh]):
         rng = np.random.default_rng((self.recipe.data.first_seed, index, 2))
         bones = np.arange(len(example.joints))
         rows = skin_points(example, bones, self.recipe.encoder_points, rng)
-        skeleton = tokenize_skeleton(example.joints, example.parents, self.recipe.class_name, self.vocabulary)
+        # A data set's own class, unless this vocabulary has no word for it.
+        known = example.class_name in self.vocabulary.classes
+        class_name = example.class_name if known else self.recipe.class_name
+        skeleton = tokenize_skeleton(example.joints, example.parents, class_name, self.vocabulary)
         return TokenizedMesh(
             torch.from_numpy(example.points[: example.uniform]),
             torch.from_numpy(example.normals[: example.uniform]),

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data import make_creature, write_skinned_glb
+from data.prepare import PrepareSettings, prepare
 from data.typed_recipe import RecipeError
 from policy import load as load_policy
 from policy import pretrain_tokenrig
@@ -33,7 +34,7 @@ from policy.pretrain_tokenrig import (
 from policy.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
 from policy.skin_vae import SkinVAE, SkinVAEConfig
 from policy.vocabulary import Vocabulary
-from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, metrics, write
+from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, UNUSABLE, metrics, unusable_source, write
 
 SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "tokenrig_small.yaml")
 WORDS = Vocabulary(codebook=64, tokens_per_skin=2)
@@ -127,6 +128,15 @@ def test_the_class_is_written(recipe, path):
     assert TokenizedMeshes(recipe, WORDS)[0].skeleton[1] == WORDS.class_id("articulation")
     without = load_recipe(path, ["class_name=null"])
     assert TokenizedMeshes(without, WORDS)[0].skeleton[1] == WORDS.class_none
+
+
+@pytest.mark.parametrize(("own", "written"), [("vroid", "vroid"), ("dragon", "articulation")])
+def test_a_class_that_a_prepared_rig_brings_wins_if_it_is_known(path, tmp_path, own, written):
+    creature = make_creature(0)
+    write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
+    prepare([tmp_path / "rig.glb"], tmp_path / "prepared", PrepareSettings(class_name=own))
+    recipe = load_recipe(path, [f"data.sources=[{{prepared: {tmp_path / 'prepared'}}}]"])
+    assert TokenizedMeshes(recipe, WORDS)[0].skeleton[1] == WORDS.class_id(written)
 
 
 # ---------------------------------------------------------------- losses
@@ -304,6 +314,18 @@ def test_what_is_no_policy_is_not_overwritten(tmp_path, path, capsys):
     assert capsys.readouterr().err.startswith("error: 'loop.output_dir': ")
     assert [item.name for item in photos.iterdir()] == ["cat.png"]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_no_run_starts_without_rigs(tmp_path, path, capsys, kind):
+    override, message = unusable_source(tmp_path, kind)
+    assert main([path, override]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(message)
+    # One sentence, and of broken files a line each.
+    assert told.err.count("\n") == (3 if kind == "broken" else 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_shipped_recipe_is_valid(capsys):
