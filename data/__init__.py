@@ -9,6 +9,7 @@ from data.dataset import (
     creature_samples,
     file_samples,
     make_sample,
+    prepared_samples,
     split,
 )
 from data.load import (
@@ -64,6 +65,7 @@ __all__ = [
     "make_sample",
     "normalise",
     "prepared_mixture",
+    "prepared_samples",
     "read_manifest",
     "read_rig_npz",
     "read_rigs",

@@ -1,9 +1,10 @@
-"""Mesh samples, the train/eval split, and data sets of creatures and of files."""
+"""Mesh samples, the train/eval split, and data sets of creatures, of files and of prepared rigs."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from data.creatures import make_creature
 from data.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
 from data.mesh import Mesh, MeshError
+from data.prepared import PreparedEntry, PreparedRigs
 from data.rig import Rig, depth_first
+from data.rig_npz import read_rig_npz
 from data.sampling import sample_surface
 from data.transforms import turned
 
@@ -93,7 +96,7 @@ def file_samples(
     """
     assets, refusals = load_assets(pattern, max_faces, max_bytes)
     if not assets:
-        shown = pattern if isinstance(pattern, str) else str(pattern)
+        shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):
             raise MeshError(f"{shown}: no file matches; check the path or pattern (quote it in a shell)")
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
@@ -101,6 +104,45 @@ def file_samples(
             f"{shown}: none of its {len(refusals)} files is a usable mesh; mend or replace them:{reasons}"
         )
     return [make_sample(mesh, rig, points, seed) for mesh, rig in assets], refusals
+
+
+def prepared_samples(
+    folder: str | Path,
+    part: Literal["train", "eval"],
+    points: int,
+    seed: int = 0,
+    max_faces: int = MAX_FACES,
+    most: int | None = None,
+) -> tuple[list[MeshSample], list[Refusal]]:
+    """Samples, with rigs, of one split of a folder made by `python -m data.prepare`, and the refused files.
+
+    `most`: no more than so many rigs, chosen by a hash of (seed, name). Raises MeshError if the folder has
+    no rig in this split, or, with each file's reason, none that is usable.
+    """
+    rigs = PreparedRigs(folder, part)
+    entries: Sequence[PreparedEntry] = rigs.entries
+    if most is not None and most < len(entries):
+        entries = split(entries, most, seed)[1]
+    samples: list[MeshSample] = []
+    refusals: list[Refusal] = []
+    for entry in entries:
+        file = rigs.folder / entry.file
+        if entry.faces > max_faces:
+            reason = f"it has {entry.faces} faces, the limit is {max_faces}; simplify it or raise the limit"
+            refusals.append(Refusal(str(file), reason))
+            continue
+        try:
+            rigged = read_rig_npz(file)
+        except MeshError as problem:
+            refusals.append(Refusal(str(file), str(problem).removeprefix(f"{file}: ")))
+            continue
+        samples.append(make_sample(rigged.mesh, rigged.rig, points, seed))
+    if not samples:
+        reasons = "".join(f"\n  {refusal}" for refusal in refusals)
+        raise MeshError(
+            f"{folder}: none of its {len(refusals)} rigs is usable; prepare the folder again:{reasons}"
+        )
+    return samples, refusals
 
 
 def split(

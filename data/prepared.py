@@ -13,6 +13,7 @@ from data.mesh import MeshError
 from data.rig_npz import RiggedMesh, read_rig_npz
 
 MANIFEST = "manifest.json"
+RIGS = "rigs"
 FORMAT = "tokenrig-rl rigs"
 VERSION = 1
 SPLITS = ("train", "eval")
@@ -80,9 +81,14 @@ def read_manifest(folder: str | Path) -> Manifest:
 def entry_from(values: dict[str, Any]) -> PreparedEntry:
     """An entry from JSON. Raises TypeError or ValueError if it is none."""
     entry = PreparedEntry(**(values | {"notes": tuple(values["notes"])}))
-    if entry.split not in SPLITS or not re.fullmatch(r"rigs/[\w-][\w.-]*\.npz", entry.file, re.ASCII):
+    if entry.split not in SPLITS or not re.fullmatch(rf"{RIGS}/[\w-][\w.-]*\.npz", entry.file, re.ASCII):
         raise ValueError(f"split {entry.split!r}, file {entry.file!r}")
     return entry
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether `folder` looks like one made by `python -m data.prepare`; its manifest may still be damaged."""
+    return (Path(folder) / MANIFEST).is_file() and (Path(folder) / RIGS).is_dir()
 
 
 class PreparedRigs(Sequence[RiggedMesh]):
@@ -98,7 +104,7 @@ class PreparedRigs(Sequence[RiggedMesh]):
         self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
         if not self.entries:
             which = f"no rig for {split}" if split and rigs else "no rig"
-            raise MeshError(f"{self.folder}: it holds {which}; prepare more rigs or split them otherwise")
+            raise MeshError(f"{self.folder}: it holds {which}; prepare more rigs, or with another --eval")
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -192,7 +192,7 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
     recipes = [replace(recipe, policy=replace(recipe.policy, path=path)) for path in paths]
     for own in recipes[1:]:
         load_policy(own, "eval.compare")
-    meshes = load_meshes(recipe)
+    meshes = load_meshes(recipe, training=False)
     evaluations = []
     with ExitStack() as services:
         service, skin_vae, prepared = None, None, meshes

@@ -31,7 +31,10 @@ def _not_negative(section: str, owner: object, *names: str) -> None:
 class DataRecipe:
     """Meshes to rig. `meshes`: a pattern, path or list of them; null: procedural creatures by seed.
 
-    With files, `eval_count` of them are held out, but no more than half (a single mesh serves both).
+    `eval_meshes`: those held out, likewise. With null creatures of other seeds are held out from creatures,
+    and from files `eval_count`, but no more than half (a single mesh serves both). A folder made by
+    `python -m data.prepare` means its rigs, those for training in `meshes` and those held out in
+    `eval_meshes`; with null up to `eval_count` of the latter are.
     `points` is N, the surface points a mesh is shown with. `max_turn_deg` turns each creature about the
     up axis by an angle up to that, drawn from its seed; `kinds` are the creatures' kinds, null for all.
     """
@@ -52,6 +55,9 @@ class DataRecipe:
         _positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
         if not 0 <= self.max_turn_deg <= 180:
             raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
+        for name in ("meshes", "eval_meshes"):
+            if getattr(self, name) == []:
+                raise RecipeError(f"'data.{name}' names nothing; give files, folders or patterns, or null")
         for kind in self.kinds or ():
             if kind not in CREATURE_KINDS:
                 raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")

@@ -6,7 +6,8 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -19,9 +20,12 @@ from data.dataset import (
     MeshSample,
     creature_samples,
     file_samples,
+    prepared_samples,
     split,
 )
+from data.load import Refusal, unique_names
 from data.mesh import MeshError
+from data.prepared import is_prepared
 from data.typed_recipe import RecipeError
 from policy.bundle import PolicyError, RigPolicy, find_skin_vae
 from policy.grammar import Grammar
@@ -74,29 +78,59 @@ def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     return policy
 
 
-def load_meshes(recipe: Recipe) -> RunMeshes:
+def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """The recipe's meshes, sampled; refused files are named on standard error and left out.
 
+    Without `training` those for training are left out, and not read unless the split needs them.
     Raises MeshError if none is left.
     """
     data = recipe.data
-    if data.meshes is None:
-        offset, turn = data.seed * _SEED_STRIDE, math.radians(data.max_turn_deg)
-        train = creature_samples(data.train_count, TRAIN_FIRST_SEED + offset, data.points, data.kinds, turn)
-        held_out = creature_samples(data.eval_count, EVAL_FIRST_SEED + offset, data.points, data.kinds, turn)
-        return _joined(train, held_out)
-    max_bytes = data.max_megabytes * 2**20
-    samples, refusals = file_samples(data.meshes, data.points, data.seed, data.max_faces, max_bytes)
-    held_out = []
     if data.eval_meshes is not None:
-        held_out, more = file_samples(data.eval_meshes, data.points, data.seed, data.max_faces, max_bytes)
-        refusals = [*refusals, *more]
+        held_out = _named_samples(_listed(data.eval_meshes), "eval", recipe)
+    elif data.meshes is None:
+        held_out = _creatures(data.eval_count, EVAL_FIRST_SEED, recipe)
+    elif prepared := [name for name in _listed(data.meshes) if is_prepared(name)]:
+        held_out = _named_samples(prepared, "eval", recipe, data.eval_count)
+    else:
+        samples = _named_samples(_listed(data.meshes), "train", recipe)
+        if len(samples) == 1:
+            return RunMeshes(samples, [0] if training else [], [0])
+        train, held_out = split(samples, min(data.eval_count, len(samples) // 2), data.seed)
+        return _joined(train if training else [], held_out)
+    if not training:
+        return _joined([], held_out)
+    if data.meshes is None:
+        return _joined(_creatures(data.train_count, TRAIN_FIRST_SEED, recipe), held_out)
+    return _joined(_named_samples(_listed(data.meshes), "train", recipe), held_out)
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def _creatures(count: int, first_seed: int, recipe: Recipe) -> list[MeshSample]:
+    data = recipe.data
+    seed, turn = first_seed + data.seed * _SEED_STRIDE, math.radians(data.max_turn_deg)
+    return creature_samples(count, seed, data.points, data.kinds, turn)
+
+
+def _named_samples(
+    names: Sequence[str], part: Literal["train", "eval"], recipe: Recipe, most: int | None = None
+) -> list[MeshSample]:
+    """Of prepared folders the rigs of a split, `most` of each; of other names every mesh. Unique names."""
+    data = recipe.data
+    samples: list[MeshSample] = []
+    refusals: list[Refusal] = []
+    files = [name for name in names if not is_prepared(name)]
+    if files:
+        max_bytes = data.max_megabytes * 2**20
+        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
+    for folder in dict.fromkeys(name for name in names if is_prepared(name)):
+        more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
+        samples, refusals = [*samples, *more], [*refusals, *refused]
     _name_skipped(refusals)
-    if held_out:
-        return _joined(samples, held_out)
-    if len(samples) == 1:
-        return RunMeshes(samples, [0], [0])
-    return _joined(*split(samples, min(data.eval_count, len(samples) // 2), data.seed))
+    unique = unique_names([sample.name for sample in samples])
+    return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]
 
 
 def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
@@ -118,8 +152,9 @@ def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMesh
     _name_skipped([reason for reason in reasons if reason is not None])
     train = [k for k in meshes.train if reasons[k] is None]
     held_out = [k for k in meshes.held_out if reasons[k] is None]
-    if not train or not held_out:
-        raise MeshError("no mesh is left that can be scored; give other meshes with 'data.meshes'")
+    if not held_out or (meshes.train and not train):
+        keys = "'data.eval_meshes' or 'data.meshes'" if train or not meshes.train else "'data.meshes'"
+        raise MeshError(f"no mesh is left that can be scored; give other meshes with {keys}")
     return RunMeshes(meshes.samples, train, held_out)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from data import CREATURE_KINDS, make_creature, write_skinned_glb
+from data import CREATURE_KINDS, make_creature, read_manifest, write_skinned_glb
 from data.command_line import RunFailedError
+from data.prepare import PrepareSettings, prepare
 from policy.bundle import RigPolicy
 from rewards.service import InlineRewardService
 from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutScore
@@ -311,7 +312,7 @@ def test_policies_of_one_skin_vae_share_the_prepared_meshes(recipe_file, policy_
     tiny.make_policy().save(tmp_path / "same")
     tiny.make_policy(seed=3).save(tmp_path / "stranger")
     assert command(recipe_file, f"eval.compare=[{tmp_path}/same,{tmp_path}/stranger]") == 0
-    assert prepared == [5, 5]
+    assert prepared == [2, 2]
     assert same_weights(tiny.make_policy().skin_vae, tiny.make_policy().skin_vae)
     assert not same_weights(tiny.make_policy().skin_vae, tiny.make_policy(seed=3).skin_vae)
 
@@ -344,6 +345,21 @@ def test_meshes_with_and_without_a_rig(recipe_file, tmp_path, capsys):
     (row,) = (r for r in rows_of(tmp_path / "out" / "evaluation.csv") if r["mesh"] == "plain")
     assert row["unirig_j2j"] == ""
     assert "1 known rig," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["meshes", "eval_meshes"])
+def test_rigs_of_a_prepared_folder_are_known(recipe_file, tmp_path, capsys, key):
+    (tmp_path / "rigs").mkdir()
+    for seed in range(3):
+        creature = make_creature(seed)
+        write_skinned_glb(tmp_path / "rigs" / f"{seed}.glb", creature.mesh, creature.rig)
+    prepare([tmp_path / "rigs"], tmp_path / "prepared", PrepareSettings(eval_share=0.7))
+    assert command(recipe_file, f"data.{key}={tmp_path / 'prepared'}", "eval.samples=3") == 0
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())["per_mesh"]
+    known = {rig.name: rig.joints for rig in read_manifest(tmp_path / "prepared").rigs if rig.split == "eval"}
+    assert {name: row["true_joints"] for name, row in written.items()} == known
+    assert len(known) == 2
+    assert "2 known rigs," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

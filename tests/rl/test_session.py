@@ -2,14 +2,19 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import trimesh
 
+from data import depth_first, make_creature, read_manifest, read_rig_npz, write_skinned_glb
 from data.mesh import MeshError
+from data.prepare import PrepareSettings, prepare
+from data.prepared import write_manifest
 from data.typed_recipe import RecipeError
-from rl.session import load_meshes, load_policy, reward_service, without_refused
+from rl.session import RunMeshes, load_meshes, load_policy, reward_service, without_refused
 
 
 def write_meshes(folder, count: int) -> str:
@@ -56,6 +61,114 @@ def test_files_of_their_own_for_evaluation(make_recipe, tmp_path, capsys):
     meshes = load_meshes(make_recipe({"data.meshes": train, "data.eval_meshes": held_out}))
     assert (len(meshes.train), len(meshes.held_out)) == (3, 2)
     assert "empty.obj" in capsys.readouterr().err
+
+
+def test_files_for_evaluation_alone(make_recipe, tmp_path):
+    """Creatures to train on, as without: the files are never ignored."""
+    held_out = write_meshes(tmp_path / "b", 2)
+    meshes = load_meshes(make_recipe({"data.eval_meshes": held_out, "data.train_count": 3}))
+    assert [meshes.samples[k].name for k in meshes.held_out] == ["box0", "box1"]
+    creatures = load_meshes(make_recipe({"data.train_count": 3}))
+    assert [meshes.samples[k].name for k in meshes.train] == [s.name for s in creatures.samples[:3]]
+
+
+@pytest.mark.parametrize("files", [1, 5])
+def test_without_training_the_held_out_meshes_are_the_same(make_recipe, tmp_path, files):
+    pattern = write_meshes(tmp_path / "a", files)
+    for changes in ({}, {"data.meshes": pattern}, {"data.meshes": pattern, "data.eval_meshes": pattern}):
+        both = load_meshes(make_recipe(changes))
+        alone = load_meshes(make_recipe(changes), training=False)
+        assert alone.train == []
+        wanted = [both.samples[k] for k in both.held_out]
+        found = [alone.samples[k] for k in alone.held_out]
+        assert [one.name for one in found] == [one.name for one in wanted]
+        for one, other in zip(found, wanted, strict=True):
+            assert np.array_equal(one.points, other.points)
+    assert without_refused(alone, [None] * len(alone.samples)) == alone
+    with pytest.raises(MeshError, match=r"'data\.eval_meshes' or 'data\.meshes'"):
+        without_refused(alone, ["flat"] * len(alone.samples))
+
+
+@pytest.mark.parametrize("key", ["data.meshes", "data.eval_meshes"])
+def test_a_list_without_names_is_refused(make_recipe, key):
+    with pytest.raises(RecipeError, match=f"'{key}' names nothing"):
+        make_recipe({key: []})
+
+
+@pytest.fixture
+def prepared(tmp_path) -> Path:
+    """Five creatures prepared, two of them held out."""
+    (tmp_path / "rigs").mkdir()
+    for seed in range(5):
+        creature = make_creature(seed)
+        write_skinned_glb(tmp_path / "rigs" / f"c{seed}.glb", creature.mesh, creature.rig)
+    prepare([tmp_path / "rigs"], tmp_path / "prepared", PrepareSettings(eval_share=0.4))
+    return tmp_path / "prepared"
+
+
+def names_of(meshes: RunMeshes, places: list[int]) -> list[str]:
+    return [meshes.samples[k].name for k in places]
+
+
+def test_a_prepared_folder_keeps_its_split(make_recipe, prepared):
+    entries = read_manifest(prepared).rigs
+    train, held_out = ([rig.name for rig in entries if rig.split == part] for part in ("train", "eval"))
+    assert (len(train), len(held_out)) == (3, 2)
+    for changes in ({}, {"data.eval_meshes": [str(prepared)]}):
+        meshes = load_meshes(make_recipe({"data.meshes": str(prepared), **changes}))
+        assert names_of(meshes, meshes.train) == train
+        assert names_of(meshes, meshes.held_out) == held_out
+        for sample in meshes.samples:
+            entry = next(rig for rig in entries if rig.name == sample.name)
+            assert sample.rig is not None
+            known = depth_first(read_rig_npz(prepared / entry.file).rig)
+            np.testing.assert_array_equal(sample.rig.joints, known.joints)
+            np.testing.assert_array_equal(sample.rig.weights, known.weights)
+    meshes = load_meshes(make_recipe({"data.meshes": str(prepared), "data.eval_count": 1}))
+    assert len(meshes.held_out) == 1
+    assert names_of(meshes, meshes.held_out)[0] in held_out
+    # Without training none of its rigs is read.
+    for rig in entries:
+        if rig.split == "train":
+            (prepared / rig.file).unlink()
+    alone = load_meshes(make_recipe({"data.meshes": str(prepared)}), training=False)
+    assert names_of(alone, alone.held_out) == held_out
+
+
+def test_prepared_folders_among_files(make_recipe, prepared, tmp_path):
+    """The held-out rigs of the folder are held out, the files are trained on; names stay unique."""
+    files = write_meshes(tmp_path / "boxes", 3)
+    other = tmp_path / "copy"
+    shutil.copytree(prepared, other)
+    meshes = load_meshes(make_recipe({"data.meshes": [files, str(prepared), str(other), str(other)]}))
+    assert (len(meshes.train), len(meshes.held_out)) == (3 + 3 + 3, 2 + 2)
+    assert len(set(names_of(meshes, meshes.train))) == 9
+    assert len(set(names_of(meshes, meshes.held_out))) == 4
+
+
+def test_prepared_rigs_that_cannot_be_used_are_named(make_recipe, prepared, capsys):
+    entries = read_manifest(prepared).rigs
+    train = [rig for rig in entries if rig.split == "train"]
+    (prepared / train[0].file).write_bytes(b"")
+    limit = max(rig.faces for rig in entries) - 1
+    meshes = load_meshes(make_recipe({"data.meshes": str(prepared), "data.max_faces": limit}))
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 5 - len(meshes.samples)
+    assert any(train[0].file in line for line in told)
+    assert any(f"the limit is {limit}" in line for line in told)
+    with pytest.raises(MeshError, match=r"none of its \d rigs is usable; prepare the folder again"):
+        load_meshes(make_recipe({"data.meshes": str(prepared), "data.max_faces": 1}))
+
+
+@pytest.mark.parametrize("part", ["train", "eval"])
+def test_a_prepared_folder_with_an_empty_split_is_refused(make_recipe, prepared, part):
+    manifest = read_manifest(prepared)
+    other = "eval" if part == "train" else "train"
+    write_manifest(
+        prepared, replace(manifest, rigs=tuple(replace(rig, split=other) for rig in manifest.rigs))
+    )
+    with pytest.raises(MeshError, match=f"prepared: it holds no rig for {part}"):
+        load_meshes(make_recipe({"data.meshes": str(prepared)}))
 
 
 def test_meshes_that_cannot_be_scored_are_left_out(make_recipe, capsys):
