@@ -17,7 +17,7 @@ from data.dataset import EVAL_FIRST_SEED
 from data.load import Refusal, find_meshes
 from data.mesh import Mesh, MeshError
 from data.mixture import Mixture, MixtureSource
-from data.prepared import PreparedRigs
+from data.prepared import PreparedRigs, is_prepared
 from data.rig import Rig, depth_first
 from data.rig_npz import RiggedMesh
 from data.sampling import face_areas, sample_surface_indexed
@@ -241,7 +241,9 @@ def load_rigs(
         why = (
             f"none of its {len(files)} files is a usable rig; mend or replace them:"
             if files
-            else ("no file matches; check the path or pattern (quote it in a shell)")
+            else "it is a folder of prepared rigs; name it as 'prepared' rather than as 'files'"
+            if isinstance(pattern, str) and is_prepared(pattern)
+            else "no file matches; check the path or pattern (quote it in a shell)"
         )
         raise MeshError(f"{pattern}: {why}{reasons}")
     return rigs, refusals

@@ -29,7 +29,7 @@ from policy.pretrain_skin_vae import (
     start_quantizing,
 )
 from policy.skin_vae import SkinVAE, SkinVAEConfig
-from tests.policy.tiny_recipes import SKIN_VAE, metrics, write
+from tests.policy.tiny_recipes import SKIN_VAE, UNUSABLE, metrics, unusable_source, write
 
 SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "skin_vae_small.yaml")
 
@@ -327,6 +327,18 @@ def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, 
     assert told.out == ""
     assert told.err.startswith(message)
     assert told.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_no_run_starts_without_rigs(tmp_path, capsys, kind):
+    override, message = unusable_source(tmp_path, kind)
+    assert main([write(tmp_path, SKIN_VAE), override]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(message)
+    # One sentence, and of broken files a line each.
+    assert told.err.count("\n") == (3 if kind == "broken" else 1)
     assert not (tmp_path / "run").exists()
 
 

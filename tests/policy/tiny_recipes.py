@@ -1,10 +1,15 @@
 """Recipes of both pre-training stages small enough to run in a second, and what a run leaves behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from data import make_creature, write_skinned_glb
+from data.prepare import PrepareSettings, prepare
+from data.prepared import write_manifest
 
 SKIN_VAE = {
     "model": {
@@ -58,6 +63,45 @@ def write(folder: Path, recipe: dict[str, Any], name: str = "recipe.yaml") -> st
     path = folder / name
     path.write_text(yaml.safe_dump({**recipe, "loop": loop}))
     return str(path)
+
+
+UNUSABLE = ("nowhere", "empty", "broken", "all held out", "prepared as files", "too large")
+
+
+def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
+    """Override that names rigs of a kind of UNUSABLE, and the beginning of what a run must say of them."""
+    rigs = folder / "rigs"
+    rigs.mkdir()
+    if kind == "empty":
+        return f"data.sources=[{{files: {rigs}}}]", f"error: {rigs}: no file matches; check the path"
+    if kind == "broken":
+        (rigs / "cut.glb").write_bytes(b"glTF")
+        (rigs / "nothing.glb").write_bytes(b"")
+        override = f"data.sources=[{{files: {rigs}}}]"
+        return override, f"error: {rigs}: none of its 2 files is a usable rig; mend or replace them:"
+    if kind == "nowhere":
+        expected = (
+            f"error: {rigs}/manifest.json: it cannot be read (No such file or directory); make the folder"
+        )
+        return f"data.sources=[{{prepared: {rigs}}}]", expected
+    for seed in range(2):
+        creature = make_creature(seed)
+        write_skinned_glb(rigs / f"{seed}.glb", creature.mesh, creature.rig)
+    prepared = folder / "prepared"
+    manifest = prepare([rigs], prepared, PrepareSettings(eval_share=0.5))
+    override = f"data.sources=[{{prepared: {prepared}}}]"
+    if kind == "prepared as files":
+        expected = f"error: {prepared}: it is a folder of prepared rigs; name it as 'prepared'"
+        return override.replace("prepared:", "files:"), expected
+    if kind == "too large":
+        override = f"data={{sources: [{{prepared: {prepared}}}], max_joints: 1}}"
+        return override, f"error: {prepared}: all of its 1 rigs for training have more than 1 joints"
+    held_out = tuple(replace(rig, split="eval") for rig in manifest.rigs)
+    write_manifest(prepared, replace(manifest, rigs=held_out))
+    return (
+        override,
+        f"error: {prepared}: it holds no rig for train; prepare more rigs, or with another --eval",
+    )
 
 
 def metrics(output: Path) -> list[dict[str, float]]:

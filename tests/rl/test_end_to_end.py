@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data import make_creature, read_skinned_glb, write_skinned_glb
+from data.prepare import prepare
+from data.prepared import write_manifest
 from data.typed_recipe import to_mapping
 from policy.bundle import load
 from rewards.service import InlineRewardService
@@ -378,6 +380,33 @@ def test_user_errors_are_one_sentence_before_any_work(here, tmp_path, capsys, ch
     assert all(word in shown.err for word in words), shown.err
     assert len(shown.err.strip().splitlines()) == 1
     assert not (tmp_path / "run" / "before.json").exists()
+
+
+@pytest.mark.parametrize("key", ["meshes", "eval_meshes"])
+@pytest.mark.parametrize("kind", ["empty", "broken", "split"])
+def test_no_run_starts_without_meshes(here, tmp_path, capsys, key, kind):
+    folder = tmp_path / "rigs"
+    folder.mkdir()
+    expected = f"error: {folder}: no file matches; check the path"
+    if kind == "broken":
+        (folder / "cut.glb").write_bytes(b"glTF")
+        expected = f"error: {folder}: none of its 1 files is a usable mesh; mend or replace them:"
+    if kind == "split":
+        for seed in range(2):
+            creature = make_creature(seed)
+            write_skinned_glb(folder / f"{seed}.glb", creature.mesh, creature.rig)
+        manifest = prepare([folder], tmp_path / "prepared")
+        part, other = ("train", "eval") if key == "meshes" else ("eval", "train")
+        rigs = tuple(replace(rig, split=other) for rig in manifest.rigs)
+        write_manifest(tmp_path / "prepared", replace(manifest, rigs=rigs))
+        folder = tmp_path / "prepared"
+        expected = f"error: {folder}: it holds no rig for {part}; prepare more rigs, or with another --eval"
+    assert here({f"data.{key}": str(folder)}) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(expected)
+    assert shown.err.count("\n") == (2 if kind == "broken" else 1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_is_no_policy_is_not_replaced(here, tmp_path, capsys):
