@@ -8,6 +8,7 @@ from policy.skin_vae import SkinVAE
 # Deviation of a projected latent: the tanh of most of them is then well inside its range.
 SPREAD = 0.9
 MAX_NEWTON_STEPS = 50
+NEWTON_BONES = 100  # a mean over these will do, and each step goes back through the encoder
 TOLERANCE = 0.05  # levels
 
 
@@ -28,7 +29,8 @@ def fit_codes(vae: SkinVAE, points: Tensor, normals: Tensor, weights: Tensor) ->
         latents = vae.encode_latents(points, normals, weights, tokens)
         _fit_projection_in(vae, latents)
         if vae.config.is_learned_queries and not vae.config.has_perceivers:
-            _spread_tokens(vae, points, normals, weights)
+            few = slice(NEWTON_BONES)
+            _spread_tokens(vae, points[few], normals[few], weights[few])
         moved = vae.encode_latents(points, normals, weights, tokens)
         _fit_projection_out(vae, moved, latents)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -91,6 +92,16 @@ def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
     ):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
+    if recipe.continuous_steps and recipe.model.fsq_dim == len(recipe.model.fsq_levels):
+        raise RecipeError(
+            "'continuous_steps' needs projections to fit: 'model.fsq_dim' must differ from the number of "
+            "'model.fsq_levels'"
+        )
+    if recipe.continuous_steps and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise RecipeError(
+            "'continuous_steps' changes weights that DeepSpeed keeps a copy of; launch without DeepSpeed, or "
+            "set it to 0"
+        )
     if recipe.frozen_encoder and (recipe.start_from is None or recipe.continuous_steps):
         raise RecipeError(
             "'frozen_encoder' keeps the codes of a trained skin VAE: name it in 'start_from' and set "

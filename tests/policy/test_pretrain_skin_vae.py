@@ -255,6 +255,15 @@ def test_codes_are_fitted_once_when_quantising_begins(tmp_path, monkeypatch):
     assert calls == [2]  # two lines of two steps each
 
 
+def test_codes_cannot_be_fitted_without_projections_or_under_deepspeed(tmp_path, monkeypatch):
+    path = write(tmp_path, {**SKIN_VAE, "continuous_steps": 2})
+    with pytest.raises(RecipeError, match="'model.fsq_dim' must differ from the number"):
+        load_recipe(path, [f"model.fsq_levels=[{','.join('2' * 16)}]"])
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(RecipeError, match="launch without DeepSpeed"):
+        load_recipe(path, [])
+
+
 def test_a_frozen_encoder_keeps_the_codes(tmp_path, recipe):
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
@@ -315,6 +324,8 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
         ("bones_per_mesh=0", "error: 'bones_per_mesh' must be at least 1, not 0"),
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),
+        ("continuous_steps=-1", "error: 'continuous_steps' must be at least 0, not -1"),
+        ("frozen_encoder=true", "error: 'frozen_encoder' keeps the codes of a trained skin VAE: name it in"),
         ("model.width_encoder=15", "error: 'model': width 15 is no multiple of num_attention_heads 2"),
         ("model.tokens_per_skin=9", "error: 'model': tokens_per_skin 9 exceeds the 4 learned queries"),
         ("model.fsq_levels=8", "error: 'model.fsq_levels' must be a list, not 8"),
