@@ -257,7 +257,7 @@ def test_codes_are_fitted_once_when_quantising_begins(tmp_path, monkeypatch):
 
 def test_codes_cannot_be_fitted_without_projections_or_under_deepspeed(tmp_path, monkeypatch):
     path = write(tmp_path, {**SKIN_VAE, "continuous_steps": 2})
-    with pytest.raises(RecipeError, match="'model.fsq_dim' must differ from the number"):
+    with pytest.raises(RecipeError, match=r"'model\.fsq_dim' must differ from the number"):
         load_recipe(path, [f"model.fsq_levels=[{','.join('2' * 16)}]"])
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(RecipeError, match="launch without DeepSpeed"):
