@@ -54,7 +54,8 @@ class TokenRigRecipe:
 
     `start_from`: go on from the TokenRig of this policy directory, of the same sizes and codebook, rather
     than from random weights. Its CVAE is not taken along: `skin_vae` names the one to use. `class_name`: of
-    rigs that do not bring a class of the vocabulary themselves, as prepared ones may.
+    rigs that do not bring a class of the vocabulary themselves, as prepared ones may. `own_token_share`: see
+    `with_own_skin_tokens`; meant for a model that writes fair SkinTokens already.
     """
 
     start_from: str | None = None
@@ -65,6 +66,7 @@ class TokenRigRecipe:
     data: RigDataRecipe = field(default_factory=RigDataRecipe)
     encoder_points: int = 512
     skeleton_only_steps: int = 0
+    own_token_share: float = 0.0
     loop: LoopRecipe = field(default_factory=LoopRecipe)
 
 
@@ -74,6 +76,8 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
     for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0)):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
+    if not 0 <= recipe.own_token_share <= 1:
+        raise RecipeError(f"'own_token_share' must be from 0 to 1, not {recipe.own_token_share}")
     classes = Vocabulary().classes
     if recipe.start_from is None and recipe.class_name is not None and recipe.class_name not in classes:
         raise RecipeError(
@@ -220,6 +224,34 @@ def sequences(
     return ids.to(device), real.to(device)
 
 
+@torch.no_grad()
+def with_own_skin_tokens(
+    model: TokenRigForCausalLM, ids: Tensor, batch: dict[str, Any], share: float, seed: tuple[int, ...]
+) -> Tensor:
+    """(B, L) ids to read, in which some SkinTokens are the model's own draws given the true ones before.
+
+    Of each row a share that is uniform in [0, share]. Learning to write the true rig behind them is scheduled
+    sampling (Bengio et al. 2015): a policy that has only read true SkinTokens loses its place after the first
+    bone that it writes a little wrong.
+    """
+    vocabulary = model.config.get_vocabulary()
+    logits = model(
+        input_ids=ids,
+        points=batch["points"],
+        normals=batch["normals"],
+        rng=np.random.default_rng((*seed, 1)),
+    ).logits[:, :-1, vocabulary.skin_first : vocabulary.eos]
+    rng = np.random.default_rng((*seed, 2))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
+    drawn = vocabulary.skin_first + (logits.float().softmax(-1) / noise).argmax(-1)
+    chance = share * torch.rand(len(ids), 1, generator=generator)
+    chosen = (torch.rand(drawn.shape, generator=generator) < chance).to(ids.device)
+    true = ids[:, 1:]
+    chosen &= (true >= vocabulary.skin_first) & (true < vocabulary.eos)
+    return torch.cat([ids[:, :1], torch.where(chosen, drawn, true)], dim=1)
+
+
 def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabulary) -> Losses:
     """Mean negative log-likelihood per token under the strict grammar: `loss`, and its two phases apart.
 
@@ -252,13 +284,17 @@ def train(recipe: TokenRigRecipe) -> Path:
     def losses(model: nn.Module, batch: dict[str, Any], step: int) -> Losses:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
         ids, real = sequences(batch, vae, vocabulary)
+        seed = (recipe.loop.seed, step)
+        read = ids
+        if vae is not None and recipe.own_token_share:
+            read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)
         output = model(
-            input_ids=ids,
+            input_ids=read,
             points=batch["points"],
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
             entropy=False,
-            rng=np.random.default_rng((recipe.loop.seed, step, 1)),
+            rng=np.random.default_rng((*seed, 1)),
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 

@@ -30,6 +30,7 @@ from policy.pretrain_tokenrig import (
     main,
     rig_losses,
     sequences,
+    with_own_skin_tokens,
 )
 from policy.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
 from policy.skin_vae import SkinVAE, SkinVAEConfig
@@ -140,6 +141,58 @@ def test_a_class_that_a_prepared_rig_brings_wins_if_it_is_known(path, tmp_path, 
 
 
 # ---------------------------------------------------------------- losses
+
+
+def test_some_skin_tokens_are_the_models_own(recipe):
+    vae = load_skin_vae(recipe)
+    model = initial_model(recipe, vae)
+    batch = batch_of(recipe, [0, 1, 2, 3])
+    ids, _ = sequences(batch, vae, WORDS)
+    assert torch.equal(with_own_skin_tokens(model, ids, batch, 0.0, (0, 5)), ids)
+    read = with_own_skin_tokens(model, ids, batch, 1.0, (0, 5))
+    assert torch.equal(read, with_own_skin_tokens(model, ids, batch, 1.0, (0, 5)))
+    assert not torch.equal(read, with_own_skin_tokens(model, ids, batch, 1.0, (0, 6)))
+    skin = (ids >= WORDS.skin_first) & (ids < WORDS.eos)
+    assert torch.equal(read[~skin], ids[~skin])
+    assert ((read[skin] >= WORDS.skin_first) & (read[skin] < WORDS.eos)).all()
+    # Shares are uniform in [0, 1]; an untrained model's draws are hardly ever the true ones.
+    changed = (read != ids)[skin].float().mean()
+    assert 0.1 < changed < 0.9
+
+
+def test_own_skin_tokens_are_drawn_from_the_models_distribution(recipe):
+    vae = load_skin_vae(recipe)
+    model = initial_model(recipe, vae)
+    favourite = WORDS.skin_first + 3
+    with torch.no_grad():  # a head that always says the same word
+        weight = model.get_output_embeddings().weight
+        weight.zero_()
+    original = model.forward
+
+    def certain(**arguments):
+        output = original(**arguments)
+        output.logits[..., favourite] = 50.0
+        return output
+
+    model.forward = certain
+    batch = batch_of(recipe, [0, 1])
+    ids, _ = sequences(batch, vae, WORDS)
+    read = with_own_skin_tokens(model, ids, batch, 1.0, (0, 1))
+    assert (read != ids).any()
+    assert (read[read != ids] == favourite).all()
+
+
+def test_a_run_with_own_tokens_reads_them_and_learns_the_true_ones(tmp_path, path, monkeypatch):
+    seen = []
+
+    def spied(*arguments):
+        seen.append(with_own_skin_tokens(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(pretrain_tokenrig, "with_own_skin_tokens", spied)
+    assert main([path, "own_token_share=1.0"]) == 0
+    assert len(seen) == 3  # of six steps, of which three are of the skeleton alone
+    assert all(math.isfinite(row["loss"]) for row in metrics(tmp_path / "run"))
 
 
 def test_rig_losses_by_hand():
