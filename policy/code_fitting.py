@@ -21,8 +21,10 @@ def fit_codes(vae: SkinVAE, points: Tensor, normals: Tensor, weights: Tensor) ->
     other, and four would tell no more than one; so the learned queries are moved until token k lies a
     fraction of a level (1/2, 1/4, 3/4, 1/8, …) beside the first.
 
-    points, normals (B, N, 3), weights (B, N): bones as `SkinVAE.encode_latents` takes them, B at least some
-    hundred. Draws nothing at random for a VAE with learned queries. Source: this project.
+    points, normals (B, N, 3) float32, mesh frame, weights (B, N) float32 in [0, 1]: bones as
+    `SkinVAE.encode_latents` takes them, B at least some hundred. The VAE must project into its code (`fsq_dim`
+    other than the number of levels). Draws nothing at random for a VAE with learned queries.
+    Source: this project.
     """
     with torch.autocast(points.device.type, enabled=False):
         tokens = vae.config.compress_tokens if vae.config.has_perceivers else vae.config.sample_tokens
@@ -60,10 +62,12 @@ def _spread_tokens(vae: SkinVAE, points: Tensor, normals: Tensor, weights: Tenso
     wanted = torch.tensor(fractions, device=points.device)[:, None] * step
     wanted = wanted - wanted.mean(0)
 
-    centre = _query_jacobians(vae, points, normals, weights)[1].mean(0)
+    target: Tensor | None = None
     for _ in range(MAX_NEWTON_STEPS):
         jacobians, means = _query_jacobians(vae, points, normals, weights)
-        missing = centre + wanted - means
+        if target is None:  # tokens spread about where they begin
+            target = means.mean(0) + wanted
+        missing = target - means
         if (missing / step).abs().max() < TOLERANCE:
             break
         queries.data += torch.einsum("sck,sk->sc", torch.linalg.pinv(jacobians), missing)
