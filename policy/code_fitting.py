@@ -22,8 +22,8 @@ def fit_codes(vae: SkinVAE, points: Tensor, normals: Tensor, weights: Tensor) ->
     fraction of a level (1/2, 1/4, 3/4, 1/8, …) beside the first.
 
     points, normals (B, N, 3) float32, mesh frame, weights (B, N) float32 in [0, 1]: bones as
-    `SkinVAE.encode_latents` takes them, B at least some hundred. The VAE must project into its code (`fsq_dim`
-    other than the number of levels). Draws nothing at random for a VAE with learned queries.
+    `SkinVAE.encode_latents` takes them, B at least some hundred. The VAE must project into its code
+    (`fsq_dim` other than the number of levels). Draws nothing at random for a VAE with learned queries.
     Source: this project.
     """
     with torch.autocast(points.device.type, enabled=False):
