@@ -132,6 +132,18 @@ def is_main_process() -> bool:
     return bool(_processes().is_main_process)
 
 
+@contextmanager
+def leaving_together() -> Iterator[None]:
+    """Around a whole run: its processes end at the same time, and close their connections first.
+
+    One that exits while the others still hold connections to it may be aborted on its way out.
+    """
+    yield
+    state = _processes()
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
 def _processes() -> PartialState:
     """The processes of this run. The first call decides how they talk: by gloo on CPU."""
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU")

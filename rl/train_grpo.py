@@ -55,6 +55,7 @@ def train(recipe: Recipe) -> None:
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy, load_model
+    from policy.training import leaving_together
     from rl.evaluate import evaluate
     from rl.evaluation import write_evaluation
     from rl.meshes import MeshBank
@@ -74,7 +75,7 @@ def train(recipe: Recipe) -> None:
     meshes = load_meshes(recipe)
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
-    with shared_service(recipe, policy) as service:
+    with leaving_together(), shared_service(recipe, policy) as service:
         # Launchers and schedulers stop a run with SIGTERM: leave by the same door as after Ctrl-C. (Ray sets
         # its own handler when it starts.)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
