@@ -27,6 +27,7 @@ from policy.training import (
     Losses,
     check_same_sizes,
     is_main_process,
+    leaving_together,
     run_training,
     start_run,
 )
@@ -214,8 +215,8 @@ def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
 def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     """The CVAE to train: random from `loop.seed`, or that of `start_from` in float32.
 
-    With `start_from` only `model.tokens_per_skin` may differ (no weight depends on it, perceivers aside).
-    Raises RecipeError.
+    With `start_from` only what shapes no weight may differ: `model.tokens_per_skin` (perceivers aside) and
+    `model.fsq_levels`, as many as there were, for a finer or coarser code. Raises RecipeError.
     """
     torch.manual_seed(recipe.loop.seed)
     model = SkinVAE(recipe.model)
@@ -225,8 +226,11 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
         start = SkinVAE.load(find_skin_vae(recipe.start_from, recipe.start_from), dtype=torch.float32)
     except (PolicyError, ValueError, SafetensorError) as error:
         raise RecipeError(f"'start_from': {error}; give a directory with a trained skin VAE") from error
+    free = {"tokens_per_skin"}
+    if len(start.config.fsq_levels) == len(recipe.model.fsq_levels) and not recipe.frozen_encoder:
+        free.add("fsq_levels")
     own, asked = (
-        {f"model.{key}": value for key, value in config.to_dict().items() if key != "tokens_per_skin"}
+        {f"model.{key}": value for key, value in config.to_dict().items() if key not in free}
         for config in (start.config, recipe.model)
     )
     check_same_sizes(recipe.start_from, own, asked)
@@ -294,11 +298,12 @@ def train(recipe: SkinVAERecipe) -> Path:
         }
 
     target = start_run(recipe, recipe.loop) / "skin_vae"
-    model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
-    assert isinstance(model, SkinVAE)
-    if is_main_process():
-        with replacing(target) as folder:
-            model.save(folder)
+    with leaving_together():
+        model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
+        assert isinstance(model, SkinVAE)
+        if is_main_process():
+            with replacing(target) as folder:
+                model.save(folder)
     return target
 
 

@@ -29,6 +29,7 @@ from policy.training import (
     Losses,
     check_same_sizes,
     is_main_process,
+    leaving_together,
     run_training,
     start_run,
 )
@@ -101,7 +102,8 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
     """The TokenRig to train: random from `loop.seed`, or that of `start_from` in float32.
 
     The vocabulary has the CVAE's codebook and tokens per bone; with `start_from` its classes, parts and
-    bins are those of the start, whose codebook must be the CVAE's and whose sizes the recipe's.
+    bins are those of the start, whose sizes must be the recipe's. Of a start with another codebook, the
+    SkinTokens begin anew (standard error says so) and all else is kept.
 
     Raises RecipeError.
     """
@@ -120,19 +122,39 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
         raise RecipeError(f"'start_from': {error}") from error
     check_same_sizes(recipe.start_from, _sizes(model.config), _sizes(config))
     words = model.config.get_vocabulary()
-    if words.codebook != codebook:
-        raise RecipeError(
-            f"'start_from': the policy in '{recipe.start_from}' has {words.codebook} SkinTokens but the skin "
-            f"VAE '{recipe.skin_vae}' {codebook} codes; name a 'skin_vae' with as many codes as SkinTokens, "
-            "such as the policy's own"
-        )
     if recipe.class_name is not None and recipe.class_name not in words.classes:
         known = ", ".join(words.classes) or "no class"
         raise RecipeError(
             f"'class_name': the policy in '{recipe.start_from}' knows {known}, not '{recipe.class_name}'; "
             "name one of them or null"
         )
-    model.config.vocabulary = replace(words, tokens_per_skin=tokens).to_dict()
+    new_words = replace(words, codebook=codebook, tokens_per_skin=tokens)
+    if words.codebook == codebook:
+        model.config.vocabulary = new_words.to_dict()
+        return model
+    print(
+        f"'{recipe.start_from}' has {words.codebook} SkinTokens and '{recipe.skin_vae}' {codebook} codes: "
+        "SkinTokens begin anew",
+        file=sys.stderr,
+    )
+    return _with_words(model, config, new_words)
+
+
+def _with_words(start: TokenRigForCausalLM, config: TokenRigConfig, words: Vocabulary) -> TokenRigForCausalLM:
+    """A model of `config` with the weights of `start`, except for SkinTokens: theirs stay random."""
+    old = start.config.get_vocabulary()
+    model = TokenRigForCausalLM(
+        TokenRigConfig(**{**config.to_dict(), "vocabulary": words.to_dict(), "vocab_size": None})
+    )
+    weights = start.state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.shape == weights[name].shape:
+            continue
+        rows = tensor.clone()  # of the token embedding and the head tied to it
+        rows[: words.skin_first] = weights[name][: old.skin_first]
+        rows[words.eos] = weights[name][old.eos]
+        weights[name] = rows
+    model.load_state_dict(weights)
     return model
 
 
@@ -298,10 +320,11 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
-    assert isinstance(model, TokenRigForCausalLM)
-    if is_main_process():
-        RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
+    with leaving_together():
+        model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
+        assert isinstance(model, TokenRigForCausalLM)
+        if is_main_process():
+            RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
     return target
 
 

@@ -20,7 +20,7 @@ from data.mixture import Mixture, MixtureSource
 from data.prepared import PreparedRigs, is_prepared
 from data.rig import Rig, depth_first
 from data.rig_npz import RiggedMesh
-from data.sampling import face_areas, sample_surface_indexed
+from data.sampling import face_areas, sample_surface_indexed, vertex_normals
 from data.skinned_glb import read_skinned_glb
 from data.typed_recipe import RecipeError
 
@@ -65,7 +65,8 @@ class RigDataRecipe:
     """Where rigs come from, how they are augmented, and how many points are drawn of each.
 
     `sources`: mixed by weight; none: procedural creatures by seed, counted from `first_seed`.
-    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken.
+    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken, and
+    `vertices`: at most so many of the mesh's vertices, as drawn for the same end (specification, 12.2).
     Rigs with more than `max_joints` joints or `max_faces` faces are left out.
     """
 
@@ -74,6 +75,7 @@ class RigDataRecipe:
     first_seed: int = 10_000_000
     points: int = 1024
     dense_pool: int = 3072
+    vertices: int = 2048
     max_joints: int = 64
     max_faces: int = 300_000
 
@@ -81,6 +83,7 @@ class RigDataRecipe:
         for name, least in (
             ("points", 1),
             ("dense_pool", 0),
+            ("vertices", 0),
             ("max_joints", 1),
             ("max_faces", 1),
             ("first_seed", 0),
@@ -101,7 +104,8 @@ class RigExample:
     """A rig with a cloud that carries its weights; mesh frame, depth-first joint order.
 
     joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J), of which the first
-    `uniform` rows are the cloud a model sees and the rest a pool for dense sampling. float32.
+    `uniform` rows are the cloud a model sees, the last `vertices` rows vertices of the mesh, and those between
+    a pool for dense sampling. float32.
     `class_name`: what the rig's data set calls its kind, such as "articulation", if it says.
     `near`: rows near the bones asked for so far; `near_bone` fills it.
     """
@@ -112,6 +116,7 @@ class RigExample:
     normals: Floats
     weights: Floats
     uniform: int
+    vertices: int = 0
     class_name: str | None = None
     near: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
@@ -152,7 +157,7 @@ class RigExamples(Dataset[RigExample]):
         changes = np.random.default_rng((recipe.first_seed, index, 3))
         mesh, rig = augmented(read.mesh, read.rig, recipe.augment, changes)
         rng = np.random.default_rng((recipe.first_seed, index))
-        example = make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
+        example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
         return replace(example, class_name=read.class_name)
 
 
@@ -249,19 +254,30 @@ def load_rigs(
     return rigs, refusals
 
 
-def make_example(mesh: Mesh, rig: Rig, points: int, pool: int, rng: np.random.Generator) -> RigExample:
-    """Sample `points` uniform and `pool` bone-wise surface points with the rig's weights interpolated there.
+def make_example(
+    mesh: Mesh, rig: Rig, points: int, pool: int, vertices: int, rng: np.random.Generator
+) -> RigExample:
+    """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` vertices of the mesh.
 
-    The pool has the density `bone_density`: small bones get as many points as large ones.
+    Surface points have the normals of their faces and interpolated weights. Vertices have vertex normals and
+    their own weights: what a decoder is asked for in the end, and sharper, since next to a vertex that a bone
+    does influence interpolation spreads the bone over whole faces. The pool has the density `bone_density`:
+    small bones get as many points as large ones.
     """
     parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
     if pool:
         density = bone_density(mesh, rig.weights)
         parts.append(sample_surface_indexed(mesh.vertices, mesh.faces, pool, rng, density))
     cloud, normals, face_index, barycentric = map(np.concatenate, zip(*parts, strict=True))
-    weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]])
-    ordered = depth_first(Rig(rig.joints, rig.parents, weights.astype(np.float32), rig.names))
-    return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points)
+    weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]]).astype(np.float32)
+    if vertices:
+        own = rng.permutation(len(mesh.vertices))[:vertices]
+        vertices = len(own)
+        cloud = np.concatenate([cloud, mesh.vertices[own]])
+        normals = np.concatenate([normals, vertex_normals(mesh.vertices, mesh.faces)[own]])
+        weights = np.concatenate([weights, rig.weights[own]])
+    ordered = depth_first(Rig(rig.joints, rig.parents, weights, rig.names))
+    return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points, vertices)
 
 
 def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
@@ -282,18 +298,21 @@ def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
 def skin_points(
     example: RigExample, bones: Sequence[int] | NDArray[np.integer], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows of the cloud to show for each bone: (len(bones), count), half uniform, half near the bone.
+    """Rows of the cloud to show for each bone: (len(bones), count), half from everywhere, half near the bone.
 
+    Everywhere: of the uniform points and the vertices alike.
     "Near" (specification, section 12.2): influenced by the bone (weight above 1e-3), or no further from such
     a point than a tenth of the diagonal of their box, 0.1 at most; the two limits are this project's. Near a
     bone without influence is everywhere.
     """
-    uniform = count // 2
+    half = count // 2
+    last = len(example.points)
+    everywhere = np.r_[: example.uniform, last - example.vertices : last]
     rows = np.empty((len(bones), count), dtype=np.int64)
     for row, bone in zip(rows, bones, strict=True):
-        row[:uniform] = rng.choice(example.uniform, uniform, replace=uniform > example.uniform)
+        row[:half] = rng.choice(everywhere, half, replace=half > len(everywhere))
         near = near_bone(example, int(bone))
-        row[uniform:] = rng.choice(near, count - uniform, replace=len(near) < count - uniform)
+        row[half:] = rng.choice(near, count - half, replace=len(near) < count - half)
     return rows
 
 

@@ -46,7 +46,7 @@ class SkinReportRecipe:
     folder, a pattern, several), or a folder made by it (its eval split), or (null) procedural creatures of
     the seeds from `first_seed` on, which no training sees. `count` limits the rigs, of files to the first
     ones. `tokens`: the lengths; null for 1, 2, 4, … up to the learned queries. `points`: the cloud behind the
-    condition; `dense_pool` and `encoder_points` as in training. Weights above `threshold` are influences.
+    condition; `dense_pool`, `vertices` and `encoder_points` as in training. Weights above `threshold` are influences.
     """
 
     skin_vaes: list[str] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
@@ -57,6 +57,7 @@ class SkinReportRecipe:
     tokens: list[int] | None = None
     points: int = 1024
     dense_pool: int = 2048
+    vertices: int = 2048
     encoder_points: int = 384
     threshold: float = 1e-2
     seed: int = 0
@@ -65,7 +66,7 @@ class SkinReportRecipe:
     def __post_init__(self) -> None:
         for name, least in (
             *((name, 1) for name in ("count", "max_joints", "points", "encoder_points")),
-            *((name, 0) for name in ("dense_pool", "threshold", "seed")),
+            *((name, 0) for name in ("dense_pool", "vertices", "threshold", "seed")),
         ):
             if not getattr(self, name) >= least:
                 raise RecipeError(f"'{name}' must be at least {least}, not {getattr(self, name)}")
@@ -150,7 +151,7 @@ def load_recipe(path: str, overrides: Sequence[str]) -> SkinReportRecipe:
 def held_out_rig(mesh: Mesh, rig: Rig, recipe: SkinReportRecipe, index: int) -> HeldOutRig:
     """Draw the cloud of one rig; a function of the mesh, the recipe and `index` alone."""
     rng = np.random.default_rng((recipe.seed, index))
-    example = make_example(mesh, rig, recipe.points, recipe.dense_pool, rng)
+    example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
     shown = skin_points(example, np.arange(len(example.joints)), recipe.encoder_points, rng)
     normals = vertex_normals(mesh.vertices, mesh.faces)
     return HeldOutRig(mesh.name, mesh.vertices, normals, depth_first(rig).weights, example, shown)

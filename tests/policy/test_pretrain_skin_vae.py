@@ -283,6 +283,21 @@ def test_a_frozen_encoder_keeps_the_codes(tmp_path, recipe):
     assert changed == {"decoder", "cond_encoder", "cond_quant", "post_quant", "FSQ"}
 
 
+def test_a_start_may_get_finer_codes_but_a_frozen_encoder_keeps_its_own(tmp_path, recipe, capsys):
+    SkinVAE(recipe.model).save(tmp_path / "start")
+    levels = recipe.model.fsq_levels
+    finer = [f"start_from={tmp_path / 'start'}", f"model.fsq_levels={[level + 1 for level in levels]}"]
+    path = write(tmp_path, SKIN_VAE)
+    model = initial_model(load_recipe(path, finer))
+    assert model.config.codebook_size > recipe.model.codebook_size
+    start = SkinVAE(recipe.model).state_dict().keys()
+    assert model.state_dict().keys() == start
+    assert main([path, *finer, "frozen_encoder=true"]) == 2
+    assert "other sizes than the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert main([path, finer[0], f"model.fsq_levels={[*levels, 2]}"]) == 2
+    assert "other sizes than the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+
+
 def test_every_weight_learns(tmp_path):
     path = write(tmp_path, SKIN_VAE)
     assert main([path, "loop.weight_decay=0"]) == 0
@@ -396,7 +411,7 @@ def test_start_from_goes_on_from_those_weights(tmp_path):
             "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
             "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
         ),
-        ("model.fsq_levels=[8,4]", "error: 'start_from': the weights in 'START' have other sizes"),
+        ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' have other sizes"),
         ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no skin VAE there"),
     ],
 )

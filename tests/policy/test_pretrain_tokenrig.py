@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -458,15 +459,27 @@ def test_weights_of_another_kind_are_no_start(tmp_path, path, start_folder, caps
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_with_another_codebook_than_the_vae_is_refused(tmp_path, path, start_folder, capsys):
+def test_a_start_with_another_codebook_keeps_all_but_its_skin_tokens(tmp_path, path, start_folder, capsys):
     SkinVAE(SkinVAEConfig(**{**SKIN_VAE["model"], "fsq_levels": (8, 4)})).save(tmp_path / "other")
-    assert main([path, f"start_from={start_folder}", f"skin_vae={tmp_path / 'other'}"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(
-        f"error: 'start_from': the policy in '{start_folder}' has 64 SkinTokens but the skin"
-    )
-    assert "32 codes" in told
-    assert not (tmp_path / "run").exists()
+    overrides = [f"start_from={start_folder}", f"skin_vae={tmp_path / 'other'}"]
+    recipe = load_recipe(path, overrides)
+    before = load_policy(start_folder)
+    model = initial_model(recipe, load_skin_vae(recipe))
+    assert f"'{start_folder}' has 64 SkinTokens and" in capsys.readouterr().err
+    old, new = before.vocabulary, model.config.get_vocabulary()
+    assert new == replace(old, codebook=32)
+    rows = model.transformer.get_input_embeddings().weight
+    assert rows is model.transformer.lm_head.weight
+    assert rows.shape[0] == model.config.vocab_size == new.size
+    for name, tensor in before.model.state_dict().items():
+        if "embed_tokens" not in name and "lm_head" not in name:
+            assert torch.equal(model.state_dict()[name], tensor)
+    start = before.model.transformer.get_input_embeddings().weight
+    assert torch.equal(rows[: new.skin_first], start[: old.skin_first])
+    assert torch.equal(rows[new.eos], start[old.eos])
+    assert not torch.equal(rows[new.skin_first : new.eos], start[old.skin_first : old.skin_first + 32])
+    assert main([path, *overrides]) == 0
+    assert load_policy(tmp_path / "run" / "policy").vocabulary == new
 
 
 def test_gradient_checkpointing_trains_the_same(tmp_path, path):

@@ -35,7 +35,7 @@ from policy.pretraining_data import (
     skin_points,
 )
 
-SMALL = RigDataRecipe(points=60, dense_pool=90)
+SMALL = RigDataRecipe(points=60, dense_pool=90, vertices=20)
 
 
 @pytest.fixture
@@ -69,8 +69,8 @@ def test_examples_of_creatures():
         example = RigExamples(SMALL)[index]
         creature = make_creature(SMALL.first_seed + index)
         joints = len(creature.rig.joints)
-        assert example.points.shape == example.normals.shape == (150, 3)
-        assert example.weights.shape == (150, joints)
+        assert example.points.shape == example.normals.shape == (170, 3)
+        assert example.weights.shape == (170, joints)
         assert example.uniform == 60
         assert {
             array.dtype for array in (example.joints, example.points, example.normals, example.weights)
@@ -95,11 +95,32 @@ def test_weights_are_interpolated_where_the_points_lie():
         parents=np.array([-1, 0]),
         weights=np.stack([corners[:, 0] / 2 + 0.5, corners[:, 1] / 4 + 0.25], axis=1),
     )
-    example = make_example(mesh, rig, 40, 60, np.random.default_rng(0))
+    example = make_example(mesh, rig, 40, 60, 0, np.random.default_rng(0))
     assert len(example.points) == 100
     np.testing.assert_allclose(example.weights[:, 0], example.points[:, 0] / 2 + 0.5, atol=1e-6)
     np.testing.assert_allclose(example.weights[:, 1], example.points[:, 1] / 4 + 0.25, atol=1e-6)
     np.testing.assert_array_equal(np.abs(example.normals), np.tile([0, 0, 1], (100, 1)))
+
+
+def test_vertices_come_last_with_their_own_normals_and_weights():
+    # A roof: its ridge vertices have the mean of the two sides' normals, its surface points a side's.
+    vertices = np.array([[-1, 0, -1], [-1, 0, 1], [0, 1, -1], [0, 1, 1], [1, 0, -1], [1, 0, 1]], np.float32)
+    faces = np.array([[0, 1, 3], [0, 3, 2], [2, 3, 5], [2, 5, 4]])
+    weights = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 0, 0]]
+    rig = Rig(np.zeros((2, 3), np.float32), np.array([-1, 0]), weights)
+    mesh = Mesh(vertices, faces, "roof", np.zeros(3), 1.0)
+    example = make_example(mesh, rig, 30, 10, 100, np.random.default_rng(0))
+    assert (len(example.points), example.uniform, example.vertices) == (46, 30, 6)
+    own = example.points[40:]
+    order = np.lexsort(own.T[::-1])
+    np.testing.assert_array_equal(own[order], vertices[np.lexsort(vertices.T[::-1])])
+    ridge = own[:, 1] == 1
+    np.testing.assert_array_equal(example.weights[40:], np.eye(2)[ridge.astype(int)])
+    np.testing.assert_allclose(np.abs(example.normals[40:][ridge]), np.tile([0, 1, 0], (2, 1)), atol=0.35)
+    np.testing.assert_allclose(np.abs(example.normals[:40, 0]), 0.5**0.5, atol=1e-6)
+    few = make_example(mesh, rig, 30, 10, 4, np.random.default_rng(0))
+    assert (len(few.points), few.vertices) == (44, 4)
+    assert len(np.unique(few.points[40:], axis=0)) == 4
 
 
 def test_joints_come_depth_first_with_their_weights():
@@ -107,7 +128,7 @@ def test_joints_come_depth_first_with_their_weights():
     joints = np.array([[0, 0, 0], [0, 0.5, 0], [0, -0.5, 0], [0, 0.9, 0]], dtype=np.float32)
     weights = np.tile(np.array([0.1, 0.2, 0.3, 0.4], dtype=np.float32), (4, 1))
     rig = Rig(joints, np.array([-1, 0, 0, 1]), weights)
-    example = make_example(square(), rig, 5, 0, np.random.default_rng(0))
+    example = make_example(square(), rig, 5, 0, 0, np.random.default_rng(0))
     np.testing.assert_array_equal(example.joints, joints[[0, 2, 1, 3]])
     np.testing.assert_array_equal(example.parents, [-1, 0, 0, 2])
     np.testing.assert_allclose(example.weights, np.tile([0.1, 0.3, 0.2, 0.4], (5, 1)), rtol=1e-6)
@@ -134,7 +155,7 @@ def test_examples_of_files_draw_from_all_of_them_and_repeat(rig_files):
     # Each pass holds each file once.
     for first in (0, 3, 6):
         assert len({float(examples[first + step].joints[0, 0]) for step in range(3)}) == 3
-    written = {"sources": [{"files": [str(rig_files)]}], "points": 60, "dense_pool": 90}
+    written = {"sources": [{"files": [str(rig_files)]}], "points": 60, "dense_pool": 90, "vertices": 20}
     again = RigExamples(build(RigDataRecipe, written))
     assert all(same(examples[index], again[index]) for index in range(5))
     rigs = [make_creature(seed).rig for seed in range(3)]
@@ -277,7 +298,7 @@ def test_examples_are_augmented_before_their_points_are_drawn():
         creature = make_creature(SMALL.first_seed + index)
         rng = np.random.default_rng((SMALL.first_seed, index, 3))
         mesh, rig = augmented(creature.mesh, creature.rig, augment, rng)
-        expected = make_example(mesh, rig, 60, 90, np.random.default_rng((SMALL.first_seed, index)))
+        expected = make_example(mesh, rig, 60, 90, 20, np.random.default_rng((SMALL.first_seed, index)))
         assert same(examples[index], expected)
         assert len(examples[index].joints) < len(plain[index].joints)
 
@@ -336,7 +357,7 @@ def test_near_is_measured_from_the_bone_and_not_from_its_box():
 @pytest.mark.parametrize("bone", [0, 3, 7])
 def test_near_is_what_all_distances_say(bone):
     creature = make_creature(2)
-    example = make_example(creature.mesh, creature.rig, 300, 300, np.random.default_rng(0))
+    example = make_example(creature.mesh, creature.rig, 300, 300, 0, np.random.default_rng(0))
     points = example.points.astype(np.float64)
     own = points[example.weights[:, bone] > 1e-3]
     reach = min(0.1 * np.linalg.norm(np.ptp(own, axis=0)), 0.1)
@@ -357,7 +378,7 @@ def test_the_pool_gives_a_small_bone_as_many_points_as_a_large_one():
     rig = Rig(np.array([[0, 0, 0], [2, 0, 0]]), np.array([-1, 0]), weights)
     # Areas 4 and 0.04: densities 1 / 4 and 1 / 0.04.
     np.testing.assert_allclose(bone_density(mesh, rig.weights), [0.25, 0.25, 25, 25], rtol=1e-5)
-    example = make_example(mesh, rig, 5000, 5000, np.random.default_rng(0))
+    example = make_example(mesh, rig, 5000, 5000, 0, np.random.default_rng(0))
     small = example.weights[:, 1] > 0.5
     assert small[:5000].mean() == pytest.approx(1 / 101, abs=0.006)
     assert small[5000:].mean() == pytest.approx(0.5, abs=0.03)
@@ -368,6 +389,12 @@ def test_the_pool_gives_a_small_bone_as_many_points_as_a_large_one():
         bone_density(mesh, shared), [1 / 4 + 1 / 4.04, 1 / 4 + 1 / 4.04, 1 / 4.04, 1 / 4.04], rtol=1e-5
     )
     np.testing.assert_array_equal(bone_density(mesh, np.zeros((8, 2))), np.ones(4))
+
+
+def test_everywhere_is_uniform_points_and_vertices_but_not_the_pool():
+    example = replace(line(uniform=20, pool=50), vertices=10)
+    drawn = skin_points(example, [0] * 40, 20, np.random.default_rng(0))[:, :10]
+    assert set(drawn.ravel()) == {*range(20), *range(60, 70)}
 
 
 def test_a_bone_without_influence_gets_points_from_everywhere():
