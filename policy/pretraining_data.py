@@ -65,8 +65,8 @@ class RigDataRecipe:
     """Where rigs come from, how they are augmented, and how many points are drawn of each.
 
     `sources`: mixed by weight; none: procedural creatures by seed, counted from `first_seed`.
-    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken, and
-    `vertices`: at most so many of the mesh's vertices, as drawn for the same end (specification, 12.2).
+    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken,
+    and `vertices`: at most so many of the mesh's vertices for the same end (specification, 12.2).
     Rigs with more than `max_joints` joints or `max_faces` faces are left out.
     """
 
@@ -104,8 +104,8 @@ class RigExample:
     """A rig with a cloud that carries its weights; mesh frame, depth-first joint order.
 
     joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J), of which the first
-    `uniform` rows are the cloud a model sees, the last `vertices` rows vertices of the mesh, and those between
-    a pool for dense sampling. float32.
+    `uniform` rows are the cloud a model sees, the last `vertices` rows vertices of the mesh, and those
+    between a pool for dense sampling. float32.
     `class_name`: what the rig's data set calls its kind, such as "articulation", if it says.
     `near`: rows near the bones asked for so far; `near_bone` fills it.
     """
@@ -257,7 +257,7 @@ def load_rigs(
 def make_example(
     mesh: Mesh, rig: Rig, points: int, pool: int, vertices: int, rng: np.random.Generator
 ) -> RigExample:
-    """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` vertices of the mesh.
+    """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` of the vertices.
 
     Surface points have the normals of their faces and interpolated weights. Vertices have vertex normals and
     their own weights: what a decoder is asked for in the end, and sharper, since next to a vertex that a bone

@@ -46,7 +46,8 @@ class SkinReportRecipe:
     folder, a pattern, several), or a folder made by it (its eval split), or (null) procedural creatures of
     the seeds from `first_seed` on, which no training sees. `count` limits the rigs, of files to the first
     ones. `tokens`: the lengths; null for 1, 2, 4, … up to the learned queries. `points`: the cloud behind the
-    condition; `dense_pool`, `vertices` and `encoder_points` as in training. Weights above `threshold` are influences.
+    condition; `dense_pool`, `vertices` and `encoder_points` as in training. Weights above `threshold` are
+    influences.
     """
 
     skin_vaes: list[str] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
