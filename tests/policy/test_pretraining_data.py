@@ -430,6 +430,7 @@ def test_any_number_of_points_can_be_asked_for(uniform, pool, count, bones):
     [
         ({"points": 0}, "'data.points' must be at least 1, not 0"),
         ({"dense_pool": -1}, "'data.dense_pool' must be at least 0, not -1"),
+        ({"vertices": -1}, "'data.vertices' must be at least 0, not -1"),
         ({"max_joints": 0}, "'data.max_joints' must be at least 1, not 0"),
         ({"first_seed": -5}, "'data.first_seed' must be at least 0, not -5"),
         (
