@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
@@ -134,14 +135,14 @@ def is_main_process() -> bool:
 
 @contextmanager
 def leaving_together() -> Iterator[None]:
-    """Around a whole run: its processes end at the same time, and close their connections first.
+    """Around a whole run: its processes end at the same time, and close their connections before they exit.
 
     One that exits while the others still hold connections to it may be aborted on its way out.
     """
     yield
     state = _processes()
     state.wait_for_everyone()
-    state.destroy_process_group()
+    atexit.register(state.destroy_process_group)
 
 
 def _processes() -> PartialState:
