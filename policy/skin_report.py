@@ -305,7 +305,7 @@ def print_report(rows: Sequence[SkinReportRow], threshold: float, console: Conso
     title = (
         f"reconstruction of {first.rigs} held-out rigs, {first.bones} bones; influence: above {threshold:g}"
     )
-    table = Table(title=title, box=box.SIMPLE)
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))  # within 80 columns
     for heading in ("tokens", "", "IoU", "L1", "mask", "codes", "perplexity", "bits", "smaller"):
         table.add_column(heading, justify="right", no_wrap=True)
     names = list(dict.fromkeys(row.skin_vae for row in rows))
