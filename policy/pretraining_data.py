@@ -262,7 +262,7 @@ def make_example(
     Surface points have the normals of their faces and interpolated weights. Vertices have vertex normals and
     their own weights: what a decoder is asked for in the end, and sharper, since next to a vertex that a bone
     does influence interpolation spreads the bone over whole faces. The pool has the density `bone_density`:
-    small bones get as many points as large ones.
+    small bones get as many points as large ones. Raises MeshError if no face has an area.
     """
     parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
     if pool:
