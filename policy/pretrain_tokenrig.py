@@ -54,9 +54,9 @@ class TokenRigRecipe:
     """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens.
 
     `start_from`: go on from the TokenRig of this policy directory, of the same sizes, rather than from random
-    weights (see `initial_model` for another codebook). Its CVAE is not taken along: `skin_vae` names the one to use. `class_name`: of
-    rigs that do not bring a class of the vocabulary themselves, as prepared ones may. `own_token_share`: see
-    `with_own_skin_tokens`; meant for a model that writes fair SkinTokens already.
+    weights (see `initial_model` for another codebook). Its CVAE is not taken along: `skin_vae` names the one
+    to use. `class_name`: of rigs that do not bring a class of the vocabulary themselves, as prepared ones
+    may. `own_token_share`: see `with_own_skin_tokens`; of most use to a model that writes fair SkinTokens.
     """
 
     start_from: str | None = None
