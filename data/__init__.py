@@ -1,18 +1,8 @@
 """Meshes, rigs, sampling, files and procedural creatures: everything that knows no tokens."""
 
-from data.augment import AugmentRecipe, augmented
+from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, Creature, make_creature
-from data.dataset import (
-    EVAL_FIRST_SEED,
-    TRAIN_FIRST_SEED,
-    MeshSample,
-    creature_samples,
-    file_samples,
-    make_sample,
-    prepared_samples,
-    split,
-)
-from data.load import (
+from data.formats.load import (
     MAX_BYTES,
     MAX_FACES,
     MESH_SUFFIXES,
@@ -22,15 +12,25 @@ from data.load import (
     load_mesh,
     load_meshes,
 )
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
+from data.formats.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
+from data.formats.rig_repair import RepairedRig
+from data.gltf.skinned import read_skinned_glb, write_skinned_glb
 from data.mesh import Mesh, MeshError, normalise
-from data.mixture import Mixture, MixtureSource, prepared_mixture
-from data.prepared import PreparedRigs, read_manifest
 from data.rig import Rig, depth_first
-from data.rig_formats import RigLimits, find_rigs, read_rigs
-from data.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
-from data.rig_repair import RepairedRig
 from data.sampling import sample_surface, sample_surface_indexed, vertex_normals
-from data.skinned_glb import read_skinned_glb, write_skinned_glb
+from data.sets.dataset import (
+    EVAL_FIRST_SEED,
+    TRAIN_FIRST_SEED,
+    MeshSample,
+    creature_samples,
+    file_samples,
+    make_sample,
+    prepared_samples,
+    split,
+)
+from data.sets.mixture import Mixture, MixtureSource, prepared_mixture
+from data.sets.prepared import PreparedRigs, read_manifest
 
 __all__ = [
     "CREATURE_KINDS",

@@ -13,13 +13,21 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.atomic import write_atomic
-from data.dataset import split
-from data.load import Refusal
+from data.formats.load import Refusal
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
+from data.formats.rig_npz import RiggedMesh, write_rig_npz
+from data.formats.rignet_text import rignet_mesh
 from data.mesh import MeshError
-from data.prepared import RIGS, VERSION, Manifest, PreparedEntry, entry_from, read_manifest, write_manifest
-from data.rig_formats import RigLimits, find_rigs, read_rigs
-from data.rig_npz import RiggedMesh, write_rig_npz
-from data.rignet_text import rignet_mesh
+from data.sets.dataset import split
+from data.sets.prepared import (
+    RIGS,
+    VERSION,
+    Manifest,
+    PreparedEntry,
+    entry_from,
+    read_manifest,
+    write_manifest,
+)
 
 # Beside the manifest while and after preparing: what each source gave, so that a second run goes on.
 JOURNAL = ".prepare.jsonl"

@@ -12,32 +12,32 @@ if TYPE_CHECKING:
     from policy.bundle import PolicyError as PolicyError
     from policy.bundle import RigPolicy as RigPolicy
     from policy.bundle import load as load
-    from policy.configuration_tokenrig import TokenRigConfig as TokenRigConfig
-    from policy.fsq import FSQ as FSQ
-    from policy.grammar import Grammar as Grammar
-    from policy.mesh_encoder import MeshEncoder as MeshEncoder
-    from policy.mesh_encoder import MeshEncoderConfig as MeshEncoderConfig
-    from policy.modeling_tokenrig import TokenRigForCausalLM as TokenRigForCausalLM
-    from policy.modeling_tokenrig import TokenRigOutput as TokenRigOutput
-    from policy.skin_vae import SkinVAE as SkinVAE
-    from policy.skin_vae import SkinVAEConfig as SkinVAEConfig
-    from policy.vocabulary import Vocabulary as Vocabulary
+    from policy.skintokens.fsq import FSQ as FSQ
+    from policy.skintokens.skin_vae import SkinVAE as SkinVAE
+    from policy.skintokens.skin_vae import SkinVAEConfig as SkinVAEConfig
+    from policy.tokenrig.configuration import TokenRigConfig as TokenRigConfig
+    from policy.tokenrig.mesh_encoder import MeshEncoder as MeshEncoder
+    from policy.tokenrig.mesh_encoder import MeshEncoderConfig as MeshEncoderConfig
+    from policy.tokenrig.modeling import TokenRigForCausalLM as TokenRigForCausalLM
+    from policy.tokenrig.modeling import TokenRigOutput as TokenRigOutput
+    from policy.tokens.grammar import Grammar as Grammar
+    from policy.tokens.vocabulary import Vocabulary as Vocabulary
 
 _HOME = {
     "DecodedRig": "bundle",
     "PolicyError": "bundle",
     "RigPolicy": "bundle",
     "load": "bundle",
-    "TokenRigConfig": "configuration_tokenrig",
-    "FSQ": "fsq",
-    "Grammar": "grammar",
-    "MeshEncoder": "mesh_encoder",
-    "MeshEncoderConfig": "mesh_encoder",
-    "TokenRigForCausalLM": "modeling_tokenrig",
-    "TokenRigOutput": "modeling_tokenrig",
-    "SkinVAE": "skin_vae",
-    "SkinVAEConfig": "skin_vae",
-    "Vocabulary": "vocabulary",
+    "TokenRigConfig": "tokenrig.configuration",
+    "FSQ": "skintokens.fsq",
+    "Grammar": "tokens.grammar",
+    "MeshEncoder": "tokenrig.mesh_encoder",
+    "MeshEncoderConfig": "tokenrig.mesh_encoder",
+    "TokenRigForCausalLM": "tokenrig.modeling",
+    "TokenRigOutput": "tokenrig.modeling",
+    "SkinVAE": "skintokens.skin_vae",
+    "SkinVAEConfig": "skintokens.skin_vae",
+    "Vocabulary": "tokens.vocabulary",
 }
 
 __all__ = sorted(_HOME)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
-from policy.skin_vae import SkinVAE
-from policy.text_tokenizer import build_text_tokenizer
-from policy.vocabulary import Vocabulary
+from policy.skintokens.skin_vae import SkinVAE
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
+from policy.tokens.text_tokenizer import build_text_tokenizer
+from policy.tokens.vocabulary import Vocabulary
 
 SKIN_VAE_FOLDER = "skin_vae"
 ALIGNMENT = 64  # bytes, what torch gives its own tensors

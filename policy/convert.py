@@ -19,7 +19,7 @@ from policy.bundle import (
     load_model,
     replacing,
 )
-from policy.checkpoint import (
+from policy.released.checkpoint import (
     CheckpointError,
     file_sha256,
     read_checkpoint,
@@ -29,8 +29,7 @@ from policy.checkpoint import (
     write_safetensors,
     write_sha256,
 )
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.release import (
+from policy.released.release import (
     EMBEDDING,
     HEAD,
     VAE_PREFIX,
@@ -46,8 +45,9 @@ from policy.release import (
     vae_hyper_parameters_of,
     vae_shapes,
 )
-from policy.skin_vae import SkinVAEConfig
-from policy.text_tokenizer import build_text_tokenizer
+from policy.skintokens.skin_vae import SkinVAEConfig
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokens.text_tokenizer import build_text_tokenizer
 
 WEIGHTS = "model.safetensors"
 

@@ -19,18 +19,18 @@ from torch.utils.data import Dataset
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, find_skin_vae, replacing
-from policy.code_fitting import fit_codes
-from policy.pretraining_data import RigDataRecipe, RigExample, RigExamples, skin_points
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.training import (
+from policy.pretraining.loop import (
     LoopRecipe,
     Losses,
+    barrier_on_exit,
     check_same_sizes,
     is_main_process,
-    leaving_together,
     run_training,
     start_run,
 )
+from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
+from policy.skintokens.quantiser_init import initialise_quantiser
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 
 Batch = dict[str, Tensor]
 
@@ -255,7 +255,7 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     meshes = -(-400 // recipe.bones_per_mesh)
     bones = collate([examples[index] for index in range(meshes)])
     device = vae.device
-    fit_codes(
+    initialise_quantiser(
         vae,
         bones["shown_points"].to(device),
         bones["shown_normals"].to(device),
@@ -298,7 +298,7 @@ def train(recipe: SkinVAERecipe) -> Path:
         }
 
     target = start_run(recipe, recipe.loop) / "skin_vae"
-    with leaving_together():
+    with barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
         assert isinstance(model, SkinVAE)
         if is_main_process():

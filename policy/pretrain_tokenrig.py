@@ -18,22 +18,22 @@ from torch.utils.data import Dataset
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae, load_model
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.mesh_encoder import MeshEncoderConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.pretraining_data import RigDataRecipe, RigExamples, skin_points
-from policy.skeleton_tokenizer import rig_tokens, tokenize_skeleton
-from policy.skin_vae import SkinVAE
-from policy.training import (
+from policy.pretraining.loop import (
     LoopRecipe,
     Losses,
+    barrier_on_exit,
     check_same_sizes,
     is_main_process,
-    leaving_together,
     run_training,
     start_run,
 )
-from policy.vocabulary import Vocabulary
+from policy.pretraining.rig_examples import RigDataRecipe, RigExamples, skin_points
+from policy.skintokens.skin_vae import SkinVAE
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.mesh_encoder import MeshEncoderConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.skeleton_tokenizer import rig_tokens, tokenize_skeleton
+from policy.tokens.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    with leaving_together():
+    with barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
         assert isinstance(model, TokenRigForCausalLM)
         if is_main_process():

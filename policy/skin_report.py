@@ -23,17 +23,17 @@ from tqdm import tqdm
 from data.atomic import write_atomic
 from data.command_line import run_command
 from data.creatures import make_creature
-from data.dataset import EVAL_FIRST_SEED
-from data.load import Refusal
+from data.formats.load import Refusal
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
 from data.mesh import Mesh, MeshError
-from data.prepared import MANIFEST, PreparedRigs
 from data.rig import Rig, depth_first
-from data.rig_formats import RigLimits, find_rigs, read_rigs
 from data.sampling import vertex_normals
+from data.sets.dataset import EVAL_FIRST_SEED
+from data.sets.prepared import MANIFEST, PreparedRigs
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, find_skin_vae
-from policy.pretraining_data import RigExample, make_example, skin_points
-from policy.skin_vae import SkinVAE
+from policy.pretraining.rig_examples import RigExample, make_example, skin_points
+from policy.skintokens.skin_vae import SkinVAE
 
 Floats = NDArray[np.float32]
 

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.gltf.skinned import read_skinned_glb
 from data.mesh import Mesh, MeshError
 from data.rig import Rig
-from data.skinned_glb import read_skinned_glb
 from rewards.containment import bone_points
 from rewards.errors import RewardError
 from rewards.lbs import linear_blend_skinning, skinning_matrices

@@ -19,7 +19,7 @@ from rewards.score import RewardSettings, ScoringMesh
 from rewards.worker import (
     UNSCORED,
     GroupScore,
-    Recent,
+    LRUCache,
     RewardMesh,
     RolloutRig,
     RolloutScore,
@@ -31,7 +31,7 @@ from rewards.worker import (
 )
 
 if TYPE_CHECKING:
-    from rewards.service import PendingScores
+    from rewards.service import PendingGroupScore
 
 # One thread per actor: the actors are the parallelism, and sums keep one order.
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -104,12 +104,12 @@ class _DecoderActor:
         # torch is imported here alone: the scoring actors do without its memory.
         import torch
 
-        from policy.skin_vae import SkinVAE
+        from policy.skintokens.skin_vae import SkinVAE
         from rewards.skin_decoder import SkinDecoder
 
         torch.set_num_threads(1)
         self._decoder = SkinDecoder(SkinVAE.load(skin_vae), device, threads=1)
-        self._meshes: Recent[tuple[RewardMesh, Any, Any]] = Recent(_MESHES_KEPT)
+        self._meshes: LRUCache[tuple[RewardMesh, Any, Any]] = LRUCache(_MESHES_KEPT)
 
     def decode(self, mesh: _StoredMesh, codes: list[Any], chunks: int) -> Any:
         """One batch for the whole group, handed out in `chunks` objects of (seconds, weights)."""
@@ -128,7 +128,7 @@ class _DecoderActor:
 class _ScoringActor:
     def __init__(self, settings: RewardSettings) -> None:
         self._settings = settings
-        self._meshes: Recent[ScoringMesh] = Recent(_MESHES_KEPT)
+        self._meshes: LRUCache[ScoringMesh] = LRUCache(_MESHES_KEPT)
 
     def prepare(self, mesh: RewardMesh) -> tuple[str | None, ScoringMesh | None]:
         """Reason and scoring mesh, one of which is None: two objects, so that the caller fetches only one."""
@@ -293,7 +293,7 @@ class RayRewardService:
                 raise
             return f"{name}: no worker could prepare it ({_reason(error)}); is it too large?"
 
-    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingScores:
+    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
         """See `RewardService`."""
         check_prepared(mesh, self._reasons)
         return _PendingGroup(self, self._meshes[mesh], list(rigs), pose_seed)
@@ -350,7 +350,7 @@ class _PendingGroup:
         return self._service.start(self._mesh, self._complete, self._seed) if self._complete else ([], [])
 
     def result(self) -> GroupScore:
-        """See `PendingScores`."""
+        """See `PendingGroupScore`."""
         if self._result is None:
             self._result = self._collect()
             self._decoded, self._scores = [], []

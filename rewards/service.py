@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from policy.skin_vae import SkinVAE
+from policy.skintokens.skin_vae import SkinVAE
 from rewards.score import RewardSettings, ScoringMesh
 from rewards.skin_decoder import SkinDecoder
 from rewards.worker import (
@@ -21,7 +21,7 @@ from rewards.worker import (
 )
 
 
-class PendingScores(Protocol):
+class PendingGroupScore(Protocol):
     """Scores on their way."""
 
     def result(self) -> GroupScore:
@@ -39,7 +39,7 @@ class RewardService(Protocol):
         """
         ...
 
-    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingScores:
+    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
         """Start scoring rollouts of one mesh; None stands for a rollout that is no rig (rewards 0).
 
         Raises ValueError for a mesh that was refused, IndexError for one that was never prepared.
@@ -76,7 +76,7 @@ class InlineRewardService:
         self._reasons = [ready if isinstance(ready, str) else None for _, ready in self._meshes]
         return list(self._reasons)
 
-    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingScores:
+    def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
         """See `RewardService`; the scores are there when this returns."""
         check_prepared(mesh, self._reasons)
         source, ready = self._meshes[mesh]

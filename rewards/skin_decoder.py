@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from policy.skin_vae import SkinVAE
-from rewards.worker import Recent, RewardMesh
+from policy.skintokens.skin_vae import SkinVAE
+from rewards.worker import LRUCache, RewardMesh
 
 # Condition latents are small (under 1 MB a mesh in the released model) and dear to compute.
 CONDITIONS_KEPT = 4096
@@ -23,7 +23,7 @@ class SkinDecoder:
         self.skin_vae = skin_vae.to(device).eval().requires_grad_(False)
         self.device = device
         self.threads = threads
-        self._conditions: Recent[torch.Tensor] = Recent(CONDITIONS_KEPT)
+        self._conditions: LRUCache[torch.Tensor] = LRUCache(CONDITIONS_KEPT)
 
     def decode(
         self,

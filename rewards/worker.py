@@ -143,7 +143,7 @@ def merge_invalid(rigs: Sequence[RolloutRig | None], scores: Sequence[RolloutSco
     return [INVALID if rig is None else next(remaining) for rig in rigs]
 
 
-class Recent(Generic[V]):
+class LRUCache(Generic[V]):
     """Keeps the values of the `size` keys asked for last, so that a worker's memory has a bound."""
 
     def __init__(self, size: int) -> None:

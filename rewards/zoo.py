@@ -119,7 +119,7 @@ def total(score: RigScore, weights: Mapping[str, float]) -> float:
 
 def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooRig]:
     """A rigged GLB as scoring mesh and rig. Raises MeshError for a file that holds none."""
-    from data.skinned_glb import read_skinned_glb
+    from data.gltf.skinned import read_skinned_glb
 
     mesh, rig = read_skinned_glb(path)
     scoring = prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, name=mesh.name)

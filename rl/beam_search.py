@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from policy.grammar import Grammar, GrammarState
-from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.grammar import Grammar, GrammarState
 from rl.rollout import PROMPT_LENGTH, Rollouts
 
 

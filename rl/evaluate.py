@@ -14,21 +14,21 @@ from tqdm import tqdm
 from data.command_line import RunFailedError, run_command
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
-from policy.grammar import Grammar
-from policy.skin_vae import SkinVAE
+from policy.skintokens.skin_vae import SkinVAE
+from policy.tokens.grammar import Grammar
 from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
 from rl.evaluation import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
+from rl.ground_truth import FAILED, GroundTruth
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, load_recipe, total_reward
 from rl.rollout import row_seeds
 from rl.run_directory import make_directory
 from rl.session import RunMeshes, load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
 from rl.tables import make_console, print_means, print_meshes
-from rl.trainer import RowScore, read_rollout, submit_scores
-from rl.truth import FAILED, Truth
+from rl.trainer import PendingScore, read_rollout, submit_scores
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def evaluate(
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
     )
-    truth = Truth(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
+    truth = GroundTruth(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
     each_mesh = tqdm(meshes, desc=f"measure {name}", file=sys.stderr, unit="mesh")
@@ -138,7 +138,7 @@ def _decode(
 
 
 def _best(
-    tries: Sequence[tuple[RolloutRig | None, RowScore]], names: Sequence[str], recipe: Recipe
+    tries: Sequence[tuple[RolloutRig | None, PendingScore]], names: Sequence[str], recipe: Recipe
 ) -> _Pick | None:
     """The try of highest total reward, valid before invalid, the first of equals; None without any score."""
     best: _Pick | None = None
@@ -153,7 +153,7 @@ def _best(
     return best
 
 
-def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: Truth | None) -> dict[str, float]:
+def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruth | None) -> dict[str, float]:
     """The columns of one mesh (see `Evaluation`)."""
     valid = [pick.rig for pick in picks if pick.rig is not None]
     row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}

@@ -63,7 +63,8 @@ class Evaluation:
     """A policy's numbers: means over the rigs of each mesh, then over meshes.
 
     In a column by its plain name every rig counts, a failed one (no rig at all) at the measure's fixed worst
-    value: 0 for the rewards, `rl.truth.FAILED` for metrics. `<column>_valid` is over the valid rigs alone.
+    value: 0 for the rewards, `rl.ground_truth.FAILED` for metrics. `<column>_valid` is over the valid rigs
+    alone.
     `joints` and `true_joints` are over valid rigs and of the known ones. A mesh lacks the columns that it
     has no value for: metrics if its rig is not known, `_valid` if none of its rigs is.
 

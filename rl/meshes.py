@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from data.dataset import MeshSample
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.text_tokenizer import mesh_prompt
-from policy.vocabulary import Vocabulary
+from data.sets.dataset import MeshSample
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.text_tokenizer import mesh_prompt
+from policy.tokens.vocabulary import Vocabulary
 
 
 class MeshBank:

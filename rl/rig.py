@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from data.command_line import RunFailedError, run_command
-from data.dataset import MeshSample, make_sample
-from data.load import load_mesh
+from data.formats.load import load_mesh
+from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
 from data.sampling import vertex_normals
-from data.skinned_glb import write_skinned_glb
+from data.sets.dataset import MeshSample, make_sample
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policy.grammar import Grammar, GrammarState
-from policy.log_probs import row_uniforms, sample_tokens
-from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.tokenrig.log_probs import row_uniforms, sample_tokens
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.grammar import Grammar, GrammarState
 
 # Ids before a completion that the model sees: <bos> and the class.
 PROMPT_LENGTH = 2

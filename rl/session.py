@@ -14,7 +14,9 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 
 from data.command_line import RunFailedError
-from data.dataset import (
+from data.formats.load import Refusal, unique_names
+from data.mesh import MeshError
+from data.sets.dataset import (
     EVAL_FIRST_SEED,
     TRAIN_FIRST_SEED,
     MeshSample,
@@ -23,12 +25,10 @@ from data.dataset import (
     prepared_samples,
     split,
 )
-from data.load import Refusal, unique_names
-from data.mesh import MeshError
-from data.prepared import is_prepared
+from data.sets.prepared import is_prepared
 from data.typed_recipe import RecipeError
 from policy.bundle import PolicyError, RigPolicy, find_skin_vae
-from policy.grammar import Grammar
+from policy.tokens.grammar import Grammar
 from rewards.service import InlineRewardService, RewardService
 from rewards.worker import RewardMesh
 from rl.meshes import MeshBank

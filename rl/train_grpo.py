@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy
-    from policy.modeling_tokenrig import TokenRigForCausalLM
+    from policy.tokenrig.modeling import TokenRigForCausalLM
     from rewards.service import RewardService
     from rl.meshes import MeshBank
     from rl.reporting import MetricsLog
@@ -55,7 +55,7 @@ def train(recipe: Recipe) -> None:
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy, load_model
-    from policy.training import leaving_together
+    from policy.pretraining.loop import barrier_on_exit
     from rl.evaluate import evaluate
     from rl.evaluation import write_evaluation
     from rl.meshes import MeshBank
@@ -75,7 +75,7 @@ def train(recipe: Recipe) -> None:
     meshes = load_meshes(recipe)
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
-    with leaving_together(), shared_service(recipe, policy) as service:
+    with barrier_on_exit(), shared_service(recipe, policy) as service:
         # Launchers and schedulers stop a run with SIGTERM: leave by the same door as after Ctrl-C. (Ray sets
         # its own handler when it starts.)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -148,7 +148,7 @@ def build_trainer(
     from transformers import PrinterCallback
     from transformers.trainer_callback import ProgressCallback
 
-    from policy.text_tokenizer import build_text_tokenizer
+    from policy.tokens.text_tokenizer import build_text_tokenizer
     from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
     from rl.reporting import StepTimes
     from rl.trainer import RigGRPOTrainer

@@ -17,13 +17,13 @@ from tqdm import tqdm
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
-from policy.grammar import Grammar
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.skeleton_tokenizer import RigTokenError, detokenize, split_rig
-from policy.text_tokenizer import parse_mesh_prompt
-from policy.vocabulary import Vocabulary
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.grammar import Grammar
+from policy.tokens.skeleton_tokenizer import RigTokenError, detokenize, split_rig
+from policy.tokens.text_tokenizer import parse_mesh_prompt
+from policy.tokens.vocabulary import Vocabulary
 from rewards.poses import pose_seed
-from rewards.service import PendingScores, RewardService
+from rewards.service import PendingGroupScore, RewardService
 from rewards.worker import GroupScore, RolloutRig, RolloutScore
 from rl.meshes import MeshBank
 from rl.recipe import Recipe
@@ -40,10 +40,10 @@ def read_rollout(completion_ids: Sequence[int], class_id: int, vocabulary: Vocab
     return RolloutRig(decoded.joints, decoded.parents, codes)
 
 
-class RowScore:
+class PendingScore:
     """The score of one row, waited for when it is asked for: rewards overlap the log-prob passes."""
 
-    def __init__(self, pending: PendingScores, place: int) -> None:
+    def __init__(self, pending: PendingGroupScore, place: int) -> None:
         self._pending, self._place = pending, place
 
     def group(self) -> GroupScore:
@@ -67,7 +67,7 @@ def submit_scores(
     meshes: Sequence[int],
     rigs: Sequence[RolloutRig | None],
     seed_of: Callable[[int], int],
-) -> list[RowScore]:
+) -> list[PendingScore]:
     """Send rigs off mesh by mesh; row i of the result is the score of rigs[i] on mesh meshes[i].
 
     `seed_of(mesh)` is the pose seed, shared by all rollouts of the mesh.
@@ -75,10 +75,10 @@ def submit_scores(
     rows_of: dict[int, list[int]] = defaultdict(list)
     for row, mesh in enumerate(meshes):
         rows_of[mesh].append(row)
-    scores: dict[int, RowScore] = {}
+    scores: dict[int, PendingScore] = {}
     for mesh, rows in rows_of.items():
         pending = service.submit(mesh, [rigs[row] for row in rows], seed_of(mesh))
-        scores.update({row: RowScore(pending, place) for place, row in enumerate(rows)})
+        scores.update({row: PendingScore(pending, place) for place, row in enumerate(rows)})
     return [scores[row] for row in range(len(rigs))]
 
 
@@ -157,7 +157,7 @@ class RigRewards:
 
     def _function(self, name: str, first: bool) -> Callable[..., list[float | None]]:
         def reward(
-            rig_score: list[RowScore],
+            rig_score: list[PendingScore],
             joints: list[int | None],
             rollout_seconds: list[float],
             submit_seconds: list[float],
@@ -177,7 +177,7 @@ class RigRewards:
 
     def _log(
         self,
-        rows: list[RowScore],
+        rows: list[PendingScore],
         joints: list[int | None],
         submit_seconds: float,
         log_metric: Callable[[str, float], None],

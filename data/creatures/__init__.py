@@ -11,9 +11,9 @@ from data.creatures.crawlers import centipede, fish, insect, snake
 from data.creatures.fliers import winged
 from data.creatures.many_limbed import hydra, many_limbed, tree
 from data.creatures.quadrupeds import dragon, quadruped
+from data.creatures.swept_surfaces import mesh_parts
 from data.mesh import Mesh, normalise
 from data.rig import Rig, depth_first
-from data.tubes import mesh_parts
 
 # Kind: (builder, how often a seed chooses it). New kinds go to the end: the place is part of the seed.
 _KINDS: dict[str, tuple[Callable[[Body], None], float]] = {

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.tubes import Sheet, Tube, ellipsoid
+from data.creatures.swept_surfaces import Sheet, Tube, ellipsoid
 
 Vector = NDArray[np.float64]
 

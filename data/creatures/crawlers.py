@@ -3,7 +3,7 @@
 import numpy as np
 
 from data.creatures.body import SIDES, Body, Vector, X, Y, Z, curl_line, even_joints, mirror, unit, v
-from data.tubes import Sheet
+from data.creatures.swept_surfaces import Sheet
 
 
 def snake(body: Body) -> None:

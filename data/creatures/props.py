@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from data.creatures.body import Body, Vector, X, Y, Z, unit, v
-from data.tubes import Sheet
+from data.creatures.swept_surfaces import Sheet
 
 
 def weapon(body: Body, hand: int, grip: Vector, fore: Vector, size: float) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 import data.prepare as module
 from data.creatures import make_creature
+from data.formats.rig_formats import RigLimits
+from data.formats.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
+from data.gltf.skinned import write_skinned_glb
 from data.mesh import MeshError
 from data.prepare import PrepareSettings, main, prepare
-from data.prepared import MANIFEST, PreparedRigs, read_manifest, write_manifest
 from data.rig import Rig
-from data.rig_formats import RigLimits
-from data.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
-from data.skinned_glb import write_skinned_glb
+from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest, write_manifest
 
 
 def write_unirig(folder: Path, seed: int, nan: bool = False) -> Path:

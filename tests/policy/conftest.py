@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.mesh_encoder import MeshEncoderConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.vocabulary import Vocabulary
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.mesh_encoder import MeshEncoderConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.vocabulary import Vocabulary
 
 REFERENCE = Path(__file__).parent / "reference"
 

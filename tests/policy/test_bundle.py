@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
 from policy.bundle import PolicyError, RigPolicy, load
-from policy.grammar import Grammar
-from policy.skeleton_tokenizer import RigTokenError
-from policy.skin_vae import SkinVAE
+from policy.skintokens.skin_vae import SkinVAE
+from policy.tokens.grammar import Grammar
+from policy.tokens.skeleton_tokenizer import RigTokenError
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 

@@ -13,14 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from policy.bundle import PolicyError, RigPolicy, load
-from policy.checkpoint import CheckpointError, read_checkpoint, read_safetensors
-from policy.configuration_tokenrig import TokenRigConfig
 from policy.convert import describe, export_checkpoint, import_checkpoint, main
-from policy.mesh_encoder import MeshEncoderConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.release import hyper_parameters_of, vae_hyper_parameters_of
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.vocabulary import Vocabulary
+from policy.released.checkpoint import CheckpointError, read_checkpoint, read_safetensors
+from policy.released.release import hyper_parameters_of, vae_hyper_parameters_of
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.mesh_encoder import MeshEncoderConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.vocabulary import Vocabulary
 
 REFERENCE = Path(__file__).parent / "reference"
 RIG, VAE = REFERENCE / "tiny_a.ckpt", REFERENCE / "tiny_a_vae.ckpt"

@@ -12,8 +12,8 @@ import torch
 
 from policy import load as load_policy
 from policy import pretrain_skin_vae
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from tests.policy.test_training import recipe, run
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from tests.policy.pretraining.test_loop import recipe, run
 from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, metrics, write
 from tests.policy.two_processes import CONSTANT
 

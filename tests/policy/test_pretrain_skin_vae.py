@@ -28,7 +28,7 @@ from policy.pretrain_skin_vae import (
     skin_l1,
     start_quantizing,
 )
-from policy.skin_vae import SkinVAE, SkinVAEConfig
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE, UNUSABLE, metrics, unusable_source, write
 
 SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "skin_vae_small.yaml")

@@ -17,8 +17,6 @@ from data.typed_recipe import RecipeError
 from policy import load as load_policy
 from policy import pretrain_tokenrig
 from policy.bundle import RigPolicy
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
 from policy.pretrain_skin_vae import load_recipe as load_skin_vae_recipe
 from policy.pretrain_tokenrig import (
     LanguageModelRecipe,
@@ -33,9 +31,11 @@ from policy.pretrain_tokenrig import (
     sequences,
     with_own_skin_tokens,
 )
-from policy.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.vocabulary import Vocabulary
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
+from policy.tokens.vocabulary import Vocabulary
 from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, UNUSABLE, metrics, unusable_source, write
 
 SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "tokenrig_small.yaml")

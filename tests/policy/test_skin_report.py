@@ -23,7 +23,7 @@ from policy.skin_report import (
     token_lengths,
     weight_scores,
 )
-from policy.skin_vae import SkinVAE, SkinVAEConfig
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import yaml
 
 from data import make_creature, write_skinned_glb
 from data.prepare import PrepareSettings, prepare
-from data.prepared import write_manifest
+from data.sets.prepared import write_manifest
 
 SKIN_VAE = {
     "model": {

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from policy import pretrain_skin_vae, pretrain_tokenrig
-from policy.training import run_training
-from tests.policy.test_training import recipe, run
+from policy.pretraining.loop import run_training
+from tests.policy.pretraining.test_loop import recipe, run
 
 # The same rate throughout, so that a run does not depend on where it will end.
 CONSTANT = {"warmup_steps": 0, "min_learning_rate_ratio": 1.0, "max_steps": 6, "save_steps": 3}

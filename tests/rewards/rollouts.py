@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from data import MeshSample, creature_samples
-from policy.skin_vae import SkinVAE, SkinVAEConfig
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from rewards import RewardSettings
 from rewards.worker import RewardMesh, RolloutRig
 

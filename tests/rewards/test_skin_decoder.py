@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewards.skin_decoder import SkinDecoder
-from rewards.worker import Recent
+from rewards.worker import LRUCache
 from tests.rewards.rollouts import meshes, rig, tiny_vae
 
 
@@ -65,7 +65,7 @@ def test_conditions_are_computed_once_per_mesh_and_never_taken_from_another(deco
 
 
 def test_a_forgotten_condition_is_computed_again_and_equal(decoder):
-    decoder._conditions = Recent(1)
+    decoder._conditions = LRUCache(1)
     first, second = meshes(2)
     codes = [rig(np.random.default_rng(0), 3).codes]
     before = decoder.decode(first, *queries(9), codes)[0]

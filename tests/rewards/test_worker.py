@@ -15,7 +15,7 @@ from rewards import REWARD_NAMES, MeshRewardError, RewardError, RewardSettings, 
 from rewards.score import ScoringMesh
 from rewards.worker import (
     INVALID,
-    Recent,
+    LRUCache,
     RewardMesh,
     RolloutRig,
     RolloutScore,
@@ -168,7 +168,7 @@ def test_zeros_go_where_a_rollout_was_no_rig(present):
 
 def test_recent_makes_a_value_once_and_forgets_the_oldest():
     made = []
-    recent: Recent[str] = Recent(2)
+    recent: LRUCache[str] = LRUCache(2)
 
     def ask(key: str) -> str:
         return recent.get(key, lambda: made.append(key) or key.upper())

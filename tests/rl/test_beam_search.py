@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.grammar import Grammar
-from policy.mesh_encoder import MeshEncoderConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.vocabulary import Vocabulary
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.mesh_encoder import MeshEncoderConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.grammar import Grammar
+from policy.tokens.vocabulary import Vocabulary
 from rl.beam_search import beam_search
 from rl.rollout import Rollouts, sample_rigs
 from tests.rl import tiny

@@ -16,7 +16,7 @@ import pytest
 
 from data import make_creature, read_skinned_glb, write_skinned_glb
 from data.prepare import prepare
-from data.prepared import write_manifest
+from data.sets.prepared import write_manifest
 from data.typed_recipe import to_mapping
 from policy.bundle import load
 from rewards.service import InlineRewardService

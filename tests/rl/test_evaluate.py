@@ -19,10 +19,10 @@ from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutSco
 from rl import evaluate as module
 from rl.evaluate import evaluate, same_weights
 from rl.evaluation import VALID_ONLY, Evaluation
+from rl.ground_truth import FAILED
 from rl.meshes import MeshBank
 from rl.recipe import Recipe, reward_settings
 from rl.session import load_meshes, reward_meshes
-from rl.truth import FAILED
 from tests.rl import tiny
 
 NAMES = ("coverage", "containment", "sparsity", "smoothness")
@@ -208,7 +208,7 @@ def test_a_beam_of_one_is_greedy(policy, bank, make_recipe):
 
 def test_metrics_can_be_switched_off(policy, bank, make_recipe, monkeypatch):
     with_metrics = run(policy, bank, make_recipe(), Told([0.5, None]))
-    monkeypatch.setattr(module, "Truth", None)
+    monkeypatch.setattr(module, "GroundTruth", None)
     result = run(policy, bank, make_recipe(), Told([0.5, None]), metrics=False)
     for name, row in result.per_mesh.items():
         assert set(row) == COLUMNS - {"true_joints", *FAILED, *(f"{n}{VALID_ONLY}" for n in FAILED)}

@@ -17,7 +17,7 @@ from rl.evaluation import (
     write_csv,
     write_evaluation,
 )
-from rl.truth import FAILED
+from rl.ground_truth import FAILED
 
 
 def evaluation(policy: str, per_mesh: dict[str, dict[str, float]]) -> Evaluation:

@@ -6,7 +6,7 @@ import trimesh
 
 from data import load_mesh, make_creature, read_skinned_glb
 from data.command_line import RunFailedError
-from data.dataset import make_sample
+from data.sets.dataset import make_sample
 from rl import rig
 from rl.rig import rig_mesh
 from tests.rl import tiny

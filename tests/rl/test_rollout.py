@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from policy.bundle import RigPolicy
-from policy.grammar import Grammar
-from policy.log_probs import row_uniforms
+from policy.tokenrig.log_probs import row_uniforms
+from policy.tokens.grammar import Grammar
 from rl import rollout
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.trainer import read_rollout

@@ -12,7 +12,7 @@ import trimesh
 from data import depth_first, make_creature, read_manifest, read_rig_npz, write_skinned_glb
 from data.mesh import MeshError
 from data.prepare import PrepareSettings, prepare
-from data.prepared import write_manifest
+from data.sets.prepared import write_manifest
 from data.typed_recipe import RecipeError
 from rl.session import RunMeshes, load_meshes, load_policy, reward_service, without_refused
 

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from rl.evaluation import Evaluation, summarise
+from rl.ground_truth import FAILED
 from rl.tables import WIDTH, make_console, print_means, print_meshes
-from rl.truth import FAILED
 
 REWARDS = ("coverage", "containment", "sparsity", "smoothness", "total")
 METRICS = {**dict.fromkeys(FAILED, 0.25), "unirig_j2j": 0.0312}

@@ -11,7 +11,7 @@ from trl import GRPOConfig
 
 from data.command_line import RunFailedError, run_command
 from policy.bundle import RigPolicy, load, load_model
-from policy.modeling_tokenrig import TokenRigForCausalLM
+from policy.tokenrig.modeling import TokenRigForCausalLM
 from rewards.service import InlineRewardService
 from rewards.worker import INVALID, UNSCORED, GroupScore, RewardMesh, RolloutRig, RolloutScore
 from rl.meshes import MeshBank

@@ -10,11 +10,11 @@ import yaml
 
 from data.typed_recipe import build
 from policy.bundle import RigPolicy
-from policy.configuration_tokenrig import TokenRigConfig
-from policy.mesh_encoder import MeshEncoderConfig
-from policy.modeling_tokenrig import TokenRigForCausalLM
-from policy.skin_vae import SkinVAE, SkinVAEConfig
-from policy.vocabulary import Vocabulary
+from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.mesh_encoder import MeshEncoderConfig
+from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokens.vocabulary import Vocabulary
 from rl.recipe import Recipe, check_recipe
 
 # Sixteen coordinates: an untrained policy, which finds all tokens equally likely, ends a skeleton with

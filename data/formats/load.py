@@ -1,0 +1,213 @@
+"""Loading meshes from files: one mesh per file, or a clear reason why not."""
+
+import glob
+import io
+import logging
+import struct
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from numpy.typing import NDArray
+
+from data.formats.raw_checks import check_raw
+from data.gltf.document import read_gltf
+from data.gltf.geometry import flatten
+from data.gltf.skinned import skinned_from
+from data.mesh import Mesh, MeshError, normalise
+from data.rig import Rig
+
+MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+MAX_FACES = 2_000_000
+MAX_BYTES = 512 * 2**20
+
+# What trimesh's readers are seen to raise on damaged files.
+_READER_ERRORS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RecursionError,
+    NotImplementedError,
+    struct.error,
+    trimesh.exchange.stl.HeaderError,
+)
+
+Pattern = str | Path | Iterable[str | Path]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that cannot be used: `file`, and `reason` with the fix. str() gives "<file>: <reason>"."""
+
+    file: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES) -> Mesh:
+    """Load a mesh file into the mesh frame: GLB, glTF, OBJ, PLY, STL or OFF.
+
+    Scenes are flattened with their node transforms; a skinned glTF file comes in bind pose, the same
+    geometry as `read_skinned_glb`. Polygons are triangulated, vertices of no face dropped, the
+    coincident corners of STL triangles joined. The name is the file's stem.
+    Raises MeshError "<file>: <reason>; <fix>": unknown format (FBX), missing, empty, truncated,
+    compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite, zero extent or
+    area, indices out of range.
+    """
+    return load_asset(path, max_faces, max_bytes)[0]
+
+
+def load_asset(
+    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+) -> tuple[Mesh, Rig | None]:
+    """Like `load_mesh`, with the rig if the file is a skinned glTF file (bind pose, file's joint order)."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".fbx":
+        raise MeshError(f"{path}: FBX cannot be read; convert to GLB, for instance with Blender")
+    if suffix not in MESH_SUFFIXES:
+        known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
+        raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert to one of {known}")
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise MeshError(
+                f"{path}: the file has {size / 2**20:.0f} MiB, the limit is {max_bytes / 2**20:.0f}; "
+                "simplify the mesh or raise the limit"
+            )
+        if size == 0:
+            raise MeshError(f"{path}: the file is empty; export it again")
+        if suffix in (".glb", ".gltf"):
+            flat = flatten(read_gltf(path))
+            _check_size(path, len(flat.faces), max_faces)
+            if flat.joints is not None:
+                return skinned_from(path, flat)
+            vertices, faces = flat.vertices, flat.faces
+        else:
+            vertices, faces = _read_other(path, suffix[1:])
+            _check_size(path, len(faces), max_faces)
+        mesh = normalise(*_compact(vertices, faces, path), str(path))
+    except OSError as problem:
+        raise MeshError(f"{path}: it cannot be read ({problem.strerror}); check the path") from problem
+    return replace(mesh, name=path.stem), None
+
+
+def find_meshes(pattern: Pattern) -> list[Path]:
+    """Files that a pattern names, sorted, each once.
+
+    pattern: a file, a folder (all mesh files in and below it, FBX too so that they get reported), a
+    glob pattern ("**" for any depth), or several of these. Nothing found: an empty list.
+    """
+    patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
+    found: set[Path] = set()
+    for one in patterns:
+        path = Path(one).expanduser()
+        if path.is_dir():
+            found.update(file for file in path.rglob("*") if file.suffix.lower() in (*MESH_SUFFIXES, ".fbx"))
+        elif path.exists():
+            found.add(path)
+        else:
+            found.update(Path(match) for match in glob.glob(str(path), recursive=True))
+    return sorted(file for file in found if file.is_file())
+
+
+def load_meshes(
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+) -> tuple[list[Mesh], list[Refusal]]:
+    """Load every file of `find_meshes(pattern)`: the usable meshes, uniquely named, and the refusals."""
+    assets, refusals = load_assets(pattern, max_faces, max_bytes)
+    return [mesh for mesh, _ in assets], refusals
+
+
+def load_assets(
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+) -> tuple[list[tuple[Mesh, Rig | None]], list[Refusal]]:
+    """Like `load_meshes`, with the rigs of skinned files."""
+    assets: list[tuple[Mesh, Rig | None]] = []
+    refusals: list[Refusal] = []
+    for path in find_meshes(pattern):
+        try:
+            assets.append(load_asset(path, max_faces, max_bytes))
+        except MeshError as problem:
+            refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
+    names = unique_names([mesh.name for mesh, _ in assets])
+    renamed = [(replace(mesh, name=name), rig) for (mesh, rig), name in zip(assets, names, strict=True)]
+    return renamed, refusals
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """The names with "_2", "_3", ... behind repetitions, never colliding with another name."""
+    taken, result = set(names), []
+    seen: set[str] = set()
+    for name in names:
+        unique, number = name, 2
+        while unique in seen or (unique != name and unique in taken):
+            unique, number = f"{name}_{number}", number + 1
+        seen.add(unique)
+        result.append(unique)
+    return result
+
+
+def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Vertices and triangles of an OBJ, PLY, STL or OFF file, by trimesh, after checks of the raw file."""
+    data = check_raw(path, file_type, path.read_bytes())
+    try:
+        with _quiet():
+            loaded = trimesh.load_mesh(
+                io.BytesIO(data), file_type=file_type, process=False, maintain_order=True
+            )
+            vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces)
+    except _READER_ERRORS as problem:
+        raise MeshError(
+            f"{path}: it is damaged and cannot be read ({problem}); export the file again"
+        ) from problem
+    if not faces.size:
+        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+    if file_type == "stl":
+        # STL has no shared vertices: every triangle brings its own three corners.
+        vertices, inverse = np.unique(vertices, axis=0, return_inverse=True)
+        faces = inverse.reshape(-1)[faces]
+    return vertices, faces.astype(np.int64)
+
+
+def _compact(
+    vertices: NDArray[np.float64], faces: NDArray[np.int64], path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Drop vertices of no face: stray points would distort the bounding box."""
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        wrong = int(faces.min() if faces.min() < 0 else faces.max())
+        raise MeshError(
+            f"{path}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
+        )
+    kept, compact = np.unique(faces, return_inverse=True)
+    return vertices[kept], compact.reshape(-1, 3)
+
+
+def _check_size(path: Path, faces: int, max_faces: int) -> None:
+    if faces > max_faces:
+        raise MeshError(
+            f"{path}: it has {faces} faces, the limit is {max_faces}; simplify the mesh or raise the limit"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep trimesh's warnings and log lines away: what matters becomes a MeshError."""
+    logger = logging.getLogger("trimesh")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

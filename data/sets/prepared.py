@@ -1,0 +1,122 @@
+"""Folders of prepared rigs: the manifest, and a data set that reads one rig at a time."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from data.atomic import write_atomic
+from data.formats.load import Refusal
+from data.formats.rig_npz import RiggedMesh, read_rig_npz
+from data.mesh import MeshError
+
+MANIFEST = "manifest.json"
+RIGS = "rigs"
+FORMAT = "tokenrig-rl rigs"
+VERSION = 1
+SPLITS = ("train", "eval")
+
+
+@dataclass(frozen=True)
+class PreparedEntry:
+    """One rig of a manifest. `file` is relative to the folder; `notes` say what was mended.
+
+    `digest`: SHA-256 of geometry, skeleton and weights, in hexadecimal.
+    """
+
+    name: str
+    file: str
+    split: str
+    vertices: int
+    faces: int
+    joints: int
+    class_name: str | None
+    source: str
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a prepared folder holds, how it was split, and which files were refused and why."""
+
+    seed: int
+    rigs: tuple[PreparedEntry, ...]
+    refused: tuple[Refusal, ...]
+
+
+def write_manifest(folder: str | Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, whole or not at all."""
+    content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    write_atomic(Path(folder) / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read a folder's manifest. Raises MeshError naming the file: missing, damaged, of another version."""
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise MeshError(
+            f"{path}: it cannot be read ({problem.strerror}); make the folder with `python -m data.prepare`"
+        ) from problem
+    except ValueError as problem:
+        raise MeshError(f"{path}: it is damaged ({problem}); prepare the folder again") from problem
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise MeshError(f"{path}: it is no manifest of prepared rigs; run `python -m data.prepare`")
+    if content.get("version") != VERSION:
+        raise MeshError(
+            f"{path}: it has version {content.get('version')}, this code reads {VERSION}; prepare it again"
+        )
+    try:
+        rigs = tuple(entry_from(rig) for rig in content["rigs"])
+        refused = tuple(Refusal(str(one["file"]), str(one["reason"])) for one in content["refused"])
+        return Manifest(int(content["seed"]), rigs, refused)
+    except (LookupError, TypeError, ValueError) as problem:
+        raise MeshError(f"{path}: an entry is damaged ({problem}); prepare the folder again") from problem
+
+
+def entry_from(values: dict[str, Any]) -> PreparedEntry:
+    """An entry from JSON. Raises TypeError or ValueError if it is none."""
+    entry = PreparedEntry(**(values | {"notes": tuple(values["notes"])}))
+    if entry.split not in SPLITS or not re.fullmatch(rf"{RIGS}/[\w-][\w.-]*\.npz", entry.file, re.ASCII):
+        raise ValueError(f"split {entry.split!r}, file {entry.file!r}")
+    return entry
+
+
+def is_prepared(folder: str | Path) -> bool:
+    """Whether `folder` looks like one made by `python -m data.prepare`; its manifest may still be damaged."""
+    return (Path(folder) / MANIFEST).is_file() and (Path(folder) / RIGS).is_dir()
+
+
+class PreparedRigs(Sequence[RiggedMesh]):
+    """The rigs of one split of a folder made by `python -m data.prepare`, read when asked for.
+
+    `split`: "train", "eval" or None for both. Raises MeshError if the folder has no manifest or no rig in
+    this split, so that nothing starts on an empty set; an item that cannot be read raises MeshError too.
+    """
+
+    def __init__(self, folder: str | Path, split: Literal["train", "eval"] | None = "train") -> None:
+        self.folder = Path(folder)
+        rigs = read_manifest(folder).rigs
+        self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
+        if not self.entries:
+            which = f"no rig for {split}" if split and rigs else "no rig"
+            raise MeshError(f"{self.folder}: it holds {which}; prepare more rigs, or with another --eval")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> RiggedMesh: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[RiggedMesh]: ...
+    def __getitem__(self, index: int | slice) -> RiggedMesh | list[RiggedMesh]:
+        if isinstance(index, slice):
+            return [self._read(entry) for entry in self.entries[index]]
+        return self._read(self.entries[index])
+
+    def _read(self, entry: PreparedEntry) -> RiggedMesh:
+        return read_rig_npz(self.folder / entry.file)

@@ -1,0 +1,1 @@
+"""Layers that TokenRig's mesh encoder and the SkinTokens VAE share."""

@@ -1,0 +1,1 @@
+"""Files of the public SkinTokens release: checkpoints and their settings."""

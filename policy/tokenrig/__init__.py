@@ -1,0 +1,1 @@
+"""TokenRig: mesh encoder, Qwen3 language model, log-probabilities under the grammar."""

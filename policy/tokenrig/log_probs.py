@@ -1,0 +1,296 @@
+"""Log-probabilities of rig tokens under the grammar: for training (whole completions) and for sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from policy.tokens.grammar import SKELETON, SKIN, Grammar, GrammarState
+
+# Stands for log 0: finite, so that ratios and KL terms of an illegal token stay numbers (exp of it is 0).
+ILLEGAL_LOG_PROB = -1.0e4
+
+# Logits held at once, in elements: 64 MiB of float32, of which two exist at a time.
+CHUNK_ELEMENTS = 1 << 24
+
+_MASKED_LOGIT = -1.0e30  # finite: 0 * it is 0, and the entropy needs no special case
+
+
+@dataclass(frozen=True)
+class CompletionLogProbs:
+    """log_probs: (B, L) float32, of each given token; entropies: (B, L) float32, None if not asked for.
+
+    Nats, of the masked, renormalised and temperature-scaled distribution. Both are zero where the grammar
+    leaves one token and at padding.
+    """
+
+    log_probs: Tensor
+    entropies: Tensor | None
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """tokens: (B,) int64; log_probs: (B,) float32 of the same distribution as :class:`CompletionLogProbs`."""
+
+    tokens: Tensor
+    log_probs: Tensor
+
+
+def completion_log_probs(
+    hidden: Tensor,
+    head_weight: Tensor,
+    completion_ids: Tensor,
+    grammar: Grammar,
+    temperature: float = 1.0,
+    entropy: bool = True,
+    mask: Tensor | None = None,
+    start: GrammarState | None = None,
+    chunk_elements: int = CHUNK_ELEMENTS,
+) -> CompletionLogProbs:
+    """Log-probabilities and entropies of completions under the grammar's distribution.
+
+    hidden: (B, L, H), hidden[:, t] predicts completion_ids[:, t] (last hidden states shifted by one: the
+    first is the one at the prompt's last token); head_weight: (V, H); completion_ids: (B, L) int; mask:
+    (B, L), zero at padding; start: grammar state before position 0, by default after ``[bos, class]``.
+
+    The head is sliced by phase: skeleton positions meet only the few hundred skeleton rows, skin positions
+    only the SkinTokens' rows, forced positions none. Products and sums are float32 whatever the input. At
+    most ``chunk_elements`` logits exist at once; the backward pass computes them again. Gradients reach
+    ``hidden`` and ``head_weight`` from both results; that of the entropies costs nothing unless it is used.
+
+    A token that is illegal where it stands has ``ILLEGAL_LOG_PROB`` and no gradient (raising would cost a
+    device-to-host copy; :meth:`Grammar.validity` finds such rows). An illegal *pad* counts as padding of a
+    row cut short and has zero; under the released grammar, where pads are legal SkinTokens, such rows
+    need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is not positive.
+    """
+    _check(hidden, head_weight, completion_ids, grammar, temperature)
+    batch, length = completion_ids.shape
+    scan = grammar.scan(completion_ids, mask, start)
+    phase, row = scan.phase.flatten(), scan.row.flatten()
+    ids, flat_hidden = completion_ids.flatten(), hidden.flatten(0, 1)
+    table = grammar.legal_table(hidden.device)
+    log_probs = torch.zeros(batch * length, dtype=torch.float32, device=hidden.device)
+    entropies = torch.zeros_like(log_probs)
+    slices = grammar.phase_slices
+    for which, columns in ((SKELETON, slices.skeleton), (SKIN, slices.skin)):
+        positions = (phase == which).nonzero().squeeze(1)
+        width = columns.stop - columns.start
+        part: tuple[Tensor, Tensor] = _SlicedHead.apply(
+            flat_hidden.index_select(0, positions),
+            head_weight[columns],
+            (ids[positions] - columns.start).clamp(0, width - 1),
+            table[:, columns] if which == SKELETON else None,
+            row[positions],
+            1.0 / temperature,
+            entropy,
+            max(1, chunk_elements // width),
+        )
+        log_probs = log_probs.index_copy(0, positions, part[0])
+        entropies = entropies.index_copy(0, positions, part[1])
+    padding = (completion_ids == grammar.vocabulary.pad) & ~scan.legal
+    refused = torch.where(padding, 0.0, ILLEGAL_LOG_PROB)
+    return CompletionLogProbs(
+        log_probs=torch.where(scan.legal, log_probs.view(batch, length), refused),
+        entropies=entropies.view(batch, length).masked_fill(padding, 0.0) if entropy else None,
+    )
+
+
+def reference_log_probs(
+    hidden: Tensor,
+    head_weight: Tensor,
+    completion_ids: Tensor,
+    grammar: Grammar,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    start: GrammarState | None = None,
+) -> CompletionLogProbs:
+    """:func:`completion_log_probs` plainly: step the grammar, mask the whole vocabulary, log-softmax."""
+    _check(hidden, head_weight, completion_ids, grammar, temperature)
+    state = grammar.start(len(completion_ids), hidden.device) if start is None else start
+    used = torch.ones_like(completion_ids, dtype=torch.bool) if mask is None else mask.bool()
+    log_probs, entropies = [], []
+    for t in range(completion_ids.shape[1]):
+        allowed, tokens = grammar.allowed(state), completion_ids[:, t]
+        logits = head_logits(hidden[:, t], head_weight) / temperature
+        logp = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
+        finite = logp.masked_fill(~allowed, 0.0)
+        legal = allowed.gather(1, tokens[:, None])[:, 0]
+        padding = ~used[:, t] | ((tokens == grammar.vocabulary.pad) & ~legal)
+        chosen = torch.where(legal, finite.gather(1, tokens[:, None])[:, 0], ILLEGAL_LOG_PROB)
+        log_probs.append(chosen.masked_fill(padding, 0.0))
+        entropies.append(-(logp.exp() * finite).sum(dim=1).masked_fill(padding, 0.0))
+        stepped = grammar.step(state, tokens)
+        state = GrammarState(
+            *(
+                torch.where(used[:, t], getattr(stepped, field), getattr(state, field))
+                for field in ("state", "bones", "skin")
+            )
+        )
+    return CompletionLogProbs(torch.stack(log_probs, dim=1), torch.stack(entropies, dim=1))
+
+
+def head_logits(hidden: Tensor, head_weight: Tensor) -> Tensor:
+    """Logits (..., V) in float32, as training computes them, of hidden states (..., H) in any precision."""
+    with torch.autocast(hidden.device.type, enabled=False):
+        return hidden.float() @ head_weight.float().T
+
+
+def sample_tokens(
+    logits: Tensor,
+    allowed: Tensor,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+) -> SampledTokens:
+    """One token per row by inverse transform sampling, so that a row's token depends on nothing but the row.
+
+    logits: (B, V) float; allowed: (B, V) bool, at least one per row; uniforms: (B,) in [0, 1), see
+    :func:`row_uniforms`. temperature 0 takes the most likely token. top_k (0: all) and then top_p restrict
+    the choice as usual, for inference: the log-probabilities returned are those of the unrestricted
+    distribution (of temperature 1 for temperature 0), which equals that of :func:`completion_log_probs` for
+    logits from :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out
+    of range.
+    """
+    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            f"temperature {temperature}, top_k {top_k} or top_p {top_p} is out of range; "
+            "give temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
+        )
+    scaled = logits.float().masked_fill(~allowed, -torch.inf)
+    logp = (scaled / temperature if temperature > 0 else scaled).log_softmax(dim=1)
+    if temperature == 0:
+        tokens = logp.argmax(dim=1)
+    else:
+        weights = logp.exp()
+        if 0 < top_k < weights.shape[1]:
+            weights = weights.masked_fill(logp < logp.topk(top_k, dim=1).values[:, -1:], 0.0)
+        if top_p < 1:
+            descending, order = weights.sort(dim=1, descending=True, stable=True)
+            mass_before = descending.cumsum(dim=1) - descending
+            kept = descending.masked_fill(mass_before >= top_p * descending.sum(dim=1, keepdim=True), 0.0)
+            weights = torch.zeros_like(weights).scatter(1, order, kept)
+        cumulative = weights.double().cumsum(dim=1)
+        total = cumulative[:, -1:].contiguous()
+        target = uniforms.to(cumulative)[:, None] * total
+        chosen = torch.searchsorted(cumulative, target, right=True)  # first token beyond the target
+        last = torch.searchsorted(cumulative, total)  # of positive weight, should rounding reach the total
+        tokens = torch.minimum(chosen, last)[:, 0]
+    return SampledTokens(tokens, logp.gather(1, tokens[:, None])[:, 0])
+
+
+def row_uniforms(seeds: Sequence[int], length: int, device: torch.device | str = "cpu") -> Tensor:
+    """(B, length) float64 in [0, 1): row i depends on seeds[i] alone, shorter lengths give its beginning."""
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rows.append(torch.rand(length, dtype=torch.float64, generator=generator))
+    return (
+        torch.stack(rows).to(device) if rows else torch.zeros(0, length, dtype=torch.float64, device=device)
+    )
+
+
+def _check(
+    hidden: Tensor, head_weight: Tensor, completion_ids: Tensor, grammar: Grammar, temperature: float
+) -> None:
+    if hidden.ndim != 3 or hidden.shape[:2] != completion_ids.shape:
+        raise ValueError(
+            f"hidden states have shape {tuple(hidden.shape)} and ids {tuple(completion_ids.shape)}; "
+            "give (B, L, H) and (B, L)"
+        )
+    if head_weight.shape != (grammar.vocabulary.size, hidden.shape[2]):
+        raise ValueError(
+            f"the head has shape {tuple(head_weight.shape)}; this vocabulary and these hidden states take "
+            f"{(grammar.vocabulary.size, hidden.shape[2])}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; log-probabilities need one above 0")
+
+
+class _SlicedHead(torch.autograd.Function):
+    """Log-probabilities and entropies of N targets among K classes, without (N, K) logits.
+
+    With p the softmax of the scaled logits s, log p = s - lse and the entropy E = -sum p log p:
+    d log p_target / d s_k = [k = target] - p_k and dE / d s_k = -p_k (log p_k + E).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        table: Tensor | None,
+        rows: Tensor,
+        scale: float,
+        entropy: bool,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        """hidden (N, H), weight (K, H), targets (N,), legal classes table[rows] (N, K) or all, scale 1/T."""
+        normalisers = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        log_probs, entropies = torch.empty_like(normalisers), torch.zeros_like(normalisers)
+        with torch.autocast(hidden.device.type, enabled=False):
+            transposed = weight.float().T
+            for start in range(0, len(hidden), chunk):
+                part = slice(start, start + chunk)
+                logits = _masked_logits(hidden[part], transposed, scale, table, rows[part])
+                largest = logits.amax(dim=1, keepdim=True)
+                logits -= largest
+                target_logits = logits.gather(1, targets[part, None])[:, 0]
+                masses = logits.exp()
+                total = masses.sum(dim=1)
+                log_probs[part] = target_logits - total.log()
+                normalisers[part] = largest[:, 0] + total.log()
+                if entropy:
+                    mean = torch.bmm(masses[:, None], logits[:, :, None]).flatten() / total
+                    entropies[part] = (total.log() - mean).clamp_min(0.0)
+        ctx.save_for_backward(hidden, weight, targets, table, rows, normalisers, entropies)
+        ctx.scale, ctx.chunk, ctx.entropy = scale, chunk, entropy
+        ctx.set_materialize_grads(False)
+        return log_probs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Any, ...]:
+        hidden, weight, targets, table, rows, normalisers, entropies = ctx.saved_tensors
+        need_hidden, need_weight = ctx.needs_input_grad[:2]
+        if not ctx.entropy:
+            grad_entropies = None
+        grad_hidden = torch.zeros_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        if grad_log_probs is None:
+            grad_log_probs = torch.zeros_like(normalisers)
+        with torch.autocast(hidden.device.type, enabled=False):
+            full = weight.float()
+            for start in range(0, len(hidden), ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                logp = _masked_logits(hidden[part], full.T, ctx.scale, table, rows[part])
+                logp -= normalisers[part, None]
+                p = logp.exp()
+                outer = grad_log_probs[part, None]
+                if grad_entropies is None:
+                    grad = p.mul_(-outer)
+                else:
+                    outer_entropy = grad_entropies[part, None]
+                    shift = outer + outer_entropy * entropies[part, None]
+                    grad = logp.mul_(-outer_entropy).sub_(shift).mul_(p)
+                grad.scatter_add_(1, targets[part, None], outer)
+                if grad_hidden is not None:
+                    grad_hidden[part] = (grad @ full).mul_(ctx.scale).to(hidden.dtype)
+                if grad_weight is not None:
+                    grad_weight.addmm_(grad.T, hidden[part].float(), alpha=ctx.scale)
+        typed = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return grad_hidden, typed, None, None, None, None, None, None
+
+
+def _masked_logits(
+    hidden: Tensor, transposed: Tensor, scale: float, table: Tensor | None, rows: Tensor
+) -> Tensor:
+    """(n, K) float32 scaled logits; illegal classes, if there is a table, at the masked value."""
+    logits = (hidden.float() * scale) @ transposed
+    return logits if table is None else logits.masked_fill_(~table[rows], _MASKED_LOGIT)

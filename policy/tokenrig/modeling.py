@@ -1,0 +1,285 @@
+"""TokenRig as a Hugging Face model: mesh encoder, projection and Qwen3 language model (sections 3 to 6)."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel, Qwen3ForCausalLM
+from transformers.utils import ModelOutput
+
+from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.log_probs import completion_log_probs, head_logits
+from policy.tokenrig.mesh_encoder import MeshEncoder, init_linear
+from policy.tokens.grammar import Grammar, Mode
+
+
+@dataclass
+class TokenRigOutput(ModelOutput):
+    """What a forward pass returns; fields that were not asked for are None.
+
+    Attributes:
+        loss: scalar float32, mean next-token cross entropy over labels other than -100.
+        logits: `(B, L, vocab)` float32, position i predicts id i + 1.
+        log_probs: `(B, C)` float32 of the completion under the grammar.
+        entropies: `(B, C)` float32, nats, of the same distributions.
+        past_key_values: cache of the whole sequence, conditioning included.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    log_probs: Tensor | None = None
+    entropies: Tensor | None = None
+    past_key_values: Any = None
+
+
+class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal language model of rig tokens, conditioned on a mesh.
+
+    The sequence is `[T conditioning embeddings, embed(input_ids)]` at positions 0, 1, ... under a plain
+    causal mask (section 3). Parameters carry the released names.
+    """
+
+    config_class = TokenRigConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _no_split_modules: ClassVar[list[str]] = ["Qwen3DecoderLayer"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _tied_weights_keys: ClassVar[dict[str, str]] = {
+        "transformer.lm_head.weight": "transformer.model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: TokenRigConfig) -> None:
+        super().__init__(config)
+        encoder = config.get_mesh_encoder()
+        language = config.get_qwen3()
+        language._attn_implementation = config._attn_implementation
+        self.mesh_encoder = MeshEncoder(encoder)
+        # eps: what `RMSNorm(eps=None)` resolves to for every compute type (section 5), said explicitly.
+        norm = nn.RMSNorm(config.hidden_size, eps=torch.finfo(torch.float32).eps)
+        self.output_proj = nn.Sequential(nn.Linear(encoder.width, config.hidden_size), norm)
+        self.transformer = Qwen3ForCausalLM(language)
+        self._grammars: dict[Mode, Grammar] = {}
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Called for every module with parameters of its own; the language model initialises itself.
+        scale = self.config.init_scale
+        if isinstance(module, nn.Linear) and module is self.output_proj[0]:
+            init_linear(module, None if scale is None else scale / self.config.hidden_size**0.5)
+        elif isinstance(module, nn.Linear):
+            init_linear(module, self.mesh_encoder.initial_deviation(module, scale))
+        else:
+            super()._init_weights(module)
+
+    # ------------------------------------------------------------ embeddings
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding of the language model."""
+        return self.transformer.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding of the language model."""
+        self.transformer.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> Any:
+        """The language model's head, tied to the token embedding."""
+        return self.transformer.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the language model's head."""
+        self.transformer.set_output_embeddings(value)
+
+    def encode_mesh(self, points: Tensor, normals: Tensor, rng: np.random.Generator | None = None) -> Tensor:
+        """Conditioning embeddings of meshes.
+
+        Args:
+            points, normals: `(M, N, 3)` surface points in the mesh frame and their unit normals.
+            rng: training: draw the encoder's query points from this generator. The released, deterministic
+                draw if not given, so that the same points give the same embeddings.
+
+        Returns:
+            `(M, T, hidden)` in the dtype of the weights.
+        """
+        return self.output_proj(self.mesh_encoder(points, normals, rng=rng))
+
+    # --------------------------------------------------------------- forward
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        mesh_embeds: Tensor | None = None,
+        points: Tensor | None = None,
+        normals: Tensor | None = None,
+        mesh_index: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        completion_ids: Tensor | None = None,
+        grammar_mode: Mode = "strict",
+        temperature: float = 1.0,
+        entropy: bool = True,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+        rng: np.random.Generator | None = None,
+        **kwargs: Any,
+    ) -> TokenRigOutput | tuple[Any, ...]:
+        """Run the language model behind the conditioning embeddings.
+
+        Args:
+            input_ids: `(B, L)` int64.
+            attention_mask: `(B, L)` with ones at ids that may be attended to; right padding needs none,
+                because no earlier position sees it. With a cache it may cover the cached ids as well;
+                positions that it leaves out on the left (the conditioning) are visible.
+            mesh_embeds: conditioning `(B, T, hidden)`, or `(M, T, hidden)` with `mesh_index`. Only in the
+                first pass of incremental decoding.
+            points, normals: `(M, N, 3)` meshes to encode instead; M = B, or any M with `mesh_index`.
+            mesh_index: `(B,)` int64, which mesh a row is about.
+            inputs_embeds: `(B, L, hidden)` instead of `input_ids`.
+            past_key_values, use_cache: incremental decoding, as in transformers.
+            labels: `(B, L)` int64, -100 where there is none; position i - 1 is asked for label i.
+            completion_ids: `(B, C)` int64, the last C of `input_ids`: return their log-probabilities instead
+                of logits. The head is never applied to all positions and all words.
+            grammar_mode, temperature, entropy: for `completion_ids`, see `policy.tokenrig.log_probs`.
+            logits_to_keep: only the last k positions' logits, 0 for all.
+            return_dict: False for a plain tuple.
+            rng: training draw of `points`, see `encode_mesh`.
+            kwargs: what trainers and `generate` pass along; unused.
+
+        Returns:
+            `TokenRigOutput`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass either input_ids or inputs_embeds")
+        embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        prefix = self._conditioning(embeds, mesh_embeds, points, normals, mesh_index, rng)
+        prefix_length = 0
+        if prefix is not None:
+            prefix_length = prefix.shape[1]
+            embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
+        if completion_ids is not None:
+            return self._completion(
+                embeds, attention_mask, completion_ids, grammar_mode, temperature, entropy, return_dict
+            )
+
+        output = self.transformer.model(
+            inputs_embeds=embeds,
+            attention_mask=self._full_mask(attention_mask, embeds, past_key_values),
+            past_key_values=past_key_values,
+            use_cache=bool(use_cache),
+        )
+        hidden = output.last_hidden_state[:, prefix_length:]
+        if logits_to_keep:
+            hidden = hidden[:, -logits_to_keep:]
+        # In float32 whatever the precision: rollouts must sample what `completion_ids` is scored with.
+        logits = head_logits(hidden, self.get_output_embeddings().weight)
+        loss = None
+        if labels is not None:
+            if logits.shape[1] != labels.shape[1]:
+                raise ValueError("labels need the logits of all positions: leave logits_to_keep at 0")
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        result = TokenRigOutput(loss=loss, logits=logits, past_key_values=output.past_key_values)
+        return result.to_tuple() if return_dict is False else result
+
+    def _conditioning(
+        self,
+        embeds: Tensor,
+        mesh_embeds: Tensor | None,
+        points: Tensor | None,
+        normals: Tensor | None,
+        mesh_index: Tensor | None,
+        rng: np.random.Generator | None,
+    ) -> Tensor | None:
+        """(B, T, hidden) conditioning of every row, or None if there is none in this pass."""
+        if points is not None:
+            if normals is None or mesh_embeds is not None:
+                raise ValueError("points need normals and exclude mesh_embeds")
+            mesh_embeds = self.encode_mesh(points, normals, rng)
+        if mesh_embeds is None:
+            return None
+        if mesh_index is not None:
+            mesh_embeds = mesh_embeds[mesh_index]
+        if len(mesh_embeds) != len(embeds):
+            raise ValueError(f"{len(mesh_embeds)} conditionings for {len(embeds)} rows: pass mesh_index")
+        return mesh_embeds
+
+    def _full_mask(self, mask: Tensor | None, embeds: Tensor, past_key_values: Any) -> Tensor | None:
+        """Extend a mask of the ids by visible positions on the left: the conditioning."""
+        if mask is None or mask.ndim != 2:
+            return mask
+        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+        missing = seen + embeds.shape[1] - mask.shape[1]
+        return F.pad(mask, (missing, 0), value=1) if missing > 0 else mask
+
+    def _completion(
+        self,
+        embeds: Tensor,
+        attention_mask: Tensor | None,
+        completion_ids: Tensor,
+        grammar_mode: Mode,
+        temperature: float,
+        entropy: bool,
+        return_dict: bool | None,
+    ) -> TokenRigOutput | tuple[Any, ...]:
+        count = completion_ids.shape[1]
+        if not 1 <= count < embeds.shape[1]:
+            raise ValueError(f"completion of {count} ids needs a prompt before it")
+        mask = self._full_mask(attention_mask, embeds, None)
+        # The last id predicts nothing that is asked for.
+        output = self.transformer.model(
+            inputs_embeds=embeds[:, :-1],
+            attention_mask=None if mask is None else mask[:, :-1],
+            use_cache=False,
+        )
+        if grammar_mode not in self._grammars:
+            self._grammars[grammar_mode] = Grammar(self.config.get_vocabulary(), grammar_mode)
+        scored = completion_log_probs(
+            output.last_hidden_state[:, -count:],
+            self.get_output_embeddings().weight,
+            completion_ids,
+            self._grammars[grammar_mode],
+            temperature=temperature,
+            entropy=entropy,
+            mask=None if attention_mask is None else attention_mask[:, -count:],
+        )
+        result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
+        return result.to_tuple() if return_dict is False else result
+
+    @torch.no_grad()
+    def next_token_logits(self, mesh_condition: Tensor, ids: Tensor) -> Tensor:
+        """Unmasked logits of `ids` given meshes.
+
+        Args:
+            mesh_condition: `(B, T, hidden)` or `(1, T, hidden)` from `encode_mesh`.
+            ids: `(B, L)` int64, starting with `[bos, class]`.
+
+        Returns:
+            `(B, L, vocab)`: position i predicts id i + 1.
+        """
+        condition = mesh_condition.expand(len(ids), -1, -1)
+        return self(input_ids=ids, mesh_embeds=condition, use_cache=False).logits
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        mesh_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """For `generate(input_ids, mesh_embeds=...)`: the conditioning goes into the first pass only."""
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if is_first_iteration and mesh_embeds is not None:
+            inputs["mesh_embeds"] = mesh_embeds
+        return inputs
+
+
+AutoModelForCausalLM.register(TokenRigConfig, TokenRigForCausalLM)

@@ -1,0 +1,1 @@
+"""Rig tokens: ids, grammar, skeletons to ids and back, readable words."""
