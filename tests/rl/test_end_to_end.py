@@ -145,7 +145,7 @@ def test_the_recipe_left_behind_is_the_one_that_ran(finished):
     assert again.train["max_steps"] == 3
 
 
-def test_it_tells_before_and_after_and_where_things_are(finished):
+def test_it_prints_before_and_after_and_the_output_paths(finished):
     for word in ("coverage", "containment", "sparsity", "smoothness", "total", "valid", "joints"):
         assert re.search(rf"{word} .*│", finished.stdout), word
     assert "before" in finished.stdout
@@ -155,7 +155,7 @@ def test_it_tells_before_and_after_and_where_things_are(finished):
     assert "Traceback" not in finished.stderr
 
 
-def test_a_broken_file_is_named_and_left_out(finished):
+def test_a_broken_file_is_reported_and_skipped(finished):
     skipped = [line for line in finished.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 1
     assert "broken.glb" in skipped[0]
@@ -188,10 +188,10 @@ def test_the_exported_policy_gives_the_same_rollouts(finished, tmp_path):
     assert evaluation(finished.output / "before.json") != evaluation(finished.output / "after.json")
 
 
-# ------------------------------------------------------------------ stopping and going on
+# ------------------------------------------------------------------ stopping and resuming
 
 
-def test_ctrl_c_keeps_the_checkpoints_and_the_run_goes_on_as_if_unbroken(policy_path, tmp_path, here):
+def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_path, tmp_path, here):
     """Ctrl-C of a terminal reaches the launcher and the training; then the same recipe without Ray."""
     changes = {"workers": {"backend": "ray", "count": 1}, "train.save_steps": 2}
     recipe = tiny.write_recipe_file(tmp_path / "ray.yaml", policy_path, tmp_path / "run", changes)
@@ -263,7 +263,7 @@ def test_what_was_not_written_whole_is_no_checkpoint(here, tmp_path, capsys):
         file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
 
     assert here({"train.max_steps": 4}) == 0
-    assert f"going on from {whole}" in capsys.readouterr().err
+    assert f"resuming from {whole}" in capsys.readouterr().err
     assert not list((run / "trainer").glob("checkpoint-*"))
     assert here({"train.max_steps": 4}, f"output_dir={unbroken}") == 0
     assert metrics(run) == metrics(unbroken)
@@ -285,12 +285,12 @@ def test_a_finished_run_trains_no_further(here, tmp_path, capsys):
     assert steps(tmp_path / "run") == [1, 2]
     assert (tmp_path / "run" / "policy" / "model.safetensors").read_bytes() == exported
     assert evaluation(tmp_path / "run" / "after.json") == after
-    # More steps than it had: it goes on.
+    # With more steps than before it resumes.
     assert here({"train.max_steps": 3}) == 0
     assert steps(tmp_path / "run") == [1, 2, 3]
 
 
-def test_another_recipes_run_is_not_gone_on_with(here, tmp_path, capsys):
+def test_another_recipes_run_is_not_resumed(here, tmp_path, capsys):
     assert here() == 0
     lines = metrics(tmp_path / "run")
     assert here({"train.learning_rate": 0.5}) == 2
@@ -308,7 +308,7 @@ def test_another_recipes_run_is_not_gone_on_with(here, tmp_path, capsys):
     assert (tmp_path / "run" / "previous-1" / "checkpoints" / "checkpoint-3").is_dir()
 
 
-def test_adapters_go_on_and_end_as_a_merged_policy(here, tmp_path, policy_path, capsys):
+def test_adapters_resume_and_end_as_a_merged_policy(here, tmp_path, policy_path, capsys):
     lora = {"policy.lora": {"rank": 4}, "train.learning_rate": 0.01}
     assert here(lora) == 0
     assert here({**lora, "train.max_steps": 4}) == 0
@@ -418,7 +418,7 @@ def test_a_folder_that_is_no_policy_is_not_replaced(here, tmp_path, capsys):
     assert mine.read_text() == "mine"
 
 
-def test_damaged_weights_are_the_users_affair(policy_path, tmp_path, here, capsys):
+def test_damaged_weights_are_a_user_error(policy_path, tmp_path, here, capsys):
     damaged = tmp_path / "damaged"
     shutil.copytree(policy_path, damaged)
     weights = damaged / "model.safetensors"

@@ -1,4 +1,4 @@
-"""GRPO learns: the reward rises, on held-out meshes too, and goes on rising after a resume."""
+"""GRPO learns: the reward rises, on held-out meshes too, and again after a resume."""
 
 import json
 from pathlib import Path

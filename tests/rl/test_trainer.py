@@ -14,17 +14,20 @@ from policy.bundle import RigPolicy, load, load_model
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from rewards.service import InlineRewardService
 from rewards.worker import INVALID, UNSCORED, GroupScore, RewardMesh, RolloutRig, RolloutScore
-from rl.meshes import MeshBank
+from rl.mesh_bank import MeshBank
+from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.meshes import load_meshes, prepare_meshes
+from rl.policy_setup import load_policy
 from rl.recipe import Recipe, grpo_arguments, reward_settings
 from rl.reporting import MetricsLog
-from rl.session import load_meshes, load_policy, prepare_meshes
-from rl.train_grpo import build_trainer, optimise
-from rl.trainer import RigGRPOTrainer, mesh_schedule, read_rollout, schedule_length
+from rl.scoring import read_rollout
+from rl.trainer import RigGRPOTrainer
+from rl.training import build_trainer, optimise
 from tests.rl import tiny
 
 WORDS = tiny.VOCABULARY
 
-# transformers' own renamings; not this project's to mend.
+# Deprecations of transformers, which TRL has to fix.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
@@ -496,8 +499,8 @@ def test_batches_that_nobody_can_score_stop_the_run(make_recipe, batches, capsys
     assert run_command("", lambda path, overrides: recipe, fail, ["recipe.yaml"]) == 1
     shown = capsys.readouterr().err.strip().splitlines()
     assert shown[-1].startswith("failed: ")
-    assert "the last checkpoint is kept" in shown[-1]
-    assert any("rigs are left out without a score: the worker died" in line for line in shown)
+    assert "run the same command again to resume from the last checkpoint" in shown[-1]
+    assert any("rigs have no score and are excluded: the worker died" in line for line in shown)
 
 
 def test_one_scored_rig_starts_the_count_anew(make_recipe):
@@ -517,18 +520,7 @@ def test_one_scored_rig_starts_the_count_anew(make_recipe):
     assert len(run.metrics()) == 5
 
 
-# ------------------------------------------------------------------ the course of meshes
-
-
-def test_every_mesh_comes_once_a_pass_in_changing_order():
-    meshes = [3, 5, 8, 13, 21]
-    order = mesh_schedule(meshes, 23, seed=1)
-    passes = [order[start : start + 5] for start in range(0, 20, 5)]
-    assert all(sorted(one) == meshes for one in passes)
-    assert len({tuple(one) for one in passes}) == 4
-    assert len(order) == 23
-    assert mesh_schedule(meshes, 7, seed=1) == order[:7]  # a longer run begins alike
-    assert mesh_schedule(meshes, 23, seed=2) != order
+# ------------------------------------------------------------------ the mesh schedule
 
 
 def test_one_mesh_is_enough_for_several_groups(make_recipe):
