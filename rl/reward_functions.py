@@ -84,7 +84,10 @@ class RigRewards:
         log_metric("rig/unscored", float(unscored))
         if unscored:
             reason = _failure(groups) or "their mesh cannot be scored"
-            tqdm.write(f"{unscored} rigs have no score and are excluded: {reason}", file=sys.stderr)
+            tqdm.write(
+                f"{unscored} of {len(rollouts)} rigs have no score and are excluded: {reason}",
+                file=sys.stderr,
+            )
         self._count_failures(groups, [score for score, rig in zip(scores, is_rig, strict=True) if rig])
         # Validity depends on the tokens alone: a rig that no worker could score is still valid.
         valid = [
