@@ -19,7 +19,7 @@ def herd(request: pytest.FixtureRequest) -> list[Creature]:
 
 
 def winding_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Generalised winding number (van Oosterom and Strackee): the number of closed components around a point."""
+    """Generalised winding number (van Oosterom and Strackee): how many closed components contain a point."""
     corners = vertices[faces].astype(np.float64)[None] - points[:, None, None].astype(np.float64)
     a, b, c = corners[:, :, 0], corners[:, :, 1], corners[:, :, 2]
     la, lb, lc = (np.linalg.norm(x, axis=2) for x in (a, b, c))

@@ -1,4 +1,4 @@
-"""Loading files: every format, scenes, every refusal, and nothing leaking out."""
+"""Loading mesh files: every format, limits, refusals, and no warnings or output."""
 
 import json
 import struct
@@ -101,7 +101,7 @@ def test_strips_and_fans(tmp_path: Path, builder: Any, mode: int, faces: list) -
     assert load_mesh(builder.glb(tmp_path / "a.glb")).faces.tolist() == faces
 
 
-def test_accessors_of_every_sort(tmp_path: Path, builder: Any) -> None:
+def test_accessors_of_every_kind(tmp_path: Path, builder: Any) -> None:
     """A strided view, normalised integers, a sparse accessor without a view, a data URI and a side file."""
     corners = np.array(TRIANGLE, dtype=np.float32)
     rows = np.zeros((3, 5), dtype=np.float32)
@@ -144,7 +144,7 @@ def test_accessors_of_every_sort(tmp_path: Path, builder: Any) -> None:
         np.testing.assert_allclose(mesh.vertices / mesh.scale + mesh.centre, expected, atol=1e-6)
 
 
-def test_stray_vertices_do_not_count(tmp_path: Path) -> None:
+def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "stray.obj"
     path.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nv 100 0 0\nf 1 2 3\n")
     mesh = load_mesh(path)
@@ -175,7 +175,7 @@ OBJ = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 STL = "solid x\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
 
 
-def test_the_texts_below_are_good_before_they_are_damaged(tmp_path: Path) -> None:
+def test_the_texts_are_valid_before_they_are_damaged(tmp_path: Path) -> None:
     for name, text in (
         ("a.ply", PLY + "3 0 1 2\n"),
         ("a.off", OFF + "3 0 1 2\n"),
@@ -189,17 +189,17 @@ def test_the_texts_below_are_good_before_they_are_damaged(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.fbx", b"Kaydara", "FBX cannot be read; convert to GLB"),
-        ("a.blend", b"x", r"unknown format .blend; convert to one of GLB, GLTF, OBJ, PLY, STL, OFF"),
+        ("a.fbx", b"Kaydara", "FBX is not supported; convert it to GLB"),
+        ("a.blend", b"x", r"unknown format .blend; convert it to one of GLB, GLTF, OBJ, PLY, STL, OFF"),
         ("noext", b"x", "unknown format \\(no extension\\)"),
         *((f"a.{kind}", b"", "the file is empty") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         *((f"a.{kind}", b"hello world\n" * 30, "; ") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         *((f"a.{kind}", bytes(range(256)) * 3, "; ") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         ("a.obj", OBJ, "no faces"),
-        ("a.obj", OBJ + "f 1 2 9\n", "a face names vertex 9 but there are 3"),
-        ("a.obj", OBJ + "f 0 1 2\n", "a face names vertex 0"),
-        ("a.obj", OBJ + "f -1 -2 -5\n", "a face names vertex -1 but there are 3"),
-        ("a.obj", OBJ + "f 1 2\n", "names too few vertices"),
+        ("a.obj", OBJ + "f 1 2 9\n", "a face refers to vertex 9 but there are only 3"),
+        ("a.obj", OBJ + "f 0 1 2\n", "a face refers to vertex 0"),
+        ("a.obj", OBJ + "f -1 -2 -5\n", "a face refers to vertex -1 but there are only 3"),
+        ("a.obj", OBJ + "f 1 2\n", "has too few vertices"),
         ("a.obj", OBJ + "f 1 2 x\n", "cannot be read"),
         ("a.obj", OBJ + "v 1\nf 1 2 3\n", "too few numbers"),
         ("a.obj", OBJ + "v 0 nan 0\nf 1 2 4\n", "not finite"),
@@ -208,8 +208,8 @@ def test_the_texts_below_are_good_before_they_are_damaged(tmp_path: Path) -> Non
         ("a.ply", PLY.replace("face 1", "face 0"), "no faces"),
         ("a.ply", PLY, "3 of 4 lines"),
         ("a.ply", PLY[:40], "its header does not end"),
-        ("a.ply", PLY + "3 0 1 9\n", "a face names vertex 9"),
-        ("a.ply", PLY + "3 0 1 -1\n", "a face names vertex -1"),
+        ("a.ply", PLY + "3 0 1 9\n", "a face refers to vertex 9"),
+        ("a.ply", PLY + "3 0 1 -1\n", "a face refers to vertex -1"),
         ("a.ply", PLY.replace("0 1 0", "0 inf 0") + "3 0 1 2\n", "not finite"),
         ("a.off", OFF.replace("3 1 0", "3 0 0", 1), "no faces"),
         ("a.off", OFF, "3 of 4 lines"),
@@ -257,7 +257,7 @@ def test_missing_folder_and_limits(tmp_path: Path) -> None:
     with pytest.raises(MeshError, match="it has 320 faces, the limit is 319; simplify"):
         load_mesh(path, max_faces=319)
     assert len(load_mesh(path, max_faces=320).faces) == 320
-    with pytest.raises(MeshError, match="MiB, the limit is"):
+    with pytest.raises(MeshError, match="MiB large, the limit is"):
         load_mesh(path, max_bytes=path.stat().st_size - 1)
 
 
@@ -268,7 +268,7 @@ def good_glb(builder: Any) -> Any:
     return builder
 
 
-def test_the_good_glb_is_good(tmp_path: Path, builder: Any) -> None:
+def test_the_undamaged_glb_loads(tmp_path: Path, builder: Any) -> None:
     mesh = load_mesh(good_glb(builder).glb(tmp_path / "good.glb"))
     np.testing.assert_allclose(mesh.vertices / mesh.scale + mesh.centre, TRIANGLE)
 
@@ -287,8 +287,8 @@ def test_compressed_files_are_refused_by_name(
     else:
         doc["bufferViews"][0]["extensions"] = {extension: {}}
     path = getattr(builder, suffix)(tmp_path / f"small.{suffix}")
-    plain = "Draco" if "draco" in extension else "meshopt"
-    with pytest.raises(MeshError, match=rf"{plain}-compressed \({extension}\); export it without"):
+    scheme = "Draco" if "draco" in extension else "meshopt"
+    with pytest.raises(MeshError, match=rf"{scheme}-compressed \({extension}\); export it without"):
         load_mesh(path)
 
 
@@ -310,28 +310,28 @@ def damage(path: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "reason"),
     [
-        ("accessors.0.count", 4, "cut short"),
+        ("accessors.0.count", 4, "bufferViews.0. is truncated"),
         ("accessors.0.count", 10**9, "claims 1000000000 elements"),
-        ("accessors.0.count", -1, "not a whole number"),
-        ("accessors.0.count", None, "not a whole number"),
+        ("accessors.0.count", -1, "not an integer >= 0"),
+        ("accessors.0.count", None, "not an integer >= 0"),
         ("accessors.0.type", "VEC7", "unknown type"),
-        ("accessors.0.type", "SCALAR", "positions of 1 numbers"),
-        ("accessors.0.bufferView", 9, r"bufferViews\[9\] but has 2"),
-        ("accessors.0.byteOffset", 1000, "cut short"),
+        ("accessors.0.type", "SCALAR", "positions with 1 components"),
+        ("accessors.0.bufferView", 9, r"bufferViews\[9\] but has only 2"),
+        ("accessors.0.byteOffset", 1000, "bufferViews.0. is truncated"),
         ("accessors.1.componentType", 5126, "."),
-        ("bufferViews.0.byteLength", 8, "cut short"),
-        ("bufferViews.0.byteOffset", 10**6, "cut short"),
+        ("bufferViews.0.byteLength", 8, "bufferViews.0. is truncated"),
+        ("bufferViews.0.byteOffset", 10**6, "bufferViews.0. is truncated"),
         ("buffers.0.byteLength", 10**6, "has 44 of its 1000000 bytes"),
         ("buffers.0.uri", "data:;base64,@@", "data URI of buffers.0. is damaged"),
-        ("buffers.0.uri", "https://example.org/a.bin", "not fetched"),
+        ("buffers.0.uri", "https://example.org/a.bin", "which is not downloaded"),
         ("buffers.0.uri", "missing.bin", "missing.bin cannot be read"),
         ("meshes.0.primitives.0.mode", 0, "no triangles"),
         ("meshes.0.primitives", "x", "malformed"),
         ("meshes.0.primitives", None, "malformed"),
-        ("meshes.0", 7, "no list of objects"),
-        ("nodes.0.mesh", 3, r"meshes\[3\] but has 1"),
+        ("meshes.0", 7, '"meshes" entry of its JSON is not a list of objects'),
+        ("nodes.0.mesh", 3, r"meshes\[3\] but has only 1"),
         ("nodes.0.mesh", None, "no triangles"),
-        ("nodes.0.children", [0], "two parents or lies in a loop"),
+        ("nodes.0.children", [0], "two parents or is part of a cycle"),
         ("nodes.0.matrix", [1, 2], r"transform of nodes\[0\] cannot be read"),
         ("nodes.0.scale", [float("inf"), 1, 1], "not finite"),
         ("nodes.0.scale", [0, 0, 0], "extent is zero"),
@@ -346,7 +346,7 @@ def test_damaged_gltf(tmp_path: Path, builder: Any, path: str, value: Any, reaso
     damage(path, value)(good_glb(builder).doc)
     file = builder.glb(tmp_path / "bad.glb")
     if path == "nodes.0.scale" and value == [1e300] * 3:
-        # Absurd but finite: loads like any other size.
+        # Extreme but finite: loads like any other size.
         assert load_mesh(file).faces.shape == (1, 3)
         return
     with pytest.raises(MeshError, match=reason) as caught:
@@ -358,12 +358,12 @@ def test_gltf_indices_and_positions_are_checked(tmp_path: Path, builder: Any) ->
     attributes = {"POSITION": builder.accessor(TRIANGLE)}
     indices = builder.accessor([0, 1, 3], "uint16")
     builder.node(root=True, mesh=builder.mesh({"attributes": attributes, "indices": indices}))
-    with pytest.raises(MeshError, match="names vertex 3 but has 3"):
+    with pytest.raises(MeshError, match="refers to vertex 3 but has only 3"):
         load_mesh(builder.glb(tmp_path / "range.glb"))
     builder.doc["accessors"][indices]["bufferView"] = builder.view(np.array([0, 1, 2], "u2").tobytes())
     builder.doc["accessors"][0]["bufferView"] = builder.view(np.full((3, 3), np.nan, "f4").tobytes())
     del builder.doc["buffers"][0]["byteLength"]
-    with pytest.raises(MeshError, match="not finite"):
+    with pytest.raises(MeshError, match="non-finite positions"):
         load_mesh(builder.glb(tmp_path / "nan.glb"))
 
 
@@ -372,11 +372,11 @@ def test_glb_container(tmp_path: Path, builder: Any) -> None:
     path = tmp_path / "bad.glb"
     for content, reason in (
         (b"glTF" + struct.pack("<II", 1, 20) + b"\0" * 20, "GLB version 1"),
-        (whole[:12] + struct.pack("<I4s", 10**6, b"JSON") + whole[20:], "cut short"),
+        (whole[:12] + struct.pack("<I4s", 10**6, b"JSON") + whole[20:], "a GLB chunk is truncated"),
         (whole[:16] + b"BIN\0" + whole[20:], "no JSON chunk"),
-        (b"[1, 2]", "no glTF document"),
-        (b'{"asset": ', "its JSON cannot be read"),
-        (b"[" * 100000, "its JSON cannot be read"),
+        (b"[1, 2]", "not a glTF document"),
+        (b'{"asset": ', "its JSON cannot be parsed"),
+        (b"[" * 100000, "its JSON cannot be parsed"),
         (json.dumps({"asset": {"version": "2.0"}}).encode(), "no triangles"),
     ):
         path.write_bytes(content)
@@ -424,7 +424,7 @@ def test_find_meshes(tmp_path: Path) -> None:
     assert names(tmp_path / "nothing*") == []
 
 
-def test_load_meshes_reports_and_goes_on(tmp_path: Path) -> None:
+def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "ball.ply").write_bytes(exported("ply"))
@@ -434,14 +434,14 @@ def test_load_meshes_reports_and_goes_on(tmp_path: Path) -> None:
     meshes, refusals = load_meshes(tmp_path)
     assert [mesh.name for mesh in meshes] == ["ball", "ball_3", "ball_2"]
     assert [str(refusal) for refusal in refusals] == [
-        f"{tmp_path}/bad.fbx: FBX cannot be read; convert to GLB, for instance with Blender",
+        f"{tmp_path}/bad.fbx: FBX is not supported; convert it to GLB, for instance with Blender",
         f"{tmp_path}/bad.obj: it has no faces (a point cloud?); export a triangle mesh",
     ]
     assert refusals[0].file == f"{tmp_path}/bad.fbx"
     assert load_meshes(tmp_path / "nothing*") == ([], [])
 
 
-def test_only_skinned_files_bring_a_rig(tmp_path: Path) -> None:
+def test_only_skinned_files_have_a_rig(tmp_path: Path) -> None:
     path = tmp_path / "ball.glb"
     path.write_bytes(exported("glb"))
     assert load_asset(path)[1] is None

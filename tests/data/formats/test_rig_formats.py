@@ -1,4 +1,4 @@
-"""Rig data sets on disk: one small rig in every format gives the same rig; broken ones are refused."""
+"""Reading rigs: one small rig in every format gives the same rig, invalid ones are refused."""
 
 import re
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from data.gltf.skinned import write_skinned_glb
 from data.mesh import normalise
 from data.rig import Rig
 
-# Two triangles, a box of 4 x 2 x 0 around (2, 1, 0): mesh frame = (p - (2, 1, 0)) / 2. Vertex 4 has no face.
+# Two triangles, a box of 4 x 2 x 0 around (2, 1, 0): mesh frame = (p - (2, 1, 0)) / 2. Vertex 4 is unused.
 POINTS = np.array([[0.0, 0, 0], [4, 0, 0], [0, 2, 0], [4, 2, 0], [100, 0, 0]])
 FACES = np.array([[0, 1, 2], [2, 1, 3]])
 JOINTS = np.array([[0.0, 1, 0], [2, 1, 0], [4, 1, 0]])
@@ -53,7 +53,7 @@ def plain_npz(folder: Path, **changes: Any) -> Path:
 
 
 def unirig(folder: Path, **changes: Any) -> Path:
-    """Half precision, object arrays, None for what is not there: as UniRig writes it."""
+    """Half precision, object arrays, None for missing values: as written by UniRig."""
     arrays = {
         "vertices": POINTS.astype(np.float16),
         "vertex_normals": np.zeros((5, 3), dtype=np.float16),
@@ -154,7 +154,7 @@ def refusal(path: Path, limits: RigLimits | None = None) -> str:
     assert len(found) == 1
     assert isinstance(found[0], Refusal)
     assert found[0].file.startswith(str(path))
-    assert ";" in found[0].reason, "it says how to mend the file"
+    assert ";" in found[0].reason, "the reason includes the fix"
     return found[0].reason
 
 
@@ -175,7 +175,7 @@ def test_every_format_gives_the_same_rig(
     path = write(tmp_path)
     read = only(path)
     mesh, rig = read.rigged.mesh, read.rigged.rig
-    # The vertex of no face does not widen the box: (0, 0, 0) becomes (-1, -1/2, 0).
+    # The unreferenced vertex does not extend the box: (0, 0, 0) becomes (-1, -1/2, 0).
     np.testing.assert_allclose(
         mesh.vertices, [[-1, -0.5, 0], [1, -0.5, 0], [-1, 0.5, 0], [1, 0.5, 0]], atol=atol
     )
@@ -187,7 +187,7 @@ def test_every_format_gives_the_same_rig(
     assert rig.names == ("hip", "knee", "foot")
     np.testing.assert_allclose(rig.weights, SKIN[:4], atol=atol)
     assert (read.rigged.name, read.rigged.class_name) == (name, class_name)
-    dropped = () if write in (glb, own) else ("1 vertices of no face dropped",)
+    dropped = () if write in (glb, own) else ("1 unreferenced vertices dropped",)
     assert read.notes == dropped
     assert read.rigged.source.startswith("first.glb" if write is own else str(path))
 
@@ -205,7 +205,7 @@ def test_creatures_survive_glb_and_npz(tmp_path: Path) -> None:
 
 
 def test_joints_without_matrices(tmp_path: Path) -> None:
-    """Specification, section 13: matrices that are no (J, 4, 4) count for nothing if there are joints."""
+    """Specification, section 13: matrices of a shape other than (J, 4, 4) are ignored if there are joints."""
     for matrix_local in (None, ..., matrices()[0]):
         rig = only(unirig(tmp_path, matrix_local=matrix_local)).rigged.rig
         np.testing.assert_array_equal(rig.joints, [[-1, 0, 0], [0, 0, 0], [1, 0, 0]])
@@ -225,7 +225,7 @@ def test_parents_and_names_of_other_kinds(tmp_path: Path) -> None:
         assert read.rigged.rig.names == ("bone_0", "bone_1", "bone_2")
     read = only(unirig(tmp_path, names=objects(["a", "a", None])))
     assert read.rigged.rig.names == ("a", "a_2", "bone_2")
-    assert read.notes[1:] == ("2 empty or repeated joint names replaced",)
+    assert read.notes[1:] == ("2 empty or duplicate joint names replaced",)
 
 
 def test_repairs_of_order_roots_and_weights(tmp_path: Path) -> None:
@@ -238,28 +238,28 @@ def test_repairs_of_order_roots_and_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rig.joints[:, 0], [1, -1, 0])
     np.testing.assert_array_equal(rig.weights, [[0, 1, 0], [1, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])
     assert read.notes == (
-        "1 vertices of no face dropped",
+        "1 unreferenced vertices dropped",
         "2 roots joined",
         "joints reordered so that parents come first",
-        "weights of 3 vertices did not sum to 1",
-        "1 vertices bound to no joint",
+        "weights of 3 vertices normalised to sum to 1",
+        "1 vertices not bound to any joint",
     )
 
 
-def test_the_named_root_keeps_its_place(tmp_path: Path) -> None:
-    """Articulation-XL: joint 2 is named the root although joint 0 has the descendants."""
+def test_root_index_decides_the_root(tmp_path: Path) -> None:
+    """Articulation-XL: root_index is joint 2 although joint 0 has the descendants."""
     entry = articulation_entry(bones=np.array([[0, 1]]), root_index=2)
     read = only(articulation(tmp_path, entry))
     assert read.rigged.rig.names == ("foot", "hip", "knee")
     assert read.rigged.rig.parents.tolist() == [-1, 0, 1]
 
 
-def test_rounding_below_zero_is_mended(tmp_path: Path) -> None:
+def test_rounding_below_zero_is_repaired(tmp_path: Path) -> None:
     skin = SKIN.copy()
     skin[0, 1] = -1e-6
     read = only(plain_npz(tmp_path, skin=skin))
     np.testing.assert_array_equal(read.rigged.rig.weights, SKIN[:4])
-    assert "1 weights a little below 0 set to 0" in read.notes
+    assert "1 slightly negative weights set to 0" in read.notes
 
 
 def nan_at(array: np.ndarray, *place: int) -> np.ndarray:
@@ -274,33 +274,33 @@ def nan_at(array: np.ndarray, *place: int) -> np.ndarray:
         ({"vertices": ...}, "no vertices"),
         ({"faces": None}, "no faces"),
         ({"faces": np.zeros((0, 3), int)}, "no faces"),
-        ({"faces": FACES + 9}, "names vertex 12"),
+        ({"faces": FACES + 9}, "refers to vertex 12"),
         ({"vertices": nan_at(POINTS, 1, 1)}, "not finite"),
-        ({"vertices": np.array("x")}, "no array of numbers"),
-        ({"vertices": POINTS + 1j}, "no array of numbers"),
+        ({"vertices": np.array("x")}, "not an array of numbers"),
+        ({"vertices": POINTS + 1j}, "not an array of numbers"),
         ({"vertices": POINTS * 0}, "extent is zero"),
         ({"matrix_local": ...}, "no skeleton"),
         ({"matrix_local": matrices(nan_at(JOINTS, 2, 0))}, "joint 2 is not finite"),
-        ({"matrix_local": matrices(JOINTS * 100)}, "joint 2 lies 199 half sides"),
-        ({"matrix_local": matrices(JOINTS * 0)}, "all in one place"),
+        ({"matrix_local": matrices(JOINTS * 100)}, "joint 2 is 199 half side lengths"),
+        ({"matrix_local": matrices(JOINTS * 0)}, "3 joints all coincide"),
         ({"parents": ...}, "no parents"),
-        ({"parents": np.array([-1, 0])}, "one joint for each of 3"),
+        ({"parents": np.array([-1, 0])}, "not a list of 3 entries"),
         ({"parents": objects([None, 0, "hip"])}, "parent of joint 2 is 'hip'"),
         ({"parents": np.array([-1, 0, 0.5])}, "parent of joint 2 is 0.5"),
         ({"parents": np.array([-1, 0, np.nan])}, "parent of joint 2 is nan"),
-        ({"parents": np.array([-1, 0, 3])}, "joint 2 names parent 3 of 3"),
-        ({"parents": np.array([-1, 0, -2])}, "joint 2 names parent -2 of 3"),
-        ({"parents": np.array([1, 2, 0])}, "no joint is a root"),
-        ({"parents": np.array([-1, 2, 1])}, "the parents of joint 1 run in a circle"),
+        ({"parents": np.array([-1, 0, 3])}, "joint 2 has parent 3, but there are 3 joints"),
+        ({"parents": np.array([-1, 0, -2])}, "joint 2 has parent -2, but there are 3 joints"),
+        ({"parents": np.array([1, 2, 0])}, "no joint is a root because the parents form a cycle"),
+        ({"parents": np.array([-1, 2, 1])}, "the parents of joint 1 form a cycle"),
         ({"joint_names": np.array(["a"])}, "1 joint names for 3 joints"),
-        ({"joint_names": np.array([1, 2, 3])}, "1 is no joint name"),
-        ({"skin": ...}, "no skin weights"),
-        ({"skin": None}, "no skin weights"),
+        ({"joint_names": np.array([1, 2, 3])}, "1 is not a joint name"),
+        ({"skin": ...}, "no skinning weights"),
+        ({"skin": None}, "no skinning weights"),
         ({"skin": SKIN[:, :2]}, r"shape \(5, 2\) for 5 vertices and 3 joints"),
         ({"skin": nan_at(SKIN, 3, 1)}, "vertex 3 are NaN"),
         ({"skin": SKIN - 0.5}, "negative"),
-        ({"skin": SKIN * 0}, "all of its skin weights are 0"),
-        ({"skin": objects([[1, 2], [3]])}, "no array of numbers"),
+        ({"skin": SKIN * 0}, "all of its skinning weights are 0"),
+        ({"skin": objects([[1, 2], [3]])}, "not an array of numbers"),
     ],
 )
 def test_broken_rigs_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
@@ -331,24 +331,24 @@ def test_one_broken_rig_of_many_is_refused_alone(tmp_path: Path) -> None:
     ]
     expected = [
         "sparse weights have",
-        "no skin weights",
+        "no skinning weights",
         r"shape [3, 5] for 5 vertices",
         "joint 2 has two parents, 0 and 1",
-        "names a joint that is not one of 3",
+        "refers to a joint outside the 3 joints",
         "its root, joint 1, has a parent",
         "root_index 7",
-        "names joint 3 of 3",
+        "refers to joint 3 of 3",
         "NaN",
     ]
     for reason, part in zip(reasons, expected, strict=True):
         assert part in reason
 
 
-def test_lists_of_rigs_that_are_none(tmp_path: Path) -> None:
+def test_invalid_lists_of_rigs(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", objects([1, 2]))
-    assert "no list of rigs" in refusal(tmp_path / "a.npz")
+    assert "not a list of rigs" in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", np.zeros(3))
-    assert "no list of rigs" in refusal(tmp_path / "a.npz")
+    assert "not a list of rigs" in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", objects([]))
     assert "empty" in refusal(tmp_path / "a.npz")
     np.savez(tmp_path / "a.npz", other=np.zeros(3))
@@ -375,13 +375,13 @@ def test_pickles_are_not_run(tmp_path: Path) -> None:
     ("old", "new", "reason"),
     [
         ("hier knee foot\n", "", "'foot' has no parent and is not the root"),
-        ("hier knee foot\n", "hier knee fo", "unknown|joint 'fo' that it does not have"),
+        ("hier knee foot\n", "hier knee fo", "refers to joint 'fo', which it does not define"),
         ("hier knee foot\n", "hier knee", "line 11, 'hier knee', cannot be read"),
         ("skin 2 hip 0.5 knee 0.5", "skin 2 hip 0.5 knee", "line 7"),
         ("skin 2 hip 0.5", "skin two hip 0.5", "line 7"),
-        ("skin 4", "skin 5", "names vertex 5 of 5"),
-        ("skin 4", "skin -1", "names vertex -1 of 5"),
-        ("skin 4", "skin 99999999999999999999", "names vertex 99999999999999999999"),
+        ("skin 4", "skin 5", "refers to vertex 5 of 5"),
+        ("skin 4", "skin -1", "refers to vertex -1 of 5"),
+        ("skin 4", "skin 99999999999999999999", "refers to vertex 99999999999999999999"),
         ("skin 2 hip 0.5", "skin 2 hip nan", "vertex 2 are NaN"),
         ("joints foot 4 1 0", "joints hip 4 1 0", "two joints are named 'hip'"),
         ("joints foot 4 1 0", "joints foot 4 1", "line 3"),
@@ -398,8 +398,8 @@ def test_broken_rignet_texts(tmp_path: Path, old: str, new: str, reason: str) ->
     assert re.search(reason, refusal(rignet(tmp_path, RIG_TEXT.replace(old, new))))
 
 
-def test_every_cut_of_a_rignet_text_is_refused(tmp_path: Path) -> None:
-    """Cut anywhere, also between lines; only the last name's own letters and line end are no loss."""
+def test_every_truncation_of_a_rignet_text_is_refused(tmp_path: Path) -> None:
+    """Truncated anywhere, also between lines, except within the last joint name."""
     for size in range(len("hier knee foot\n"), len(RIG_TEXT)):
         refusal(rignet(tmp_path, RIG_TEXT[: len(RIG_TEXT) - size]))
 
@@ -415,7 +415,7 @@ def test_rignet_meshes(tmp_path: Path) -> None:
     # A quad becomes two triangles; vertex lines keep their numbers.
     quad = rignet(tmp_path, obj=OBJ_TEXT.split("f")[0] + "f 1 2 4 3\n")
     assert only(quad).rigged.mesh.faces.tolist() == [[0, 1, 3], [0, 3, 2]]
-    assert "names vertex 9" in refusal(rignet(tmp_path, obj=OBJ_TEXT.replace("f 1", "f 9")))
+    assert "refers to vertex 9" in refusal(rignet(tmp_path, obj=OBJ_TEXT.replace("f 1", "f 9")))
     assert "vertex cannot be read" in refusal(rignet(tmp_path, obj=OBJ_TEXT.replace("100", "1x")))
 
 
@@ -423,11 +423,11 @@ def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "a.fbx").write_bytes(b"x")
     assert "FBX" in refusal(tmp_path / "a.fbx")
     (tmp_path / "a.blend").write_bytes(b"x")
-    assert "no rig format is named .blend" in refusal(tmp_path / "a.blend")
+    assert "unknown rig format .blend" in refusal(tmp_path / "a.blend")
     (tmp_path / "a.npz").write_bytes(b"")
     assert "empty" in refusal(tmp_path / "a.npz")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xff")
-    assert "no text" in refusal(tmp_path / "a.txt")
+    assert "not a text file" in refusal(tmp_path / "a.txt")
     assert "cannot be read" in refusal(tmp_path / "missing.npz")
     creature = make_creature(0)
     trimesh.Trimesh(creature.mesh.vertices, creature.mesh.faces).export(tmp_path / "plain.glb")
@@ -440,7 +440,7 @@ def test_limits(tmp_path: Path) -> None:
     assert "3 joints, the limit is 2" in refusal(path, RigLimits(max_joints=2))
     assert "the limit is 0; split" in refusal(path, replace(RigLimits(), max_npz_bytes=10))
     only(path, RigLimits(max_faces=2, max_joints=3))
-    assert "MiB" in refusal(rignet(tmp_path), RigLimits(max_bytes=3))
+    assert "larger than 0 MiB" in refusal(rignet(tmp_path), RigLimits(max_bytes=3))
 
 
 def test_find_rigs(tmp_path: Path) -> None:

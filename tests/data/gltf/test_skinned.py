@@ -1,4 +1,4 @@
-"""Rigged GLB files: bind pose, joint order, every way to store weights, writing and the round trip."""
+"""Reading and writing skinned GLB files: bind pose, the round trip, the structure of the file."""
 
 import json
 import struct
@@ -249,20 +249,20 @@ def attribute(name: str, make: Any) -> Any:
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
-        (bad_weights(np.nan), "skin weights that are NaN"),
-        (bad_weights(np.inf), "skin weights that are NaN or infinite"),
-        (bad_weights(-0.5), "negative skin weights"),
+        (bad_weights(np.nan), "skinning weights that are NaN"),
+        (bad_weights(np.inf), "skinning weights that are NaN or infinite"),
+        (bad_weights(-0.5), "negative skinning weights"),
         (bad_matrix(np.zeros((4, 4))), "inverse bind matrix 1 of skins.0. cannot be inverted"),
         (bad_matrix(np.full((4, 4), np.nan)), "not finite"),
         (lambda b: b.doc["skins"][0].update(joints=[1, 2, 2]), "2 inverse bind matrices for 3 joints"),
         (lambda b: b.doc["skins"][0].update(joints=[]), "has no joints"),
         (lambda b: b.doc["skins"][0].update(joints=[1, 77]), "not in the scene"),
         (lambda b: b.doc["skins"][0].pop("joints"), "malformed"),
-        (lambda b: b.doc["skins"].clear(), r"skins\[0\] but has 0"),
+        (lambda b: b.doc["skins"].clear(), r"skins\[0\] but has only 0"),
         (attribute("WEIGHTS_0", None), "only one of JOINTS_0 and WEIGHTS_0"),
         (
             attribute("JOINTS_0", lambda b: b.accessor(SLOTS + 5, "uint8")),
-            "bound to joint 6 of a skin with 2",
+            "bound to joint 6 of a skin that has only 2",
         ),
         (attribute("JOINTS_0", lambda b: b.accessor(SLOTS[:3], "uint8")), "wrong shape"),
         (attribute("JOINTS_0", lambda b: b.accessor(SLOTS, "float32")), "wrong shape or type"),
@@ -332,7 +332,7 @@ def parse(path: Path) -> tuple[dict, bytes]:
 
 @pytest.mark.parametrize(("joints", "component"), [(3, 5121), (256, 5121), (257, 5123)])
 def test_structure_of_the_written_file(tmp_path: Path, joints: int, component: int) -> None:
-    """What the glTF 2.0 specification asks of a skinned file, checked on the raw bytes."""
+    """What the glTF 2.0 specification requires of a skinned file, checked on the raw bytes."""
     rng = np.random.default_rng(joints)
     creature = make_creature(4)
     chain = Rig(
@@ -418,7 +418,7 @@ def test_bad_weights_are_not_written(tmp_path: Path) -> None:
     path = tmp_path / "rig.glb"
     path.write_bytes(b"before")
     creature.rig.weights[3, 1] = np.nan  # after construction, as a decoder's output might be
-    with pytest.raises(MeshError, match=rf"^{path}: the skin weights of vertex 3 are NaN"):
+    with pytest.raises(MeshError, match=rf"^{path}: the skinning weights of vertex 3 are NaN"):
         write_skinned_glb(path, creature.mesh, creature.rig)
     short = replace(creature.rig, weights=np.ones((2, len(creature.rig.joints))))
     with pytest.raises(MeshError, match="2 rows of weights for"):
