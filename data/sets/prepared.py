@@ -103,8 +103,9 @@ class PreparedRigs(Sequence[RiggedMesh]):
         rigs = read_manifest(folder).rigs
         self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
         if not self.entries:
+            fix = "run `python -m data.prepare` with more rigs or another --eval"
             where = f" in the {split!r} split" if split and rigs else ""
-            raise MeshError(f"{self.folder}: it has no rigs{where}; prepare more rigs or change --eval")
+            raise MeshError(f"{self.folder}: it has no rigs{where}; {fix}")
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -1,8 +1,9 @@
-"""A small glTF writer of its own for tests: it can write what no exporter should."""
+"""Fixtures of the data tests: a glTF writer that can also write invalid files, and a check for silence."""
 
 import base64
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,12 @@ class GltfBuilder:
 @pytest.fixture
 def builder() -> GltfBuilder:
     return GltfBuilder()
+
+
+@pytest.fixture
+def silent(capfd: pytest.CaptureFixture[str]) -> Any:
+    """Fails a test that warns or prints."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    assert capfd.readouterr() == ("", "")

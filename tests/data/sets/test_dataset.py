@@ -22,7 +22,6 @@ from data import (
     split,
     write_skinned_glb,
 )
-from data.formats.load import unique_names
 from data.rig import reorder
 
 
@@ -120,16 +119,6 @@ def test_split_depends_on_the_seed_and_refuses() -> None:
             split(few, count)
     with pytest.raises(ValueError, match="two items are named '3'"):
         split([*items, Item("3")], 2)
-
-
-@given(st.lists(st.sampled_from(["a", "a_2", "a_2_2", "a_3", "b"]), max_size=12))
-def test_unique_names(names: list[str]) -> None:
-    unique = unique_names(names)
-    assert len(set(unique)) == len(names)
-    for place, name in enumerate(names):
-        assert unique[place].startswith(name)
-        if name not in names[:place]:
-            assert unique[place] == name
 
 
 def test_rotated_creatures_keep_their_rig_inside_and_their_names() -> None:
