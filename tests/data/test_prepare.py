@@ -1,9 +1,7 @@
 """Preparing rigs: what is written, refused and split, resuming, and the command's exit codes."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,43 +11,11 @@ import data.prepare as module
 from data.creatures import make_creature
 from data.formats.rig_formats import RigLimits
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
-from data.gltf.skinned import write_skinned_glb
 from data.mesh import MeshError
 from data.prepare import PrepareSettings, main, prepare
 from data.rig import Rig
-from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest, write_manifest
-
-
-def write_unirig(folder: Path, seed: int, nan: bool = False) -> Path:
-    creature = make_creature(seed)
-    weights = creature.rig.weights.copy()
-    if nan:
-        weights[0, 0] = np.nan
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "raw_data.npz",
-        vertices=creature.mesh.vertices,
-        faces=creature.mesh.faces,
-        joints=creature.rig.joints,
-        parents=np.array([None, *creature.rig.parents[1:].tolist()], dtype=object),
-        names=list(creature.rig.names),
-        skin=weights,
-        cls=None,
-    )
-    return folder / "raw_data.npz"
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """Six files: four usable, one with NaN weights, one truncated."""
-    folder = tmp_path / "raw"
-    for seed, place in enumerate(("cats/a", "cats/b", "dogs/a")):
-        write_unirig(folder / place, seed)
-    write_unirig(folder / "nan", 3, nan=True)
-    creature = make_creature(4)
-    write_skinned_glb(folder / "wolf é.glb", creature.mesh, creature.rig)
-    (folder / "cut.glb").write_bytes((folder / "wolf é.glb").read_bytes()[:500])
-    return folder
+from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest
+from tests.data.rig_files import write_unirig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -280,48 +246,6 @@ def test_ctrl_c_and_a_failing_disk(
         monkeypatch.setattr(module, "write_rig_npz", call)
         assert main([str(raw), "--out", str(tmp_path / "out")]) == code
         assert text in capsys.readouterr().err
-
-
-def test_prepared_rigs(raw: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = prepare([raw], out, PrepareSettings(0.25))
-    train, held_out, both = (PreparedRigs(out, which) for which in ("train", "eval", None))  # type: ignore[arg-type]
-    assert (len(train), len(held_out), len(both)) == (3, 1, 4)
-    assert [rigged.name for rigged in both] == [rig.name for rig in manifest.rigs]
-    assert [rigged.name for rigged in train[1:]] == [train[1].name, train[-1].name]
-    assert {rigged.name for rigged in train} & {rigged.name for rigged in held_out} == set()
-    (out / train.entries[0].file).write_bytes(b"x")
-    with pytest.raises(MeshError, match="not a complete NPZ"):
-        train[0]
-
-
-def test_empty_sets_are_refused(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(MeshError, match=r"python -m data\.prepare"):
-        PreparedRigs(tmp_path / "missing")
-    manifest = prepare([raw], tmp_path / "out", PrepareSettings(0))
-    with pytest.raises(MeshError, match="no rigs in the 'eval' split"):
-        PreparedRigs(tmp_path / "out", "eval")
-    write_manifest(tmp_path / "out", replace(manifest, rigs=()))
-    with pytest.raises(MeshError, match="it has no rigs;"):
-        PreparedRigs(tmp_path / "out")
-
-
-def test_damaged_manifests(raw: Path, tmp_path: Path) -> None:
-    prepare([raw], tmp_path / "out")
-    path = tmp_path / "out" / MANIFEST
-    good = json.loads(path.read_text())
-    rig = good["rigs"][0]
-    for content, reason in (
-        ("{", "damaged"),
-        ("[]", "not a manifest"),
-        (json.dumps(good | {"version": 9}), "format version is 9, not 1"),
-        (json.dumps(good | {"rigs": [{"name": "x"}]}), "an entry is damaged"),
-        (json.dumps(good | {"rigs": [rig | {"file": "../../secret.npz"}]}), "an entry is damaged"),
-        (json.dumps(good | {"rigs": [rig | {"split": "test"}]}), "an entry is damaged"),
-    ):
-        path.write_text(content)
-        with pytest.raises(MeshError, match=reason):
-            read_manifest(tmp_path / "out")
 
 
 def test_repaired_rigs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
