@@ -70,7 +70,7 @@ class Body:
         return bool(self.rng.random() < probability)
 
     def pick(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
+        """A random integer from low to high, both included."""
         return int(self.rng.integers(low, high + 1))
 
     def joint(self, name: str, position: ArrayLike, parent: int) -> int:
