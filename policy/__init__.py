@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from policy.bundle import PolicyError as PolicyError
     from policy.bundle import RigPolicy as RigPolicy
     from policy.bundle import load as load
+    from policy.skintokens.configuration import SkinVAEConfig as SkinVAEConfig
     from policy.skintokens.fsq import FSQ as FSQ
     from policy.skintokens.skin_vae import SkinVAE as SkinVAE
-    from policy.skintokens.skin_vae import SkinVAEConfig as SkinVAEConfig
     from policy.tokenrig.configuration import TokenRigConfig as TokenRigConfig
     from policy.tokenrig.mesh_encoder import MeshEncoder as MeshEncoder
     from policy.tokenrig.mesh_encoder import MeshEncoderConfig as MeshEncoderConfig
@@ -36,7 +36,7 @@ _HOME = {
     "TokenRigForCausalLM": "tokenrig.modeling",
     "TokenRigOutput": "tokenrig.modeling",
     "SkinVAE": "skintokens.skin_vae",
-    "SkinVAEConfig": "skintokens.skin_vae",
+    "SkinVAEConfig": "skintokens.configuration",
     "Vocabulary": "tokens.vocabulary",
 }
 
