@@ -14,15 +14,8 @@ from peft import LoraConfig, get_peft_model
 from policy.bundle import PolicyError, RigPolicy, load
 from policy.convert import describe, export_checkpoint, import_checkpoint, main
 from policy.released.checkpoint import CheckpointError, read_checkpoint, read_safetensors
-from policy.released.rig_settings import rig_hyper_parameters
-from policy.released.vae_settings import vae_hyper_parameters
-from policy.skintokens.configuration import SkinVAEConfig
-from policy.skintokens.skin_vae import SkinVAE
-from policy.tokenrig.configuration import TokenRigConfig
-from policy.tokenrig.mesh_encoder import MeshEncoderConfig
 from policy.tokenrig.modeling import TokenRigForCausalLM
-from policy.tokens.vocabulary import Vocabulary
-from tests.policy.reference_checkpoint import RIG, VAE, edited
+from tests.policy.checkpoint_pairs import RIG, VAE, edited, random_checkpoints
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
@@ -138,62 +131,6 @@ def test_export_has_the_released_keys_order_and_shared_head(imported, tmp_path):
     assert (tmp_path / "a.ckpt").stat().st_size < 1.01 * RIG.stat().st_size
 
 
-def other_release(
-    tmp_path: Path, prefix: str, infix: str, dtype: torch.dtype, **changes
-) -> tuple[Path, Path]:
-    """A checkpoint pair with random weights in another layout."""
-    torch.manual_seed(0)
-    vae_changes = {
-        "fsq_levels": (5, 4, 3),
-        "latent_channels": 16,
-        "fsq_dim": 16,
-        "tokens_per_skin": 2,
-        "width_encoder": 24,
-        "width_decoder": 32,
-        **changes.pop("vae", {}),
-    }
-    base = {
-        "cond_tokens": 6,
-        "compress_tokens": 8,
-        "sample_tokens": 8,
-        "num_attention_heads": 4,
-        "num_layers_encoder": 1,
-        "num_layers_decoder": 1,
-    }
-    vae = SkinVAE(SkinVAEConfig(**{**base, **vae_changes}))
-    encoder = MeshEncoderConfig(
-        width=24, heads=2, num_encoder_layers=1, token_num=4, **changes.pop("mesh_encoder", {})
-    )
-    config = TokenRigConfig(
-        vocabulary=Vocabulary(
-            bins=64,
-            parts=(),
-            classes=("a", "b"),
-            codebook=vae.config.codebook_size,
-            tokens_per_skin=vae.config.tokens_per_skin,
-        ).to_dict(),
-        mesh_encoder=encoder.to_dict(),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=48,
-    )
-    model = TokenRigForCausalLM(config)
-    state = {f"vae.{name}": t for name, t in vae.state_dict().items()} | dict(model.state_dict())
-    named = {prefix + name.replace("model.", f"model.{infix}", 1): t.to(dtype) for name, t in state.items()}
-    torch.save(
-        {"state_dict": named, "hyper_parameters": rig_hyper_parameters(config, vae.config)},
-        tmp_path / "rig.ckpt",
-    )
-    own = {f"model.{name}": t.to(dtype) for name, t in vae.state_dict().items()}
-    torch.save(
-        {"state_dict": own, "hyper_parameters": vae_hyper_parameters(vae.config)}, tmp_path / "vae.ckpt"
-    )
-    return tmp_path / "rig.ckpt", tmp_path / "vae.ckpt"
-
-
 @pytest.mark.parametrize(
     ("prefix", "infix", "dtype", "changes"),
     [
@@ -213,7 +150,7 @@ def other_release(
     ],
 )
 def test_every_layout(tmp_path, prefix, infix, dtype, changes):
-    rig, vae = other_release(tmp_path, prefix, infix, dtype, **changes)
+    rig, vae = random_checkpoints(tmp_path, prefix, infix, dtype, **changes)
     release = import_checkpoint(rig, tmp_path / "policy", vae=vae)
     assert release.unused == ()
     policy = load(tmp_path / "policy")
@@ -236,7 +173,7 @@ def test_every_layout(tmp_path, prefix, infix, dtype, changes):
 
 
 def test_without_the_vae_checkpoint_released_values_are_assumed(tmp_path, capsys):
-    rig, vae = other_release(
+    rig, vae = random_checkpoints(
         tmp_path,
         "model.",
         "",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from policy.released.checkpoint import CheckpointError, read_checkpoint
-from tests.policy.reference_checkpoint import RIG
+from tests.policy.checkpoint_pairs import RIG
 
 
 class MaliciousImport:

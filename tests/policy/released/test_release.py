@@ -3,7 +3,7 @@ import torch
 
 from policy.released.checkpoint import CheckpointError, read_checkpoint
 from policy.released.release import parse_release
-from tests.policy.reference_checkpoint import VAE, edited
+from tests.policy.checkpoint_pairs import VAE, edited
 
 
 @pytest.mark.parametrize(
