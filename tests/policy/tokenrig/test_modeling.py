@@ -134,7 +134,7 @@ def test_completion_log_probs_are_those_of_the_masked_logits(model, condition, t
 
 
 def test_completion_needs_a_prompt(model, condition, ids):
-    with pytest.raises(ValueError, match="needs a prompt"):
+    with pytest.raises(ValueError, match="a completion of 30 ids needs a prompt before it; got 30 positions"):
         model(input_ids=ids, completion_ids=ids)
 
 
@@ -239,7 +239,7 @@ def test_lora(fresh_model, golden, ids):
 def test_errors(model, condition, ids):
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model(mesh_embeds=condition)
-    with pytest.raises(ValueError, match="1 conditionings for 2 rows"):
+    with pytest.raises(ValueError, match="1 mesh embeddings for 2 rows: pass mesh_index"):
         model(input_ids=ids.repeat(2, 1), mesh_embeds=condition)
     with pytest.raises(ValueError, match="points need normals"):
         model(input_ids=ids, points=torch.zeros(1, 8, 3))
