@@ -162,7 +162,7 @@ def test_the_released_reading_wraps_the_early_eos() -> None:
     skeleton, codes = split_rig([9, 15, 1, 2, 3, 10, 18, 22], SMALL, strict=False)
     assert (skeleton, codes.tolist()) == ([9, 15, 1, 2, 3, 10], [[1, 0]])
     assert split_rig([9, 15, 1, 2, 3, 10, 10, 22], SMALL, strict=False)[1].tolist() == [[3, 0]]
-    with pytest.raises(RigTokenError, match="cut short: 1 of the 2"):
+    with pytest.raises(RigTokenError, match="truncated: 1 of the 2"):
         split_rig([9, 15, 1, 2, 3, 10, 18], SMALL, strict=False)
 
 

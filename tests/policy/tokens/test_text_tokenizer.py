@@ -76,15 +76,15 @@ def test_prompts_round_trip() -> None:
         for k in (0, 7, 123_456_789):
             text = mesh_prompt(k, SMALL.class_id(name), SMALL)
             assert parse_mesh_prompt(text, SMALL) == (k, SMALL.class_id(name))
-    assert TOKENIZER("<mesh:7> <bos> <class:none>").input_ids == [19, 17, 22]  # the handle is no word
+    assert TOKENIZER("<mesh:7> <bos> <class:none>").input_ids == [19, 17, 22]  # the mesh is not a word
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<bos> <class:fox2>", "names no mesh"),
-        ("<mesh:-1> <bos> <class:fox2>", "names no mesh"),
-        ("<mesh:1> <bos> <class:fox2> 3", "names no mesh"),
+        ("<bos> <class:fox2>", "is malformed; write it as"),
+        ("<mesh:-1> <bos> <class:fox2>", "is malformed; write it as"),
+        ("<mesh:1> <bos> <class:fox2> 3", "is malformed; write it as"),
         ("<mesh:1> <bos> <class:wolf>", "'wolf'; known classes are none, fox2, y3z"),
     ],
 )
@@ -96,5 +96,5 @@ def test_other_prompts_are_refused(text: str, message: str) -> None:
 def test_prompts_of_no_mesh_or_class_are_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         mesh_prompt(-1, SMALL.class_none, SMALL)
-    with pytest.raises(ValueError, match="token 3 is no class"):
+    with pytest.raises(ValueError, match="token 3 is not a class"):
         mesh_prompt(0, 3, SMALL)
