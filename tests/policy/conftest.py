@@ -1,4 +1,4 @@
-"""Reference outputs of the upstream code and the tiny random checkpoint that they belong to."""
+"""Fixtures: reference outputs of the upstream code and the tiny random checkpoint that produced them."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -54,7 +54,7 @@ def test_released_rig_with_the_early_end(policy, golden):
         policy.decode_rig(ids, *cloud, strict=True)
 
 
-def test_weights_where_they_are_wanted(policy, golden):
+def test_weights_at_query_points(policy, golden):
     cloud = (golden["points"], golden["normals"])
     rig = policy.decode_rig(
         golden["decode_ids"],
@@ -91,7 +91,7 @@ def test_the_directory_is_a_hugging_face_model(policy, saved):
     assert len(AutoTokenizer.from_pretrained(saved)) == policy.vocabulary.size
 
 
-def test_half_size_storage(policy, tmp_path, golden):
+def test_saved_in_bfloat16(policy, tmp_path, golden):
     policy.save(tmp_path / "a")
     policy.save(tmp_path / "b", dtype=torch.bfloat16)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in "ab"]
@@ -151,7 +151,7 @@ def test_adapters_are_merged(policy, saved, fresh_model, tmp_path, golden):
                 parameter.fill_(0.05)
     wrapped.peft_config["default"].base_model_name_or_path = str(base)
     wrapped.save_pretrained(tmp_path / "checkpoint-3")
-    merged = load(tmp_path / "checkpoint-3")  # the base's skin VAE belongs to it
+    merged = load(tmp_path / "checkpoint-3")  # with the base's skin VAE
     condition = merged.encode_mesh(golden["points"][None], golden["normals"][None])
     ids = golden["lm_prefix"][None]
     with torch.no_grad():

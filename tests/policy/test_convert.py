@@ -27,7 +27,7 @@ def imported(tmp_path):
 
 
 def trained(directory: Path, out: Path) -> Path:
-    """A trainer's checkpoint of the imported policy: fp32, one weight of the language model moved."""
+    """A trainer's checkpoint of the imported policy: fp32, one weight of the language model changed."""
     model = load(directory).model
     with torch.no_grad():
         model.transformer.model.norm.weight[0] = 2.0
@@ -149,7 +149,7 @@ def test_export_has_the_released_keys_order_and_shared_head(imported, tmp_path):
         ("model.", "", torch.bfloat16, {"vae": {"fsq_dim": 3, "latent_channels": 3}}),
     ],
 )
-def test_every_layout(tmp_path, prefix, infix, dtype, changes):
+def test_other_layouts_round_trip(tmp_path, prefix, infix, dtype, changes):
     rig, vae = random_checkpoints(tmp_path, prefix, infix, dtype, **changes)
     release = import_checkpoint(rig, tmp_path / "policy", vae=vae)
     assert release.unused == ()
@@ -243,7 +243,7 @@ def test_adapters_are_merged(imported, tmp_path):
     assert any("PEFT adapters of" in line for line in describe(tmp_path / "checkpoint-2"))
 
 
-def test_a_policy_that_was_never_released(fresh_model, vae, tmp_path):
+def test_a_policy_that_was_not_imported(fresh_model, vae, tmp_path):
     RigPolicy(fresh_model, vae).save(tmp_path / "own")
     export_checkpoint(tmp_path / "own", tmp_path / "rig.ckpt", vae_out=tmp_path / "vae.ckpt")
     release = import_checkpoint(
@@ -262,7 +262,7 @@ def test_info(imported, tmp_path, capsys):
     for path in (RIG, imported):
         assert main(["info", str(path)]) == 0
         text = capsys.readouterr().out
-        # Sizes of the shipped file, counted in it: 2828 x 64 embedding and so on.
+        # Counted in the reference file: 2828 x 64 embedding and so on.
         for part in (
             "87,216",
             "3,200",

@@ -33,7 +33,7 @@ def test_unsupported_settings_are_refused(tmp_path, where, value, message):
         parse_release(read_checkpoint(edited(tmp_path / "bad.ckpt", change)), read_checkpoint(VAE))
 
 
-def test_missing_and_wrong_tensors_are_all_named(tmp_path):
+def test_all_missing_and_wrong_tensors_are_reported(tmp_path):
     def change(content):
         state = content["state_dict"]
         del state["model.transformer.model.norm.weight"]

@@ -1,4 +1,4 @@
-"""Log-probabilities: sliced and chunked equals plain, values and gradients, and equals what was sampled."""
+"""Log-probabilities: sliced and chunked values and gradients equal plain ones, and those of sampling."""
 
 import math
 from typing import Any
@@ -201,7 +201,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
     torch.testing.assert_close(within, plain)
 
 
-def test_no_more_logits_at_once_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = policy.tokenrig.log_probs._masked_logits
 

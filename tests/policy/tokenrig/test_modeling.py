@@ -1,4 +1,3 @@
-import json
 
 import pytest
 import torch
@@ -174,18 +173,6 @@ def test_save_and_load(fresh_model, golden, tmp_path):
     assert low.dtype == torch.bfloat16
     assert logits.dtype == torch.float32  # whatever the precision, as the log-probabilities
     torch.testing.assert_close(logits, full, rtol=0, atol=0.05)
-
-
-def test_configuration_follows_the_vocabulary(tiny_config, tmp_path):
-    assert tiny_config.vocab_size == 267 + 2560 + 1
-    assert (tiny_config.bos_token_id, tiny_config.eos_token_id, tiny_config.pad_token_id) == (257, 2827, 259)
-    tiny_config.save_pretrained(tmp_path)
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-    released = TokenRigConfig()
-    assert released.vocab_size == 33036
-    assert released.get_qwen3().rope_parameters["rope_theta"] == 1e6
-    with pytest.raises(ValueError, match="heds"):
-        TokenRigConfig(mesh_encoder={"heds": 8})
 
 
 def test_released_size_and_names():

@@ -1,4 +1,4 @@
-"""Text tokenizer: every id has one word, text and ids convert both ways, also after saving."""
+"""Text tokenizer: every id has one word, and text and ids round-trip, also after saving and loading."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from policy.tokens.text_tokenizer import build_text_tokenizer, mesh_prompt, parse_mesh_prompt, render, words
 from policy.tokens.vocabulary import Vocabulary
 
-# "fox2" and "x1": names that look as if they held a coordinate
+# "fox2" and "x1": names that look as if they contained a coordinate
 SMALL = Vocabulary(bins=16, parts=("x1",), classes=("fox2", "y3z"), codebook=9, tokens_per_skin=2)
 # branch 16, bos 17, skeleton eos 18, pad 19, spring 20, x1 21, none 22, fox2 23, y3z 24, skin 25..33, eos 34
 TOKENIZER = build_text_tokenizer(SMALL)
@@ -37,7 +37,7 @@ def test_special_tokens_and_sizes() -> None:
     assert (TOKENIZER.pad_token_id, TOKENIZER.eos_token_id, TOKENIZER.bos_token_id) == (19, 34, 17)
     assert len(TOKENIZER) == TOKENIZER.vocab_size == SMALL.size == len(words(SMALL)) == len(set(words(SMALL)))
     assert TOKENIZER.convert_ids_to_tokens(list(range(SMALL.size))) == words(SMALL)
-    # what a trainer shows of a completion: without bos, eos and padding
+    # a completion as trainers log it: without bos, eos and padding
     assert TOKENIZER.decode(RIG, skip_special_tokens=True) == TEXT[6:-12]
 
 
