@@ -293,7 +293,7 @@ def _unused_lines(tensors: Iterable[str], entries: Iterable[str]) -> list[str]:
     for title, names in (("tensors", list(tensors)), ("entries", list(entries))):
         if names:
             lines.append(f"  unused {title}: {', '.join(names)}")
-    return lines or ["  every tensor and entry of the file was used"]
+    return lines or ["  no unused tensors or entries"]
 
 
 def _checksum_lines(paths: Iterable[Path]) -> list[str]:

@@ -155,13 +155,13 @@ def _load(source: Path, mmap: bool) -> Any:
         try:
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and zipped)
         except pickle.UnpicklingError as error:
-            wanted = re.search(r"GLOBAL (\S+)", str(error))
-            if wanted is None:
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            if refused is None:
                 raise CheckpointError(
                     f"{source}: is not a checkpoint of plain data and tensors; it was not loaded"
                 ) from error
             raise CheckpointError(
-                f"{source}: refers to {wanted.group(1)}, which is neither data nor a tensor; the file was "
+                f"{source}: refers to {refused.group(1)}, which is neither data nor a tensor; the file was "
                 "not loaded because that could run code"
             ) from error
         except _CORRUPT_FILE_ERRORS as error:

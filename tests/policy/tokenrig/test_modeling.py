@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
