@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import OccupancyGrid, RigRewardError, bone_containment
-from rewards.containment import bone_containment_reference, bone_points
+from rewards.containment import bone_points
+from rewards.references import bone_containment_reference
 
 # Cells [0, 1) and [2, 3) along x are occupied, [1, 2) and [3, 4] are not; y and z have the one cell [0, 1].
 GAPPED = OccupancyGrid(np.array([True, False, True, False]).reshape(4, 1, 1), np.zeros(3), 1.0)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import RewardError, RigRewardError, linear_blend_skinning, random_rotations, skinning_matrices
-from rewards.lbs import linear_blend_skinning_reference, skinning_matrices_reference
+from rewards.references import linear_blend_skinning_reference, skinning_matrices_reference
 from tests.rewards.shapes import random_rig
 
 TURN_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees: x to y, y to -x

@@ -104,9 +104,9 @@ def test_settings_use_the_file(tmp_path):
     [
         ({"rotations": np.zeros((0, 4, 3, 3))}, "shape"),
         ({"rotations": np.eye(3)}, "shape"),
-        ({"rotations": np.full((2, 4, 3, 3), np.nan)}, "frame 0 holds a matrix that is no rotation"),
-        ({"rotations": np.tile(-np.eye(3), (2, 4, 1, 1))}, "no rotation"),  # a reflection
-        ({"rotations": np.tile(2 * np.eye(3), (2, 4, 1, 1))}, "no rotation"),
+        ({"rotations": np.full((2, 4, 3, 3), np.nan)}, "frame 0 has a matrix that is not a rotation"),
+        ({"rotations": np.tile(-np.eye(3), (2, 4, 1, 1))}, "not a rotation"),  # a reflection
+        ({"rotations": np.tile(2 * np.eye(3), (2, 4, 1, 1))}, "not a rotation"),
         ({"names": ("a", "b")}, "2 names for 4 joints"),
         ({"parents": np.array([-1, 0, 0])}, "4 indices"),
         ({"parents": np.array([-1, 2, 1, 0])}, "each below its own"),
@@ -131,7 +131,7 @@ def test_more_unusable_files(tmp_path):
         load("b.npz", {"poses": turns, "parents": PARENTS})
     with pytest.raises(PoseFileError, match=r"\(T, 272\)"):
         load("c.npz", {"smpl_272": np.zeros((2, 263))})
-    with pytest.raises(PoseFileError, match="no rotation"):
+    with pytest.raises(PoseFileError, match="not a rotation"):
         load("d.npz", {"smpl_272": np.zeros((2, 272))})
     with pytest.raises(PoseFileError, match="rows or columns"):
         load("e.npz", {"rotations_6d": np.zeros((2, 4, 5)), "parents": PARENTS})

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import MeshRewardError, RigRewardError, deformation_smoothness, mesh_edges, random_rotations
-from rewards.smoothness import deformation_smoothness_reference, edge_stretch
+from rewards.references import deformation_smoothness_reference
+from rewards.smoothness import edge_stretch
 from tests.rewards.shapes import random_rig
 
 TURN_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
@@ -137,7 +138,7 @@ def test_errors():
     for change, error, reason in (
         ({"vertices": POINTS[:, :2]}, MeshRewardError, "vertices have shape"),
         ({"vertices": POINTS * np.nan}, MeshRewardError, "not finite"),
-        ({"edges": [[0, 3]]}, MeshRewardError, "0 to 3, but there are 3"),
+        ({"edges": [[0, 3]]}, MeshRewardError, "0 to 3, but the mesh has 3 vertices"),
         ({"edges": [[-1, 0]]}, MeshRewardError, "-1 to 0"),
         ({"edges": [[0, 1, 2]]}, MeshRewardError, "edges have shape"),
         ({"weights": WEIGHTS * np.nan}, RigRewardError, "not finite"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import RigRewardError, skin_sparsity
-from rewards.sparsity import skin_sparsity_reference
+from rewards.references import skin_sparsity_reference
 
 GOOD = [0.6, 0.4, 0.0, 0.0, 0.0, 0.0]
 UNBOUND = [0.09, 0.09, 0.09, 0.09, 0.09, 0.09]  # every weight below 0.1, though they sum to 0.54
