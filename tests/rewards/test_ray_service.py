@@ -256,7 +256,8 @@ def test_joining_in_the_same_process_leaves_ray_and_actors_alone(service):
 def test_joining_what_is_not_there(service):
     gone = replace(service.address, name="rewards-gone")
     with pytest.raises(
-        RayUnavailableError, match=r"no reward service 'rewards-gone' runs at .*ended or failed"
+        RayUnavailableError,
+        match=r"no reward service 'rewards-gone' is running at .*has exited: restart the job",
     ):
         RayRewardService.join(gone)
     assert ray.is_initialized()

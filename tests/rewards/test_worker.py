@@ -98,7 +98,7 @@ def test_meshes_that_may_be_used():
     with pytest.raises(ValueError, match="mesh 0 cannot be scored: no faces"):
         check_prepared(0, ["no faces", None])
     for missing in (2, -1):
-        with pytest.raises(IndexError, match="never prepared; there are 2"):
+        with pytest.raises(IndexError, match="never prepared; 2 meshes were"):
             check_prepared(missing, ["no faces", None])
 
 
@@ -166,16 +166,16 @@ def test_zeros_go_where_a_rollout_was_no_rig(present):
 # ---------------------------------------------------------------- memory
 
 
-def test_recent_makes_a_value_once_and_forgets_the_oldest():
+def test_lru_cache_makes_a_value_once_and_evicts_the_least_recently_used():
     made = []
-    recent: LRUCache[str] = LRUCache(2)
+    cache: LRUCache[str] = LRUCache(2)
 
     def ask(key: str) -> str:
-        return recent.get(key, lambda: made.append(key) or key.upper())
+        return cache.get(key, lambda: made.append(key) or key.upper())
 
     assert [ask(key) for key in "aabb"] == ["A", "A", "B", "B"]
     assert made == ["a", "b"]
-    ask("a")  # b is now the oldest
+    ask("a")  # b is now the least recently used
     ask("c")
     assert made == ["a", "b", "c"]
     ask("a")
@@ -184,13 +184,25 @@ def test_recent_makes_a_value_once_and_forgets_the_oldest():
     assert made == ["a", "b", "c", "b"]
 
 
-def test_scoring_workers_load_no_torch():
-    script = "import sys, rewards.ray_service; print([name for name in sys.modules if 'torch' in name])"
+def test_scoring_workers_load_neither_torch_nor_the_references():
+    script = (
+        "import sys, rewards.ray_actors, rewards.ray_service\n"
+        "print([name for name in sys.modules if 'torch' in name or name == 'rewards.references'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 
 
-def test_settings_are_what_is_asked_for(mesh):
+def test_importing_the_package_is_light():
+    script = "import sys, rewards; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for heavy in ("torch", "ray", "trimesh", "matplotlib", "data", "policy"):
+        assert f"'{heavy}'" not in done.stdout
+
+
+def test_a_mesh_is_prepared_with_the_given_settings(mesh):
     assert prepare(mesh, RewardSettings(resolution=12)).grid.occupied.shape < (13, 13, 13)
