@@ -1,4 +1,4 @@
-"""The occupancy grid: hand-worked cells, fast path against reference, and what must not matter."""
+"""Occupancy grid: cells by hand, comparison with the reference, invariances."""
 
 import pickle
 
@@ -33,7 +33,7 @@ def test_one_triangle_by_hand():
 
 def test_contact_counts_on_both_sides_of_a_grid_plane():
     # A 4 x 4 x 4 box keeps the grid at cells of 1; the extra triangle lies in the plane x = 2, from y, z =
-    # 1.2 to 1.8: # it touches the cubes below and above that plane and no other.
+    # 1.2 to 1.8: it touches the cubes on both sides of that plane and no others.
     vertices, faces = box((4, 4, 4))
     vertices = np.vstack([vertices, [[2, 1.2, 1.2], [2, 1.8, 1.2], [2, 1.2, 1.8]]])
     with_sheet = build_occupancy(vertices, np.vstack([faces, [[8, 9, 10]]]), 4, "surface")
@@ -51,7 +51,7 @@ def test_box_surface_and_interior_by_hand():
 
 def test_open_box_is_filled_by_projection_but_not_by_flood():
     # Without its lid (z = 4) the box is a cup. Along z a column of the cavity has only the floor as surface,
-    # so projection leaves the cavity above it empty; flood walks in through the opening: both keep the
+    # so projection leaves the cavity above it empty; flood fill enters through the opening: both keep the
     # surface only.
     vertices, faces = box((4, 4, 4))
     cup = faces[:10]
@@ -76,8 +76,8 @@ def test_open_box_is_filled_by_projection_but_not_by_flood():
     ("extent", "shape"),
     [
         ((196.0, 98.0, 1.0), (196, 98, 1)),  # whole numbers of cells stay whole
-        ((196.0, 98.1, 0.0), (196, 99, 1)),  # a started cell counts, and a flat axis has one
-        ((196.0, 98.0 + 1e-10, 97.0 - 1e-10), (196, 98, 97)),  # rounding does not start a cell
+        ((196.0, 98.1, 0.0), (196, 99, 1)),  # a fraction of a cell rounds up, and a flat axis has one cell
+        ((196.0, 98.0 + 1e-10, 97.0 - 1e-10), (196, 98, 97)),  # rounding error does not add a cell
     ],
 )
 def test_grid_size(extent, shape):
@@ -110,7 +110,7 @@ def test_contains_by_hand():
 
 def test_pickling_is_bit_packed_and_exact():
     grid = cases.grid("Fox")
-    grid.blocks  # noqa: B018  a cached value must not travel
+    grid.blocks  # noqa: B018  the cached value must not be pickled
     data = pickle.dumps(grid)
     assert len(data) < grid.occupied.size / 8 + 1000
     back = pickle.loads(data)

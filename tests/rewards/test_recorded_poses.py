@@ -1,4 +1,4 @@
-"""Recorded poses: reading the file's three forms, mapping to a rig by name and by depth, and refusals."""
+"""Recorded poses: the file's three forms, mapping to a rig by name and by depth, errors."""
 
 import numpy as np
 import pytest
@@ -80,11 +80,11 @@ def test_poses_come_from_frames_of_the_file(tmp_path):
     chosen = recorded_rotations(poses, 3, parents, seed=9)
     assert chosen.shape == (3, 7, 3, 3)
     frames = [next(t for t in range(4) if (turns[t, 0] == pose[0]).all()) for pose in chosen]
-    assert len(set(frames)) == 3  # none twice while there are enough
+    assert len(set(frames)) == 3  # no frame twice while there are enough
     for frame, pose in zip(frames, chosen, strict=True):
         assert (pose[[1, 2, 3, 4]] == turns[frame][[1, 2, 1, 3]]).all()
         assert (pose[6] == np.eye(3)).all()
-    # the group shares its frames, whatever the rig
+    # the group shares its frames, also with another rig
     assert (recorded_rotations(poses, 3, np.array([-1, 0]), seed=9) == chosen[:, :2]).all()
     assert not (recorded_rotations(poses, 3, parents, seed=10) == chosen).all()
     assert recorded_rotations(poses, 9, parents, seed=9).shape[0] == 9  # more poses than frames: some repeat
@@ -112,7 +112,7 @@ def test_settings_use_the_file(tmp_path):
         ({"parents": np.array([-1, 2, 1, 0])}, "each below its own"),
     ],
 )
-def test_unusable_files_are_named(tmp_path, change, reason):
+def test_unusable_files_are_reported(tmp_path, change, reason):
     path, _ = recording(tmp_path, **change)
     with pytest.raises(PoseFileError, match=reason) as caught:
         load_recorded_poses(path)

@@ -1,4 +1,4 @@
-"""Real rigs and their corruptions against numbers computed by an independent brute-force program."""
+"""Real rigs and their corruptions: rewards against an independent brute-force program's numbers."""
 
 import hashlib
 
