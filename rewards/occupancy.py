@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rewards.errors import MeshRewardError
 from rewards.kernels import occupancy as kernels
+from rewards.skeleton import COORDINATE_LIMIT
 
 Interior = Literal["projection", "flood", "surface"]
 
@@ -213,7 +214,7 @@ def solid_faces(
     points = np.ascontiguousarray(points, dtype=np.float64)
     triangles = np.ascontiguousarray(triangles, dtype=np.int64)
     solid = np.empty(len(triangles), dtype=np.bool_)
-    if not kernels.classify_faces(points, triangles, solid):
+    if not kernels.classify_faces(points, triangles, COORDINATE_LIMIT, solid):
         raise MeshRewardError("a vertex of a face is not finite or exceeds 1e30; repair the mesh")
     if not solid.any():
         raise MeshRewardError("the mesh has no triangle with area; pass a surface mesh")

@@ -5,8 +5,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from rewards.skeleton import COORDINATE_LIMIT
-
 # Surface cells: the separating-axis test, solved per column of cells instead of evaluated per cell. An axis n
 # (of 13) does not separate the triangle from the cube with lower corner (x, y, z) if
 #
@@ -232,8 +230,8 @@ def fill_flood(surface: Any) -> Any:
 
 
 @njit(cache=True)
-def classify_faces(points: Any, triangles: Any, solid: Any) -> bool:
-    """Set `solid` (F,) bool by the rule of `solid_faces`; False if a corner is not finite or too large."""
+def classify_faces(points: Any, triangles: Any, limit: float, solid: Any) -> bool:
+    """Set `solid` (F,) bool by the rule of `solid_faces`; False if a corner is not within ±limit."""
     noise_per_unit = 4 * np.finfo(np.float64).eps
     for f in range(triangles.shape[0]):
         a, b, c = triangles[f]
@@ -241,7 +239,7 @@ def classify_faces(points: Any, triangles: Any, solid: Any) -> bool:
         for axis in range(3):
             for v in (a, b, c):
                 # `<=` is false for NaN.
-                if not abs(points[v, axis]) <= COORDINATE_LIMIT:
+                if not abs(points[v, axis]) <= limit:
                     return False
                 farthest = max(farthest, abs(points[v, axis]))
         ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
