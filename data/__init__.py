@@ -1,4 +1,4 @@
-"""Meshes, rigs, sampling, files and procedural creatures: everything that knows no tokens."""
+"""Meshes and rigs: files, procedural creatures, sampling, augmentation and data sets. Knows no tokens."""
 
 from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, Creature, make_creature

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes: a file appears complete or not at all."""
 
 import os
 from pathlib import Path
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write `content` under a temporary name beside `path`, then rename it; OSError if that fails."""
+    """Write `content` to a temporary file beside `path`, then rename it. Raises OSError if that fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

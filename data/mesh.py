@@ -1,4 +1,4 @@
-"""Triangle meshes in the mesh frame, and the error every unusable file ends in."""
+"""The triangle mesh and its frame (`Mesh`), and the error for every unusable file (`MeshError`)."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class MeshError(ValueError):
 class Mesh:
     """A triangle mesh in the mesh frame: bounding box centred at 0, longest side spanning [-1, 1].
 
-    `vertices` (V, 3) float32, mesh frame. `faces` (F, 3) int64, indices into `vertices`.
-    `name` says where it came from (file stem, creature). `centre` (3,) float64 and `scale` lead back
-    to the original frame: original = vertices / scale + centre.
-    Use `normalise` to make one from raw arrays. Raises MeshError on wrong shapes, non-finite
-    vertices or out-of-range indices.
+    By convention y is up and +z the front, but files keep their orientation. `vertices` (V, 3) float32, mesh
+    frame. `faces` (F, 3) int64, indices into `vertices`. `name`: its origin (file stem or creature).
+    `centre` (3,) float64 and `scale` map back to the original frame: original = vertices / scale + centre.
+    Use `normalise` to make one from raw arrays. Raises MeshError for wrong shapes, non-finite vertices or
+    indices out of range.
     """
 
     vertices: NDArray[np.float32]
@@ -32,8 +32,8 @@ class Mesh:
         centre = np.asarray(self.centre, dtype=np.float64)
         if centre.shape != (3,) or not np.isfinite(centre).all() or not 0 < self.scale < np.inf:
             raise MeshError(
-                f"{self.name}: centre {self.centre} and scale {self.scale} are no way back to the original "
-                "frame; give three finite numbers and a positive one"
+                f"{self.name}: centre {self.centre} and scale {self.scale} do not define the original frame; "
+                "use three finite numbers and a positive scale"
             )
         object.__setattr__(self, "vertices", np.ascontiguousarray(vertices, dtype=np.float32))
         object.__setattr__(self, "faces", faces)
@@ -44,7 +44,7 @@ class Mesh:
 def check_triangles(
     vertices: ArrayLike, faces: ArrayLike, name: str
 ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """Check a triangle mesh in any frame: vertices (V, 3) floats, faces (F, 3) int64 are returned.
+    """Check a triangle mesh in any frame; return vertices (V, 3) as floats and faces (F, 3) as int64.
 
     Raises MeshError naming `name`: wrong shape, no vertices, no faces, non-finite, index out of range.
     """
@@ -63,12 +63,12 @@ def check_triangles(
     faces = np.ascontiguousarray(faces, dtype=np.int64)
     if not np.isfinite(vertices).all():
         bad = int((~np.isfinite(vertices).all(axis=1)).sum())
-        raise MeshError(f"{name}: {bad} vertices are not finite (NaN or infinity); repair and export again")
+        raise MeshError(f"{name}: {bad} vertices are not finite (NaN or infinity); repair the mesh")
     low, high = int(faces.min()), int(faces.max())
     if low < 0 or high >= len(vertices):
         wrong = low if low < 0 else high
         raise MeshError(
-            f"{name}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
+            f"{name}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
         )
     return vertices, faces
 
@@ -85,12 +85,12 @@ def normalise(vertices: ArrayLike, faces: ArrayLike, name: str) -> Mesh:
     low, high = points.min(axis=0), points.max(axis=0)
     centre = low / 2 + high / 2
     half = float(np.max(high / 2 - low / 2))
-    # Relative to the distance from the origin: below float32's resolution only rounding noise is left.
+    # Relative to the distance from the origin: an extent below float32's resolution is only rounding noise.
     if not half > 1e-30 or half < 1e-7 * float(np.abs(centre).max()):
-        raise MeshError(f"{name}: its extent is zero (all vertices in one place); export a real surface")
+        raise MeshError(f"{name}: its extent is zero (all vertices coincide); export a real surface")
     scale = 1.0 / half
     points = (points - centre) * scale
     a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
     if not np.abs(np.cross(b - a, c - a)).max() > 0:
-        raise MeshError(f"{name}: all of its faces have zero area; export a real surface")
+        raise MeshError(f"{name}: all its faces have zero area; export a real surface")
     return Mesh(points.astype(np.float32), triangles, name, centre, scale)

@@ -1,4 +1,4 @@
-"""`python -m data.prepare IN… --out DIR`: rigs of any readable format, one safe NPZ each, and a manifest."""
+"""`python -m data.prepare IN… --out DIR`: converts rigs of any format to NPZ files and a manifest."""
 
 import argparse
 import hashlib
@@ -29,15 +29,19 @@ from data.sets.prepared import (
     write_manifest,
 )
 
-# Beside the manifest while and after preparing: what each source gave, so that a second run goes on.
+# Beside the manifest: the outcome of every source file, so that an interrupted run can resume.
 JOURNAL = ".prepare.jsonl"
 SHOWN_REFUSALS = 20
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """How to prepare: `eval_share` of the rigs (at least one if above 0 and there are two) is held out by a
-    hash of (seed, name); `class_name` labels all rigs, None keeps what their format says."""
+    """How to prepare rigs.
+
+    `eval_share` of the rigs (at least one if it is above 0 and there are two) is held out by a hash of
+    (seed, name). `class_name` labels all rigs; None keeps the label of their format. Raises MeshError if
+    `eval_share` is not in [0, 1).
+    """
 
     eval_share: float = 0.05
     seed: int = 0
@@ -46,12 +50,12 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:
-            raise MeshError(f"--eval {self.eval_share}: the share held out must be from 0 to below 1")
+            raise MeshError(f"--eval {self.eval_share}: the share held out must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one source file gave; `stamp` tells whether the file and the settings are still the same."""
+    """The result of one source file; `stamp` changes if the file or the settings change."""
 
     source: str
     stamp: str
@@ -65,31 +69,31 @@ def prepare(
     settings: PrepareSettings | None = None,
     progress: Callable[[Iterable[Path]], Iterable[Path]] = iter,
 ) -> Manifest:
-    """Prepare all rigs that `inputs` name (see `find_rigs`) into the folder `out`; return its manifest.
+    """Prepare all rigs that match `inputs` (see `find_rigs`) in the folder `out`; return its manifest.
 
-    Every usable rig becomes `rigs/<name>.npz` (see `write_rig_npz`); names come from the path below the
-    input folder and are unique. A rig equal to an earlier one is refused: it could stand on both sides of
-    the split. Sources that an earlier run has prepared with the same settings, and that have not changed
-    since, are not read again, so a run that was stopped goes on. The folder always holds what the last run
-    was given: earlier rigs of other sources are removed. `manifest.json` comes last.
-    Raises MeshError if an input names no file or nothing is usable (with the reasons), OSError if the
+    Every usable rig becomes `rigs/<name>.npz` (see `write_rig_npz`); names derive from the path below the
+    input folder and are unique. A duplicate of an earlier rig is refused because it could end up on both
+    sides of the split. Sources that have not changed since an earlier run with the same settings are not
+    read again, so an interrupted run resumes. The folder always reflects the last run: rigs of other
+    sources are removed. `manifest.json` is written last.
+    Raises MeshError if an input matches no file or no rig is usable (with the reasons), OSError if the
     folder cannot be written.
     """
     settings, out = settings or PrepareSettings(), Path(out)
     if out.exists() and not out.is_dir():
-        raise MeshError(f"{out}: it is a file; name a folder for the prepared rigs")
+        raise MeshError(f"{out}: it is a file; give a folder for the prepared rigs")
     sources = _sources(inputs, out)
     (out / RIGS).mkdir(parents=True, exist_ok=True)
     journal = _Journal(out)
     earlier = {rig.file for outcome in journal.outcomes.values() for rig in outcome.rigs}
-    with suppress(MeshError):  # A first run has none, and a damaged one is replaced.
+    with suppress(MeshError):  # Missing in a first run; a damaged one is replaced.
         earlier |= {rig.file for rig in read_manifest(out).rigs}
     known = {
         path: outcome
         for path in sources
         if (outcome := journal.outcomes.get(str(path))) is not None
-        and outcome.rigs  # What gave nothing is tried again,
-        and path.suffix.lower() != ".gltf"  # and glTF, whose buffers may change in other files.
+        and outcome.rigs  # Sources without usable rigs are tried again,
+        and path.suffix.lower() != ".gltf"  # and so is .gltf, whose buffers may change in other files.
         and outcome.stamp == _stamp(path, sources[path], settings)
         and all((out / rig.file).is_file() for rig in outcome.rigs)
     }
@@ -106,7 +110,7 @@ def prepare(
     if not manifest.rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in manifest.refused[:SHOWN_REFUSALS])
         raise MeshError(
-            f"{', '.join(map(str, inputs))}: none of {len(sources)} files holds a usable rig; mend or "
+            f"{', '.join(map(str, inputs))}: none of {len(sources)} files holds a usable rig; fix or "
             f"replace them:{reasons}"
         )
     write_manifest(out, manifest)
@@ -118,7 +122,7 @@ def prepare(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Exit code 0: done, 1: the disk failed, 2: nothing usable, 130: Ctrl-C."""
+    """The command. Returns exit code 0: done, 1: I/O error, 2: nothing usable or bad input, 130: Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__)
     parser.add_argument(
         "inputs",
@@ -127,35 +131,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="files, folders or quoted patterns: skinned GLB, NPZ, UniRig raw_data.npz, Articulation-XL NPZ, "
         "RigNet text",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the prepared rigs")
-    parser.add_argument("--eval", type=float, default=0.05, metavar="SHARE", help="share held out (0.05)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed holds out other rigs (0)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder for the prepared rigs")
+    parser.add_argument(
+        "--eval", type=float, default=0.05, metavar="SHARE", help="share held out for evaluation (0.05)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the train/eval split (0)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class label of all rigs")
     limits = RigLimits()
-    parser.add_argument("--max-faces", type=int, default=limits.max_faces, help=f"({limits.max_faces})")
-    parser.add_argument("--max-joints", type=int, default=limits.max_joints, help=f"({limits.max_joints})")
+    parser.add_argument(
+        "--max-faces", type=int, default=limits.max_faces, help=f"largest mesh ({limits.max_faces})"
+    )
+    parser.add_argument(
+        "--max-joints", type=int, default=limits.max_joints, help=f"largest skeleton ({limits.max_joints})"
+    )
     parser.add_argument(
         "--max-megabytes",
         type=int,
         default=limits.max_npz_bytes // 2**20,
-        help=f"unpacked size of one NPZ file ({limits.max_npz_bytes // 2**20})",
+        help=f"largest unpacked size of an NPZ file ({limits.max_npz_bytes // 2**20})",
     )
-    given = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
         settings = PrepareSettings(
-            given.eval,
-            given.seed,
-            given.class_name,
+            arguments.eval,
+            arguments.seed,
+            arguments.class_name,
             replace(
                 limits,
-                max_faces=given.max_faces,
-                max_joints=given.max_joints,
-                max_npz_bytes=given.max_megabytes * 2**20,
+                max_faces=arguments.max_faces,
+                max_joints=arguments.max_joints,
+                max_npz_bytes=arguments.max_megabytes * 2**20,
             ),
         )
         manifest = prepare(
-            given.inputs,
-            given.out,
+            arguments.inputs,
+            arguments.out,
             settings,
             lambda files: tqdm(files, "prepare", unit="file", file=sys.stderr),
         )
@@ -163,44 +173,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     except OSError as problem:
-        print(f"failed: {problem}; mend it and start again", file=sys.stderr)
+        print(f"failed: {problem}; fix the cause and run the command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print("stopped; run the same command again to resume", file=sys.stderr)
         return 130
-    _report(manifest, given.out)
+    _report(manifest, arguments.out)
     return 0
 
 
 def _report(manifest: Manifest, out: str) -> None:
     if manifest.refused:
-        print(f"refused {len(manifest.refused)}:", file=sys.stderr)
+        print(f"refused {len(manifest.refused)} files or rigs:", file=sys.stderr)
         for refusal in manifest.refused[:SHOWN_REFUSALS]:
             print(f"  {refusal}", file=sys.stderr)
         if len(manifest.refused) > SHOWN_REFUSALS:
-            print(f"  … all of them are in {out}/manifest.json", file=sys.stderr)
+            print(f"  … see {out}/manifest.json for all of them", file=sys.stderr)
     held_out = sum(rig.split == "eval" for rig in manifest.rigs)
-    mended = sum(bool(rig.notes) for rig in manifest.rigs)
+    repaired = sum(bool(rig.notes) for rig in manifest.rigs)
     print(
-        f"{len(manifest.rigs)} rigs in {out}: {len(manifest.rigs) - held_out} to train on, "
-        f"{held_out} held out; {mended} were mended"
+        f"{len(manifest.rigs)} rigs in {out}: {len(manifest.rigs) - held_out} for training, "
+        f"{held_out} held out; {repaired} repaired"
     )
 
 
 def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
-    """The files in sorted order with the names that their paths suggest; what lies in `out` is left out."""
+    """The files, sorted, with a rig name derived from each path; files inside `out` are skipped."""
     inside = out.resolve()
     suggested: dict[Path, str] = {}
     for one in inputs:
         files = [file for file in find_rigs(one) if not file.resolve().is_relative_to(inside)]
         if not files:
-            raise MeshError(f"{one}: no rig file is there; check the path or pattern (quote it in a shell)")
+            raise MeshError(f"{one}: no rig files found; check the path or pattern (quote it in a shell)")
         folder = Path(one).expanduser()
         for file in files:
             below = file.relative_to(folder) if folder.is_dir() else Path(file.name)
             parts = below.with_suffix("").parts
             if file.name == "raw_data.npz":
-                # UniRig names the folder, not the file.
+                # UniRig names the folder after the rig, not the file.
                 parts = parts[:-1] or (file.resolve().parent.name,)
             suggested.setdefault(file, "__".join(parts))
     return dict(sorted(suggested.items()))
@@ -214,7 +224,7 @@ def _prepare_source(
     names: set[str],
     digests: dict[str, str],
 ) -> _Outcome:
-    """Read one file and write its rigs; `names` and `digests` of earlier rigs grow."""
+    """Read one file and write its rigs; add them to `names` and `digests`."""
     stamp = _stamp(path, suggested, settings)
     rigs: list[PreparedEntry] = []
     refused: list[Refusal] = []
@@ -226,11 +236,11 @@ def _prepare_source(
         digest = _digest(rigged)
         if digest in digests:
             refused.append(
-                Refusal(rigged.source, f"it is the same rig as {digests[digest]!r}; one of them is enough")
+                Refusal(rigged.source, f"it is a duplicate of {digests[digest]!r}; remove one of them")
             )
             continue
-        named = f"{suggested}_{item.part}" if item.part else suggested
-        name = _unique(_clean(named), names)
+        full_name = f"{suggested}_{item.part}" if item.part else suggested
+        name = _unique(_clean(full_name), names)
         names.add(name.casefold())
         digests[digest] = name
         rigged = replace(
@@ -258,6 +268,7 @@ def _prepare_source(
 
 
 def _split(outcomes: Sequence[_Outcome], settings: PrepareSettings) -> Manifest:
+    """The manifest of all outcomes, with each rig assigned to "train" or "eval"."""
     rigs = [rig for outcome in outcomes for rig in outcome.rigs]
     refused = tuple(refusal for outcome in outcomes for refusal in outcome.refused)
     count = 0
@@ -269,7 +280,7 @@ def _split(outcomes: Sequence[_Outcome], settings: PrepareSettings) -> Manifest:
 
 
 class _Journal:
-    """What each source gave in this folder so far; a line that was cut off counts for nothing."""
+    """The outcome of each source in this folder so far, one JSON line each; truncated lines are ignored."""
 
     def __init__(self, out: Path) -> None:
         self._path = out / JOURNAL
@@ -282,7 +293,7 @@ class _Journal:
 
     def add(self, outcome: _Outcome) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            # The line break before ends a line that was cut off.
+            # The leading line break ends a truncated line, if any.
             file.write("\n" + json.dumps(asdict(outcome)))
         self.outcomes[outcome.source] = outcome
 
@@ -304,16 +315,17 @@ def _outcome_from(line: str) -> _Outcome | None:
 
 
 def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:
-    """Changes when the file (or a RigNet text's mesh), its name or what it is prepared with changes."""
+    """A value that changes with the file (or a RigNet text's mesh), its name and the settings."""
     files = [path]
     if path.suffix.lower() == ".txt":
-        with suppress(MeshError):  # The text will be refused for a mesh that is not there.
+        with suppress(MeshError):  # A text whose mesh is missing is refused later.
             files.append(rignet_mesh(path))
     states = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
     return repr((VERSION, states, suggested, settings.class_name, asdict(settings.limits)))
 
 
 def _digest(rigged: RiggedMesh) -> str:
+    """SHA-256 of mesh, skeleton and weights, in hexadecimal."""
     digest = hashlib.sha256()
     mesh, rig = rigged.mesh, rigged.rig
     for array in (mesh.vertices, mesh.faces, rig.joints, rig.parents, rig.weights):
@@ -322,7 +334,7 @@ def _digest(rigged: RiggedMesh) -> str:
 
 
 def _clean(name: str) -> str:
-    """A file name for every system: letters, digits, "_", "-" and ".", not too long."""
+    """A portable file name: letters, digits, "_", "-" and ".", at most 100 characters."""
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip(".") or "rig"
     if len(clean) > 100:
         clean = f"{clean[:88]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -330,7 +342,7 @@ def _clean(name: str) -> str:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """The name, or with "_2", "_3", …; file systems may not tell capitals apart."""
+    """The name, with "_2", "_3", … if taken; compared without case because some file systems ignore it."""
     unique, number = name, 2
     while unique.casefold() in taken:
         unique, number = f"{name}_{number}", number + 1

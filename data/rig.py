@@ -1,4 +1,4 @@
-"""Rigs in bind pose (joints, parents, skin weights) and their canonical joint order."""
+"""The rig in bind pose (`Rig`: joints, parents, skinning weights) and its canonical joint order."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from data.mesh import MeshError
 
 @dataclass(frozen=True, eq=False)
 class Rig:
-    """A skeleton with skin weights, in bind pose and in the frame of its mesh.
+    """A skeleton with skinning weights, in bind pose and in the frame of its mesh (usually the mesh frame).
 
-    `joints` (J, 3) float32. `parents` (J,) int64: -1 for the one root at index 0, parents[i] < i.
+    `joints` (J, 3) float32. `parents` (J,) int64: -1 for the single root at index 0, parents[i] < i.
     `weights` (V, J) float32, finite and >= 0, one row per vertex of the mesh; rows need not sum to 1
-    (the decoder's are a sigmoid per bone). `names`: J joint names, "bone_<i>" if none are given.
-    Raises MeshError when any of this does not hold.
+    (the decoder's are a sigmoid per bone). `names`: J joint names, "bone_<i>" by default.
+    Raises MeshError if any of this is violated.
     """
 
     joints: NDArray[np.float32]
@@ -36,7 +36,7 @@ class Rig:
             )
         parents = parents.astype(np.int64)
         if parents[0] != -1 or (parents[1:] < 0).any():
-            raise MeshError("rig: the one root (parent -1) must be joint 0; join or reorder the roots")
+            raise MeshError("rig: the single root (parent -1) must be joint 0; join or reorder the roots")
         late = np.flatnonzero(parents >= np.arange(count))
         if len(late):
             raise MeshError(
@@ -48,7 +48,7 @@ class Rig:
         check_weights(weights, count)
         names = tuple(self.names) or tuple(f"bone_{i}" for i in range(count))
         if len(names) != count:
-            raise MeshError(f"rig: {len(names)} names for {count} joints; give one each")
+            raise MeshError(f"rig: {len(names)} names for {count} joints; give one per joint")
         object.__setattr__(self, "joints", joints)
         object.__setattr__(self, "parents", parents)
         object.__setattr__(self, "weights", weights)
@@ -61,17 +61,19 @@ def check_weights(weights: NDArray[np.floating], joint_count: int, name: str = "
         raise MeshError(f"{name}: weights have shape {weights.shape}; give (V, {joint_count})")
     if not np.isfinite(weights).all():
         row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
-        raise MeshError(f"{name}: the skin weights of vertex {row} are NaN or infinite; repair the weights")
+        raise MeshError(
+            f"{name}: the skinning weights of vertex {row} are NaN or infinite; repair the weights"
+        )
     if weights.size and weights.min() < 0:
         row = int(np.flatnonzero((weights < 0).any(axis=1))[0])
-        raise MeshError(f"{name}: vertex {row} has a negative skin weight; repair the weights")
+        raise MeshError(f"{name}: vertex {row} has a negative skinning weight; repair the weights")
 
 
 def depth_first(rig: Rig) -> Rig:
-    """The same rig in canonical joint order: what the skeleton tokens are written in.
+    """The same rig in canonical joint order, the order of the skeleton tokens (specification, section 10).
 
-    Depth first from the root; the children of a joint are visited by position, sorted by (y, z, x)
-    of the child joint, ties in their old order. Weight columns and names follow.
+    Depth first from the root; children are visited in order of their (y, z, x), ties in their old order.
+    Weight columns and names are reordered alike.
     """
     children: list[list[int]] = [[] for _ in rig.parents]
     for joint, parent in enumerate(rig.parents.tolist()):
@@ -88,9 +90,9 @@ def depth_first(rig: Rig) -> Rig:
 
 
 def reorder(rig: Rig, order: NDArray[np.int64]) -> Rig:
-    """The rig with joint order[i] at place i; `order` (J,) is a permutation that keeps parents first."""
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    """The rig with joint order[i] at index i; `order` (J,) is a permutation that keeps parents first."""
+    new_index = np.empty(len(order), dtype=np.int64)
+    new_index[order] = np.arange(len(order))
     old = rig.parents[order]
-    parents = np.where(old < 0, -1, place[old])
+    parents = np.where(old < 0, -1, new_index[old])
     return Rig(rig.joints[order], parents, rig.weights[:, order], tuple(rig.names[i] for i in order))

@@ -1,4 +1,4 @@
-"""Points and normals on a mesh's surface, and vertex normals."""
+"""Samples points and normals on a mesh's surface; computes vertex normals and face areas."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ def sample_surface(
     """Draw points uniformly by area: (points (count, 3), normals (count, 3)), float32, frame of `vertices`.
 
     vertices (V, 3) floats, faces (F, 3) integers. The normals are the flat unit normals of the faces
-    (specification, section 12.2). Deterministic from `rng`. Raises MeshError if no face has an area.
+    (specification, section 12.2). Deterministic given `rng`. Raises MeshError if all faces have zero area.
     """
     points, normals, _, _ = sample_surface_indexed(vertices, faces, count, rng)
     return points, normals
@@ -27,12 +27,13 @@ def sample_surface_indexed(
     rng: np.random.Generator,
     density: NDArray[np.floating] | None = None,
 ) -> tuple[Float32s, Float32s, NDArray[np.int64], Float32s]:
-    """Like `sample_surface`, and where each point lies, so that vertex data can be interpolated.
+    """Like `sample_surface`, and also returns where each point lies, to interpolate vertex data.
 
-    density (F,), >= 0: how many points a unit of each face's area gets, up to a common factor; None: as many
-    everywhere. Returns (points (N, 3), normals (N, 3), face_index (N,) int64, barycentric (N, 3) float32):
-    points[i] = sum_k barycentric[i, k] * vertices[faces[face_index[i], k]]. Faces of zero area or density
-    are never drawn. Raises MeshError if no other face is left.
+    density (F,), >= 0: relative number of points per unit area of each face; None for a uniform density.
+    Returns (points (N, 3) float32, normals (N, 3) float32, face_index (N,) int64, barycentric (N, 3)
+    float32): points[i] = sum_k barycentric[i, k] * vertices[faces[face_index[i], k]]. Faces of zero area or
+    density are never drawn. Raises MeshError if there is no other face, ValueError if `density` has another
+    shape.
     """
     normals, areas = _face_normals(vertices, faces)
     if density is not None:
@@ -41,8 +42,10 @@ def sample_surface_indexed(
         areas = areas * density
     cumulative = np.cumsum(areas)
     if not len(cumulative) or not cumulative[-1] > 0:
-        raise MeshError("mesh: no face has an area, so no surface point can be drawn; repair the mesh")
-    # side="right" skips faces of zero area: their cumulative sum equals the one before.
+        raise MeshError(
+            "mesh: all faces have zero area, so no surface points can be sampled; repair the mesh"
+        )
+    # side="right" skips faces of zero area: their cumulative sum equals the previous one.
     drawn = np.searchsorted(cumulative, rng.random(count) * cumulative[-1], side="right")
     face_index = np.minimum(drawn, np.flatnonzero(areas)[-1]).astype(np.int64)
     uv = rng.random((count, 2))
@@ -78,7 +81,7 @@ def face_areas(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> ND
     """Areas (F,) of the faces, in the square of the vertices' unit. vertices (V, 3), faces (F, 3)."""
     corners = np.asarray(vertices, dtype=np.float64)[faces]
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    # Lagrange's identity, |a x b|² = |a|²|b|² - (a·b)²: a third of the time of a cross product.
+    # Lagrange's identity, |a x b|² = |a|²|b|² - (a·b)²: three times as fast as a cross product.
     aa, bb, ab = (np.einsum("fd,fd->f", *pair) for pair in ((a, a), (b, b), (a, b)))
     return np.asarray(np.sqrt(np.maximum(aa * bb - ab * ab, 0.0)) / 2)
 

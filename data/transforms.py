@@ -1,4 +1,4 @@
-"""Random scalings, turns and noise of a rigged mesh, and its return to the mesh frame."""
+"""Random scaling, rotation and noise for a rigged mesh, which stays in the mesh frame."""
 
 from dataclasses import replace
 
@@ -12,10 +12,10 @@ from data.rig import Rig
 def in_mesh_frame(
     mesh: Mesh, rig: Rig, vertices: NDArray[np.floating], joints: NDArray[np.floating]
 ) -> tuple[Mesh, Rig]:
-    """The mesh and rig with new places, moved together into the mesh frame of the new vertices.
+    """The mesh and rig with new positions, normalised together into the mesh frame of the new vertices.
 
-    vertices (V, 3), joints (J, 3) in one frame of any place and size; the vertices must have an extent.
-    The result's `centre` and `scale` are 0 and 1: it has no original to lead back to.
+    vertices (V, 3), joints (J, 3) in a common frame; the vertices must have a positive extent. The result's
+    `centre` and `scale` are 0 and 1: there is no original frame to map back to.
     """
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     centre, scale = (low + high) / 2, 2.0 / (high - low).max()
@@ -25,31 +25,31 @@ def in_mesh_frame(
 
 
 def transformed(mesh: Mesh, rig: Rig, matrix: NDArray[np.float64]) -> tuple[Mesh, Rig]:
-    """Mesh and rig under an invertible linear map (3, 3) for column vectors, back in the mesh frame."""
+    """Apply an invertible linear map (3, 3) for column vectors to mesh and rig; mesh frame."""
     vertices = mesh.vertices.astype(np.float64) @ matrix.T
     return in_mesh_frame(mesh, rig, vertices, rig.joints.astype(np.float64) @ matrix.T)
 
 
 def scaled(mesh: Mesh, rig: Rig, rng: np.random.Generator, factors: tuple[float, float]) -> tuple[Mesh, Rig]:
-    """Scale each axis by a factor of its own, log-uniform between the two `factors` (0 < low <= high)."""
+    """Scale each axis by its own factor, log-uniform between the two `factors` (0 < low <= high)."""
     low, high = np.log(factors)
     return transformed(mesh, rig, np.diag(np.exp(rng.uniform(low, high, size=3))))
 
 
 def rotated(mesh: Mesh, rig: Rig, rng: np.random.Generator, max_angle: float) -> tuple[Mesh, Rig]:
-    """Turn about a uniformly random axis by an angle uniform in [0, max_angle] radians."""
+    """Rotate about a uniformly random axis by an angle uniform in [0, max_angle] radians."""
     return transformed(mesh, rig, random_rotations(rng, 1, max_angle)[0])
 
 
 def turned(mesh: Mesh, rig: Rig, rng: np.random.Generator, max_turn: float) -> tuple[Mesh, Rig]:
-    """Turn about the up axis (y) by an angle uniform in [-max_turn, max_turn] radians."""
+    """Rotate about the up axis (y) by an angle uniform in [-max_turn, max_turn] radians."""
     angle = rng.uniform(-max_turn, max_turn)
     cos, sin = np.cos(angle), np.sin(angle)
     return transformed(mesh, rig, np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]))
 
 
 def quarter_turned(mesh: Mesh, rig: Rig, rng: np.random.Generator) -> tuple[Mesh, Rig]:
-    """Turn about the up axis (y) by 90, 180 or 270 degrees: another facing, exact but for rounding."""
+    """Rotate about the up axis (y) by 90, 180 or 270 degrees; exact up to rounding."""
     quarter = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
     return transformed(mesh, rig, np.linalg.matrix_power(quarter, int(rng.integers(1, 4))))
 
@@ -73,9 +73,9 @@ def random_rotations(rng: np.random.Generator, count: int, max_angle: float) -> 
 
 
 def rotations_about(axes: NDArray[np.float64], angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Matrices (N, 3, 3), for column vectors, of right-handed turns about unit axes (N, 3) by radians (N,).
+    """Right-handed rotations (N, 3, 3), for column vectors, about unit axes (N, 3) by angles (N,) in radians.
 
-    Rodrigues: R = I + sin(angle) K + (1 - cos(angle)) K², K the cross product with the axis.
+    Rodrigues' formula: R = I + sin(angle) K + (1 - cos(angle)) K², K the cross-product matrix of the axis.
     """
     cross = np.zeros((len(axes), 3, 3))
     cross[:, [2, 0, 1], [1, 2, 0]] = axes

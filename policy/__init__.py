@@ -1,7 +1,7 @@
-"""The policy: rig tokenizer and grammar, SkinTokens VAE, mesh encoder and the TokenRig language model.
+"""The policy: rig tokenizer and grammar, TokenRig language model, SkinTokens VAE, and their pre-training.
 
-Names are imported on first use: a scoring worker which needs the tokenizer does not load transformers. The
-Auto classes of transformers know TokenRig once `policy.TokenRigForCausalLM` has been used.
+Names are imported on first use, so a scoring worker that needs only the tokenizer does not load transformers.
+Using `policy.TokenRigForCausalLM` registers TokenRig with transformers' Auto classes.
 """
 
 import importlib
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from policy.bundle import PolicyError as PolicyError
     from policy.bundle import RigPolicy as RigPolicy
     from policy.bundle import load as load
+    from policy.skintokens.configuration import SkinVAEConfig as SkinVAEConfig
     from policy.skintokens.fsq import FSQ as FSQ
     from policy.skintokens.skin_vae import SkinVAE as SkinVAE
-    from policy.skintokens.skin_vae import SkinVAEConfig as SkinVAEConfig
     from policy.tokenrig.configuration import TokenRigConfig as TokenRigConfig
     from policy.tokenrig.mesh_encoder import MeshEncoder as MeshEncoder
     from policy.tokenrig.mesh_encoder import MeshEncoderConfig as MeshEncoderConfig
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from policy.tokens.grammar import Grammar as Grammar
     from policy.tokens.vocabulary import Vocabulary as Vocabulary
 
-_HOME = {
+_MODULES = {
     "DecodedRig": "bundle",
     "PolicyError": "bundle",
     "RigPolicy": "bundle",
@@ -36,14 +36,14 @@ _HOME = {
     "TokenRigForCausalLM": "tokenrig.modeling",
     "TokenRigOutput": "tokenrig.modeling",
     "SkinVAE": "skintokens.skin_vae",
-    "SkinVAEConfig": "skintokens.skin_vae",
+    "SkinVAEConfig": "skintokens.configuration",
     "Vocabulary": "tokens.vocabulary",
 }
 
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'policy' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"policy.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"policy.{_MODULES[name]}"), name)

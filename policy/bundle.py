@@ -1,4 +1,4 @@
-"""A policy as one object and one directory: the TokenRig model, its skin VAE and its tokenizer."""
+"""RigPolicy: TokenRig with its frozen skin VAE and tokenizer, loaded from and saved to one directory."""
 
 import json
 import os
@@ -23,24 +23,24 @@ from policy.tokens.text_tokenizer import build_text_tokenizer
 from policy.tokens.vocabulary import Vocabulary
 
 SKIN_VAE_FOLDER = "skin_vae"
-ALIGNMENT = 64  # bytes, what torch gives its own tensors
+TENSOR_ALIGNMENT = 64  # bytes, as torch allocates CPU tensors
 
 Array = Tensor | npt.NDArray[np.float32]
 
 
 class PolicyError(ValueError):
-    """A directory that holds no usable policy; the message names it and the fix."""
+    """A directory that is not a usable policy; the message names the directory and the fix."""
 
 
 @dataclass(frozen=True)
 class DecodedRig:
-    """A rig read from tokens.
+    """A rig decoded from tokens.
 
     Attributes:
         joints: `(J, 3)` float32, mesh frame.
         parents: `(J,)` int64, -1 for the root at index 0.
-        weights: `(N, J)` float32 in (0, 1) at the points asked for, one sigmoid per bone, not normalised.
-        cls: name of the class in the tokens, or None.
+        weights: `(N, J)` float32 in (0, 1) at the query points, one sigmoid per bone, not normalised.
+        cls: class name in the tokens, or None.
     """
 
     joints: npt.NDArray[np.float32]
@@ -50,28 +50,34 @@ class DecodedRig:
 
 
 class RigPolicy:
-    """TokenRig together with the frozen VAE that gives its SkinTokens a meaning."""
+    """TokenRig with the frozen skin VAE that decodes its SkinTokens.
+
+    Raises PolicyError if codebook or SkinTokens per bone of the two differ.
+    """
 
     def __init__(self, model: TokenRigForCausalLM, skin_vae: SkinVAE) -> None:
-        words, codebook = model.config.get_vocabulary(), skin_vae.config.codebook_size
-        if words.codebook != codebook:
-            raise PolicyError(f"the model has {words.codebook} SkinTokens but its skin VAE {codebook} codes")
-        if words.tokens_per_skin != skin_vae.config.tokens_per_skin:
+        vocabulary, codebook = model.config.get_vocabulary(), skin_vae.config.codebook_size
+        if vocabulary.codebook != codebook:
             raise PolicyError(
-                f"the model writes {words.tokens_per_skin} SkinTokens per bone but its skin VAE makes "
-                f"{skin_vae.config.tokens_per_skin}; set tokens_per_skin of the VAE's configuration"
+                f"the model has {vocabulary.codebook} SkinTokens but its skin VAE has {codebook} codes; load "
+                "the skin VAE that the model was trained with"
+            )
+        if vocabulary.tokens_per_skin != skin_vae.config.tokens_per_skin:
+            raise PolicyError(
+                f"the model generates {vocabulary.tokens_per_skin} SkinTokens per bone but its skin VAE has "
+                f"{skin_vae.config.tokens_per_skin}; set tokens_per_skin in the VAE's config.json"
             )
         self.model = model
         self.skin_vae = skin_vae
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The token ids."""
+        """The model's token ids."""
         return self.model.config.get_vocabulary()
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.device
 
     @torch.no_grad()
@@ -95,19 +101,21 @@ class RigPolicy:
         query_normals: Array | None = None,
         strict: bool = False,
     ) -> DecodedRig:
-        """Tokens to a rig (specification, section 11).
+        """Decode tokens to a rig (specification, section 11).
 
         Args:
-            ids: a full sequence `[bos, class, ..., skeleton eos, SkinTokens, eos]`.
+            ids: a full sequence `[bos, class, ..., skeleton_eos, SkinTokens, eos]`.
             points, normals: `(N, 3)` surface points of the mesh, mesh frame, and unit normals.
-            condition: `(C, latent)` or `(1, C, latent)` from `skin_vae.encode_condition`; computed from the
-                points with `seed` if not given. The released code leaves this seed to chance.
-            query_points, query_normals: `(Q, 3)` where weights are wanted; `points` if not given.
-            strict: refuse what `tokenize_rig` never writes; otherwise the released reading, which does not
-                look at the final eos and takes any id for a SkinToken.
+            condition: `(C, latent)` or `(1, C, latent)` from `skin_vae.encode_condition`; encoded from the
+                points if not given.
+            seed: seed of that encoding; the released code leaves it unseeded.
+            query_points, query_normals: `(Q, 3)`, where weights are decoded; the surface points if not given.
+            strict: refuse sequences that `tokenize_rig` never writes. Otherwise decode as the release does,
+                which ignores the final eos and accepts any id as a SkinToken.
 
         Raises:
-            RigTokenError: the ids are no rig, or SkinTokens are missing.
+            RigTokenError: the ids are not a rig, or SkinTokens are missing.
+            ValueError: only one of `query_points` and `query_normals` is given.
         """
         skeleton, codes = split_rig((int(token) for token in ids), self.vocabulary, strict=strict)
         decoded = detokenize(skeleton, self.vocabulary)
@@ -117,14 +125,14 @@ class RigPolicy:
         if query_points is not None and query_normals is not None:
             cloud, directions = self._tensor(query_points), self._tensor(query_normals)
         elif query_points is not None or query_normals is not None:
-            raise ValueError("query_points and query_normals go together")
+            raise ValueError("query_points and query_normals must be given together")
         weights = self.skin_vae.decode(
             torch.from_numpy(codes).to(self.device), condition.to(self.device), cloud, directions
         )
         return DecodedRig(decoded.joints, decoded.parents, weights.T.contiguous().cpu().numpy(), decoded.cls)
 
     def released_skeleton_tokenizer(self) -> ReleasedSkeletonTokenizer:
-        """The released tokenizer and grammar of this vocabulary, for comparison."""
+        """The released skeleton tokenizer and grammar for this vocabulary, for comparison."""
         return ReleasedSkeletonTokenizer(self.vocabulary)
 
     def _tensor(self, values: Array) -> Tensor:
@@ -133,14 +141,14 @@ class RigPolicy:
     # ---------------------------------------------------------------- files
 
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the policy as a directory, optionally in another dtype (bfloat16 halves the size).
+        """Write the policy to a directory, in `dtype` if given (bfloat16 halves the size of float32).
 
-        Written under a temporary name and renamed: a directory of that name is replaced as a whole, or
-        kept if anything fails. Raises PolicyError if what would be replaced is no policy.
+        Atomic: an existing policy directory is replaced as a whole, or kept if saving fails. Raises
+        PolicyError if `directory` exists and is not a policy.
         """
         target = Path(directory)
         check_replaceable(target)
-        with replacing(target) as folder:
+        with atomic_directory(target) as folder:
             write_model(self.model, folder, dtype)
             self.skin_vae.save(folder / SKIN_VAE_FOLDER, dtype)
 
@@ -152,15 +160,15 @@ class RigPolicy:
         dtype: torch.dtype = torch.float32,
         skin_vae: str | Path | None = None,
     ) -> "RigPolicy":
-        """Read a policy directory, in evaluation mode.
+        """Load a policy directory, in evaluation mode.
 
         Args:
-            directory: what `save` wrote, or a trainer's `checkpoint-N` (also of PEFT adapters: merged).
-            device, dtype: where and how to hold the weights; stored bf16 weights may be loaded as float32.
-            skin_vae: a policy directory or a `skin_vae` directory, if the directory has none of its own.
+            directory: what `save` wrote, or a trainer's `checkpoint-N`; PEFT adapters are merged.
+            device, dtype: device and dtype of the loaded weights, whatever dtype is stored.
+            skin_vae: a policy or `skin_vae` directory, for a directory without a skin VAE.
 
         Raises:
-            PolicyError: there is no policy, or no skin VAE.
+            PolicyError: the directory is not a policy, or there is no skin VAE.
         """
         source = Path(directory)
         folder = find_skin_vae(source, skin_vae)
@@ -179,9 +187,10 @@ def load(
 
 
 def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32) -> TokenRigForCausalLM:
-    """The language model of a policy directory or of a trainer's checkpoint; PEFT adapters are merged.
+    """Load TokenRig from a policy directory or a trainer's `checkpoint-N`; PEFT adapters are merged.
 
-    `dtype=None` keeps the stored one. Only safetensors are read. Raises PolicyError.
+    `dtype=None` keeps the stored dtype. Only safetensors are read. Raises PolicyError for a directory without
+    a complete TokenRig model.
     """
     source = Path(directory)
     stored = "auto" if dtype is None else dtype
@@ -192,12 +201,14 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
         return PeftModel.from_pretrained(load_model(base, dtype), str(source)).merge_and_unload()
     kind = _model_type(source)
     if kind != "tokenrig":
-        found = "no config.json" if kind is None else f"a model of type {kind!r}"
+        found = "no config.json" if kind is None else f"holds a model of type {kind!r}"
         raise PolicyError(
             f"{source}: {found}; give a policy directory (see `python -m policy.convert import`)"
         )
     if not any(source.glob("model*.safetensors")):
-        raise PolicyError(f"{source}: no model.safetensors; the policy was not saved completely")
+        raise PolicyError(
+            f"{source}: no model.safetensors; the policy was not saved completely, save it again"
+        )
     with _no_progress_bar(), _no_load_report():
         model, found = TokenRigForCausalLM.from_pretrained(
             source,
@@ -207,17 +218,17 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    # transformers would go on with random weights in their place.
+    # transformers would initialise them at random and carry on.
     absent = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
     if absent:
         raise PolicyError(
-            f"{source}: {len(absent)} of the weights that config.json asks for are missing or of another "
-            f"size, such as {min(absent)}; restore the files of one policy"
+            f"{source}: {len(absent)} weights required by config.json are missing or of another size, such "
+            f"as {min(absent)}; restore the files of one policy"
         )
-    # Views into the file are not aligned in memory, and matrix products then differ in the last bit from
-    # those of the model that was saved: rollouts of the same seed could differ.
+    # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
+    # the saved model: rollouts of the same seed could differ.
     for parameter in model.parameters():
-        if parameter.data_ptr() % ALIGNMENT:
+        if parameter.data_ptr() % TENSOR_ALIGNMENT:
             parameter.data = parameter.data.clone()
     return model
 
@@ -235,7 +246,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 @contextmanager
 def _no_load_report() -> Iterator[None]:
-    """Without transformers' table of missing weights: the error says it in a sentence."""
+    """Silence transformers' table of missing weights; the PolicyError reports them."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -245,7 +256,10 @@ def _no_load_report() -> Iterator[None]:
 
 
 def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:
-    """The `skin_vae` folder that belongs to a policy directory or checkpoint. Raises PolicyError."""
+    """The `skin_vae` folder of `given`, otherwise of a policy directory or checkpoint.
+
+    Raises PolicyError if there is none.
+    """
     source = Path(directory)
     places = [source / SKIN_VAE_FOLDER]
     base = adapter_base(source)
@@ -257,17 +271,20 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
         if (place / "model.safetensors").is_file() and _model_type(place) is None:
             return place
     if given is not None:
-        raise PolicyError(f"{given}: no skin VAE there (config.json and model.safetensors of one)")
+        raise PolicyError(
+            f"{given}: no skin VAE there; give a policy or skin_vae directory with config.json and "
+            "model.safetensors"
+        )
     if not source.is_dir():
         raise PolicyError(f"{source}: no such directory; give a policy directory")
     raise PolicyError(
-        f"{source}: no {SKIN_VAE_FOLDER} folder; a trainer's checkpoint has none, "
-        "pass the policy that the run started from as skin_vae (--skin-vae)"
+        f"{source}: no {SKIN_VAE_FOLDER} folder; for a trainer's checkpoint, pass the policy that the run "
+        "started from as skin_vae (--skin-vae)"
     )
 
 
 def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Configuration, safetensors and tokenizer files of a model into an existing folder."""
+    """Write configuration, safetensors and tokenizer files of a model to an existing folder."""
     if dtype is None or dtype == model.dtype:
         with _no_progress_bar():
             model.save_pretrained(folder)
@@ -284,8 +301,8 @@ def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | N
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary directory beside `target` that takes its name when the block succeeds."""
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory that replaces `target` as a whole when the block succeeds."""
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -309,30 +326,35 @@ def _umask() -> int:
 
 
 def check_replaceable(target: Path) -> None:
-    """Refuse to write a policy over what is none. Raises PolicyError."""
+    """Raise PolicyError if `target` exists and is neither a policy nor an empty directory."""
     if not target.exists():
         return
     if not target.is_dir() or (_model_type(target) != "tokenrig" and any(target.iterdir())):
-        raise PolicyError(f"{target}: exists and is no policy directory; choose another name")
+        raise PolicyError(f"{target}: exists and is not a policy directory; choose another path")
 
 
 def _model_type(directory: Path) -> str | None:
-    """`model_type` of a directory's config.json, None without a file or entry."""
+    """`model_type` in a directory's config.json; None without the file or the entry."""
     path = directory / "config.json"
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text()).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise PolicyError(f"{path}: is no JSON object ({error}); restore the file") from error
+        raise PolicyError(f"{path}: is not a JSON object ({error}); restore the file") from error
 
 
 def adapter_base(directory: Path) -> Path | None:
-    """The base model's directory of a PEFT adapter, None if `directory` holds no adapter."""
+    """Directory of the base model of a PEFT adapter; None if `directory` holds no adapter.
+
+    Raises PolicyError if the base model is not on this machine.
+    """
     path = directory / "adapter_config.json"
     if not path.is_file() or (directory / "config.json").is_file():
         return None
     base = json.loads(path.read_text()).get("base_model_name_or_path")
     if not base or not Path(base).is_dir():
-        raise PolicyError(f"{path}: the base model {base!r} is no directory here; run where it is")
+        raise PolicyError(
+            f"{path}: the base model {base!r} is not a directory on this machine; copy it there"
+        )
     return Path(base)

@@ -1,4 +1,4 @@
-"""`python -m policy.convert`: released SkinTokens checkpoints to policy directories and back."""
+"""`python -m policy.convert`: import released `.ckpt` checkpoints as policy directories and export them."""
 
 import argparse
 import json
@@ -14,10 +14,10 @@ from policy.bundle import (
     SKIN_VAE_FOLDER,
     PolicyError,
     adapter_base,
+    atomic_directory,
     check_replaceable,
     find_skin_vae,
     load_model,
-    replacing,
 )
 from policy.released.checkpoint import (
     CheckpointError,
@@ -25,67 +25,65 @@ from policy.released.checkpoint import (
     read_checkpoint,
     read_safetensors,
     write_checkpoint,
-    write_like,
+    write_patched_copy,
     write_safetensors,
     write_sha256,
 )
-from policy.released.release import (
+from policy.released.release import Release, parse_release
+from policy.released.rig_settings import parse_rig_config, rig_hyper_parameters
+from policy.released.tensors import (
     EMBEDDING,
     HEAD,
     VAE_PREFIX,
-    Release,
     check_tensors,
-    expected_shapes,
-    hyper_parameters_of,
+    model_shapes,
     release_order,
-    rig_config,
     stored_dtypes,
-    understand,
-    vae_config_of,
-    vae_hyper_parameters_of,
     vae_shapes,
 )
-from policy.skintokens.skin_vae import SkinVAEConfig
+from policy.released.vae_settings import is_vae_checkpoint, parse_vae_config, vae_hyper_parameters
+from policy.skintokens.configuration import SkinVAEConfig
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokens.text_tokenizer import build_text_tokenizer
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 
-# Used when skins are encoded, for pre-training, but not when a policy makes rigs (section 2).
+# Tensors of the skin VAE that pre-training needs and generation of rigs does not (specification, section 2).
 _ENCODING_ONLY = ("model.encoder.", "model.quant.", "model.FSQ.project_in.", "down_perceiver.")
 
 
 def import_checkpoint(
     checkpoint: str | Path, out: str | Path, vae: str | Path | None = None, rounded_constants: bool = True
 ) -> Release:
-    """Turn a released or refined `.ckpt` into a policy directory.
+    """Convert a released or exported `.ckpt` to a policy directory.
 
-    Weights keep their dtype and go from the mapped file straight into the new one. The directory is written
-    under a temporary name; a policy of that name is replaced.
+    Weights keep their dtype and are copied from the memory-mapped file straight to the new one. The directory
+    is written atomically and replaces an existing policy.
 
     Args:
         checkpoint: the TokenRig checkpoint.
-        out: the directory.
-        vae: the VAE checkpoint, for its configuration; the released values are assumed without.
-        rounded_constants: decode with the embedding's constants rounded to bf16, as the release does.
+        out: the policy directory to write.
+        vae: the VAE checkpoint, read for its settings; released settings are assumed if not given.
+        rounded_constants: decode with embedding constants rounded to bf16, as the release does.
 
     Raises:
-        CheckpointError, PolicyError: with a sentence for the user.
+        CheckpointError: a file cannot be read or holds something else.
+        PolicyError: `out` exists and is not a policy.
     """
     target = Path(out)
     check_replaceable(target)
-    release = understand(
+    release = parse_release(
         read_checkpoint(checkpoint), None if vae is None else read_checkpoint(vae), rounded_constants
     )
-    with replacing(target) as folder:
+    with atomic_directory(target) as folder:
         release.config.save_pretrained(folder)
         build_text_tokenizer(release.config.get_vocabulary()).save_pretrained(folder)
-        write_safetensors(folder / WEIGHTS, release.model)
+        write_safetensors(folder / WEIGHTS_FILE, release.model)
         skin = folder / SKIN_VAE_FOLDER
         skin.mkdir()
         (skin / "config.json").write_text(json.dumps(release.vae_config.to_dict(), indent=2) + "\n")
-        write_safetensors(skin / WEIGHTS, release.vae)
-        for path in (folder / WEIGHTS, skin / WEIGHTS):
+        write_safetensors(skin / WEIGHTS_FILE, release.vae)
+        for path in (folder / WEIGHTS_FILE, skin / WEIGHTS_FILE):
             write_sha256(path)
     return release
 
@@ -97,25 +95,26 @@ def export_checkpoint(
     skin_vae: str | Path | None = None,
     vae_out: str | Path | None = None,
 ) -> str:
-    """Write a policy as a `.ckpt` that the released code loads.
+    """Convert a policy to a `.ckpt` that the released code loads.
 
     Args:
-        directory: a policy, or a trainer's `checkpoint-N`; PEFT adapters are merged.
-        out: the file; a file of that name is replaced.
-        like: the original file. Its keys, dtypes, hyper-parameters and unchanged weights are kept byte for
-            byte, also the VAE's weights if the directory has none.
-        skin_vae: the policy whose skin VAE belongs to a directory without one.
-        vae_out: write the VAE checkpoint as well, for policies that were never released.
+        directory: a policy directory or a trainer's `checkpoint-N`; PEFT adapters are merged.
+        out: the file to write, atomically.
+        like: the `.ckpt` that the policy was imported from. Its keys, dtypes, hyper-parameters and unchanged
+            weights are kept byte for byte, and its VAE's weights if the directory has no skin VAE.
+        skin_vae: a policy directory with the skin VAE, for a directory without one.
+        vae_out: also write the VAE checkpoint here, for policies that were not imported.
 
     Returns:
-        the SHA-256 of `out`, which is also in `out.sha256`.
+        SHA-256 of `out`, hexadecimal; also written to `out.sha256`.
 
     Raises:
-        CheckpointError, PolicyError: with a sentence for the user.
+        CheckpointError: weights do not match the configuration or the original.
+        PolicyError: the directory is not a policy, or there is no skin VAE.
     """
     source = Path(directory)
-    config, tensors = _language_weights(source)
-    check_tensors(str(source), tensors, expected_shapes(config))
+    config, tensors = _read_model(source)
+    check_tensors(str(source), tensors, model_shapes(config))
     try:
         folder = find_skin_vae(source, skin_vae)
     except PolicyError:
@@ -124,42 +123,44 @@ def export_checkpoint(
         folder = None
     vae_config = None
     if folder is not None:
-        vae_config, skin = _skin_weights(folder)
+        vae_config, skin = _read_skin_vae(folder)
         tensors.update({VAE_PREFIX + name: tensor for name, tensor in skin.items()})
         if vae_out is not None:
-            names = {"model." + name: tensor for name, tensor in _as_stored(config, skin).items()}
-            write_checkpoint(vae_out, names, vae_hyper_parameters_of(vae_config))
+            names = {"model." + name: tensor for name, tensor in _in_stored_dtypes(config, skin).items()}
+            write_checkpoint(vae_out, names, vae_hyper_parameters(vae_config))
             write_sha256(vae_out)
     if like is not None:
         original = read_checkpoint(like)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         check_tensors(str(like), {name: t for name, t in original.tensors.items() if name in shapes}, shapes)
-        write_like(out, like, tensors)
+        write_patched_copy(out, like, tensors)
     else:
         assert vae_config is not None
-        stored = _as_stored(config, {name: tensors[name] for name in release_order(config, vae_config)})
+        stored = _in_stored_dtypes(
+            config, {name: tensors[name] for name in release_order(config, vae_config)}
+        )
         if config.tie_word_embeddings:
             stored[HEAD] = stored[EMBEDDING]
         names = {"model." + name: tensor for name, tensor in stored.items()}
-        write_checkpoint(out, names, hyper_parameters_of(config, vae_config))
+        write_checkpoint(out, names, rig_hyper_parameters(config, vae_config))
     return write_sha256(out)
 
 
-def _language_weights(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
-    """Configuration and tensors, the tied head included, of a policy, a checkpoint or adapters."""
+def _read_model(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
+    """TokenRig's configuration and tensors, tied head included, of a policy, a `checkpoint-N` or adapters."""
     if adapter_base(source) is not None:
-        model = load_model(source, torch.float32)  # adding adapters in bf16 would round twice
+        model = load_model(source, torch.float32)  # merging adapters in bf16 would round twice
         return model.config, dict(model.state_dict())
-    config = _config(source)
+    config = _read_config(source)
     tensors = read_safetensors(sorted(source.glob("model*.safetensors")))
     if not tensors:
-        raise PolicyError(f"{source}: no {WEIGHTS}; the policy was not saved completely")
+        raise PolicyError(f"{source}: no {WEIGHTS_FILE}; the policy was not saved completely, save it again")
     if config.tie_word_embeddings and EMBEDDING in tensors:
         tensors[HEAD] = tensors[EMBEDDING]
     return config, tensors
 
 
-def _config(source: Path) -> TokenRigConfig:
+def _read_config(source: Path) -> TokenRigConfig:
     path = source / "config.json"
     if not path.is_file():
         raise PolicyError(f"{source}: no config.json; give a policy directory or a .ckpt file")
@@ -167,21 +168,21 @@ def _config(source: Path) -> TokenRigConfig:
         values = json.loads(path.read_text())
         kind = values.get("model_type")
         if kind != "tokenrig":
-            raise PolicyError(f"{source}: holds a model of type {kind!r}, not a TokenRig policy")
+            raise PolicyError(f"{source}: holds a model of type {kind!r}; give a TokenRig policy")
         return TokenRigConfig.from_dict(values)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path}: is no JSON object ({error}); restore the file") from error
+        raise PolicyError(f"{path}: is not a JSON object ({error}); restore the file") from error
 
 
-def _skin_weights(folder: Path) -> tuple[SkinVAEConfig, dict[str, Tensor]]:
+def _read_skin_vae(folder: Path) -> tuple[SkinVAEConfig, dict[str, Tensor]]:
     config = SkinVAEConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    tensors = read_safetensors([folder / WEIGHTS])
+    tensors = read_safetensors([folder / WEIGHTS_FILE])
     check_tensors(str(folder), tensors, vae_shapes(config))
     return config, tensors
 
 
-def _as_stored(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in the dtypes of the imported file."""
+def _in_stored_dtypes(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors converted to the dtypes of the imported file."""
     dtypes = stored_dtypes(config, tensors)
     return {name: tensor.to(dtypes[name]).contiguous() for name, tensor in tensors.items()}
 
@@ -190,27 +191,29 @@ def _as_stored(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> dict[st
 
 
 def describe(path: str | Path) -> list[str]:
-    """Lines about a TokenRig or VAE checkpoint or a policy directory. Raises CheckpointError, PolicyError."""
+    """Summarise a TokenRig or VAE checkpoint or a policy directory, as lines of text.
+
+    Raises CheckpointError and PolicyError for a path that holds none of them.
+    """
     source = Path(path)
     if source.is_dir():
         return _describe_directory(source)
     checkpoint = read_checkpoint(source)
     lines = [f"{source}: {len(checkpoint.tensors)} tensors"]
-    settings = checkpoint.hyper_parameters.get("model_config")
-    if isinstance(settings, Mapping) and "FSQ_dict" in settings.get("model", {}):
-        vae_config = vae_config_of(checkpoint)
+    if is_vae_checkpoint(checkpoint):
+        vae_config = parse_vae_config(checkpoint)
         extra = check_tensors(str(source), checkpoint.tensors, vae_shapes(vae_config))
         lines += [*_weights_lines({"skin VAE": checkpoint.tensors}), *_vae_lines(vae_config)]
     else:
-        config = rig_config(checkpoint)
+        config = parse_rig_config(checkpoint)
         skin = {name: t for name, t in checkpoint.tensors.items() if name.startswith(VAE_PREFIX)}
         own = {name: t for name, t in checkpoint.tensors.items() if name not in skin}
-        extra = check_tensors(str(source), own, expected_shapes(config))
+        extra = check_tensors(str(source), own, model_shapes(config))
         if config.tie_word_embeddings:
             del own[HEAD]
         lines += [*_weights_lines({**_by_part(own), "skin VAE": skin}), *_config_lines(config)]
     lines += _unused_lines(extra, checkpoint.other_entries)
-    return [*lines, *_digest_lines([source])]
+    return [*lines, *_checksum_lines([source])]
 
 
 def _describe_directory(source: Path) -> list[str]:
@@ -220,26 +223,31 @@ def _describe_directory(source: Path) -> list[str]:
         adapters = read_safetensors(sorted(source.glob("adapter_model*.safetensors")))
         lines = [f"{source}: PEFT adapters of {base}", *_weights_lines({"adapters": adapters})]
     home = source if base is None else base
-    config, tensors = _language_weights(home)
-    check_tensors(str(home), tensors, expected_shapes(config))
+    config, tensors = _read_model(home)
+    check_tensors(str(home), tensors, model_shapes(config))
     tensors = {name: t for name, t in tensors.items() if not (config.tie_word_embeddings and name == HEAD)}
     try:
         folder = find_skin_vae(source)
     except PolicyError:
-        return [*lines, *_weights_lines(_by_part(tensors)), *_config_lines(config), "no skin VAE here"]
-    vae_config, skin = _skin_weights(folder)
+        return [
+            *lines,
+            *_weights_lines(_by_part(tensors)),
+            *_config_lines(config),
+            "  no skin VAE in this directory",
+        ]
+    vae_config, skin = _read_skin_vae(folder)
     lines += [*_weights_lines({**_by_part(tensors), "skin VAE": skin}), *_config_lines(config)]
-    return [*lines, *_vae_lines(vae_config), *_digest_lines([home / WEIGHTS, folder / WEIGHTS])]
+    return [*lines, *_vae_lines(vae_config), *_checksum_lines([home / WEIGHTS_FILE, folder / WEIGHTS_FILE])]
 
 
 def _release_lines(release: Release) -> list[str]:
-    idle = [name for name in release.vae if name.startswith(_ENCODING_ONLY)]
+    encoder_only = [name for name in release.vae if name.startswith(_ENCODING_ONLY)]
     parts = {**_by_part(release.model), "skin VAE": release.vae}
     return [
         *_weights_lines(parts),
         *_config_lines(release.config),
         *_vae_lines(release.vae_config),
-        f"{len(idle)} tensors of the skin VAE serve encoding only, rigging does not use them",
+        f"  {len(encoder_only)} tensors of the skin VAE are used for encoding only, not for rigging",
     ]
 
 
@@ -261,10 +269,11 @@ def _weights_lines(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
 
 
 def _config_lines(config: TokenRigConfig) -> list[str]:
-    words, encoder = config.get_vocabulary(), config.get_mesh_encoder()
+    vocabulary, encoder = config.get_vocabulary(), config.get_mesh_encoder()
     return [
-        f"  vocabulary {words.size:,}: {words.skin_first} skeleton words, codebook {words.codebook:,}, "
-        f"final eos; {words.tokens_per_skin} tokens per skin; classes {', '.join(words.classes)}",
+        f"  vocabulary {vocabulary.size:,}: {vocabulary.skin_first} skeleton tokens, codebook "
+        f"{vocabulary.codebook:,}, final eos; {vocabulary.tokens_per_skin} SkinTokens per bone; classes "
+        f"{', '.join(vocabulary.classes)}",
         f"  language model: {config.num_hidden_layers} layers, {config.num_attention_heads}/"
         f"{config.num_key_value_heads} heads, hidden {config.hidden_size}; "
         f"mesh encoder: {encoder.heads} heads, {encoder.tokens} tokens",
@@ -284,16 +293,16 @@ def _unused_lines(tensors: Iterable[str], entries: Iterable[str]) -> list[str]:
     for title, names in (("tensors", list(tensors)), ("entries", list(entries))):
         if names:
             lines.append(f"  unused {title}: {', '.join(names)}")
-    return lines or ["  nothing in the file was left unused"]
+    return lines or ["  no unused tensors or entries"]
 
 
-def _digest_lines(paths: Iterable[Path]) -> list[str]:
+def _checksum_lines(paths: Iterable[Path]) -> list[str]:
     lines = []
     for path in paths:
-        beside = path.with_name(path.name + ".sha256")
-        if beside.is_file():
-            right = beside.read_text().split(" ")[0] == file_sha256(path)
-            lines.append(f"  {path}: {'matches' if right else 'DIFFERS FROM'} {beside.name}")
+        checksum = path.with_name(path.name + ".sha256")
+        if checksum.is_file():
+            matches = checksum.read_text().split(" ")[0] == file_sha256(path)
+            lines.append(f"  {path}: {'matches' if matches else 'DIFFERS FROM'} {checksum.name}")
     return lines
 
 
@@ -301,37 +310,40 @@ def _digest_lines(paths: Iterable[Path]) -> list[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The argument parser of `python -m policy.convert`."""
     parser = argparse.ArgumentParser(
-        prog="python -m policy.convert", description="Released SkinTokens checkpoints to policies and back."
+        prog="python -m policy.convert",
+        description="Import released .ckpt checkpoints as policy directories and export policies as .ckpt.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    reader = commands.add_parser("import", help="a .ckpt to a policy directory")
-    reader.add_argument("checkpoint", metavar="CKPT", help="TokenRig checkpoint, e.g. grpo_1400.ckpt")
+    reader = commands.add_parser("import", help="convert a .ckpt to a policy directory")
+    reader.add_argument("checkpoint", metavar="CKPT", help="TokenRig checkpoint, such as grpo_1400.ckpt")
     reader.add_argument(
-        "--vae", metavar="VAE_CKPT", help="VAE checkpoint, e.g. skin_vae_2_10_32768/last.ckpt"
+        "--vae", metavar="VAE_CKPT", help="VAE checkpoint, such as skin_vae_2_10_32768/last.ckpt"
     )
     reader.add_argument("--out", metavar="DIR", required=True, help="policy directory to write")
     reader.add_argument(
         "--exact-constants",
         action="store_true",
-        help="decode with the embedding's constants in full precision; the release rounds them to bf16",
+        help="decode with embedding constants in full precision; the release rounds them to bf16",
     )
-    writer = commands.add_parser("export", help="a policy directory or checkpoint-N to a .ckpt")
-    writer.add_argument("directory", metavar="DIR", help="policy, or checkpoint-N of a trainer")
+    writer = commands.add_parser("export", help="convert a policy directory or checkpoint-N to a .ckpt")
+    writer.add_argument("directory", metavar="DIR", help="policy directory or a trainer's checkpoint-N")
     writer.add_argument("--out", metavar="CKPT", required=True, help="file to write")
     writer.add_argument(
-        "--like", metavar="ORIGINAL_CKPT", help="keep everything of this file but the weights"
+        "--like", metavar="ORIGINAL_CKPT", help="copy this file and replace changed weights only"
     )
-    writer.add_argument("--skin-vae", metavar="DIR", help="policy whose skin VAE a checkpoint-N belongs to")
-    writer.add_argument("--vae-out", metavar="VAE_CKPT", help="also write the VAE as a checkpoint of its own")
-    viewer = commands.add_parser("info", help="what a .ckpt or a policy directory holds")
+    writer.add_argument(
+        "--skin-vae", metavar="DIR", help="policy directory with the skin VAE, for a checkpoint-N"
+    )
+    writer.add_argument("--vae-out", metavar="VAE_CKPT", help="also write a VAE checkpoint")
+    viewer = commands.add_parser("info", help="summarise a .ckpt or a policy directory")
     viewer.add_argument("path", metavar="PATH")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 2 with a sentence on stderr for what the user can fix."""
+    """Run the command; return 0, or 2 with one line on stderr for an error that the user can fix."""
     options = build_parser().parse_args(arguments)
     try:
         with torch.no_grad():

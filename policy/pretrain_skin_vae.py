@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
-from policy.bundle import PolicyError, find_skin_vae, replacing
+from policy.bundle import PolicyError, atomic_directory, find_skin_vae
 from policy.pretraining.loop import (
     LoopRecipe,
     Losses,
@@ -302,7 +302,7 @@ def train(recipe: SkinVAERecipe) -> Path:
         model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
         assert isinstance(model, SkinVAE)
         if is_main_process():
-            with replacing(target) as folder:
+            with atomic_directory(target) as folder:
                 model.save(folder)
     return target
 

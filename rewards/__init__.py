@@ -1,6 +1,6 @@
-"""Rewards of a decoded rig: occupancy grid, the paper's four rewards, scoring, and the scoring service.
+"""Rewards of a decoded rig: occupancy grid, the paper's four rewards, rig scoring and the reward service.
 
-Importing this package must stay light (no torch, Ray or SciPy): scoring workers hold many copies of it.
+Importing this package must stay light (no torch, Ray or SciPy): every scoring actor holds a copy of it.
 """
 
 from rewards.containment import bone_containment

@@ -1,7 +1,7 @@
-"""`python -m rewards.benchmark`: each fast path beside the obvious alternative, in one run, as ratios.
+"""`python -m rewards.benchmark`: times the fast paths against the obvious alternatives, as ratios.
 
-Procedural meshes and random rigs, so that anyone can repeat it. Times are medians; both sides of a ratio take
-turns, so that a busy machine slows both.
+Meshes are procedural and rigs random, so that anyone can repeat it. Times are medians; the two sides of a
+ratio alternate, so that a busy machine slows both.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from rewards.containment import bone_points
 from rewards.lbs import skinning_matrices
-from rewards.occupancy import build_occupancy, fill_projection_reference
+from rewards.occupancy import build_occupancy
+from rewards.references import fill_projection_reference
 from rewards.score import RewardSettings, RigScore, ScoringMesh, prepare_scoring_mesh, score_group, score_rig
 from rewards.smoothness import LENGTH_EPSILON
 
@@ -27,7 +28,7 @@ Mesh = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 class RandomRig:
-    """A rig as a decoder makes it: every weight is a sigmoid, so none is exactly 0."""
+    """A random rig like a decoder's: every weight is a sigmoid, so none is exactly 0."""
 
     def __init__(self, rng: np.random.Generator, joints: int, vertices: NDArray[np.float32]) -> None:
         self.joints = rng.uniform(-0.6, 0.6, (joints, 3)).astype(np.float32)
@@ -39,7 +40,8 @@ class RandomRig:
 def bumpy_sphere(faces: int, slimness: float = 1.0) -> Mesh:
     """A closed, lobed surface with about `faces` triangles, longest side spanning [-1, 1].
 
-    Two of its sides are divided by `slimness`: at 1 it fills a quarter of the grid, at 4 as much as a fox.
+    `slimness` divides its other two sides: at 1 it fills a quarter of the grid, at 4 about as much as the
+    Fox.
     """
     rings = max(3, round((faces / 4) ** 0.5))
     theta = np.linspace(0, np.pi, rings + 1)[:, None]
@@ -58,7 +60,7 @@ def bumpy_sphere(faces: int, slimness: float = 1.0) -> Mesh:
 
 
 def trimesh_occupancy(mesh: Mesh, resolution: int) -> Any:
-    """What a trimesh user writes: `voxelized(pitch).fill()`."""
+    """The trimesh way: `voxelized(pitch).fill()`."""
     import trimesh
 
     vertices, faces = mesh
@@ -70,7 +72,7 @@ def trimesh_occupancy(mesh: Mesh, resolution: int) -> Any:
 
 
 def open3d_occupancy(mesh: Mesh, resolution: int) -> NDArray[np.bool_]:
-    """What an Open3D user writes: its surface voxels, filled by projection with NumPy."""
+    """The Open3D way: its surface voxels, filled by projection in NumPy."""
     import open3d
 
     vertices, faces = mesh
@@ -95,14 +97,14 @@ def numpy_scipy_score(
     rotations: NDArray[np.float64],
     settings: RewardSettings,
 ) -> tuple[float, float, float, float]:
-    """The four rewards as a NumPy and SciPy user writes them, occupied cells given as (N, 3) centres."""
+    """The four rewards in plain NumPy and SciPy, from the centres (N, 3) of the occupied cells."""
     from scipy.spatial import cKDTree
 
     distance, _ = cKDTree(rig.joints).query(centres)
     coverage = np.exp(-settings.alpha * distance / cell).mean()
     containment = contains(bone_points(rig.joints, rig.parents, settings.samples_per_bone)).mean()
-    unbound = (rig.weights < settings.threshold).all(axis=1).mean()
-    crowded = ((rig.weights > settings.threshold).sum(axis=1) > settings.max_influences).mean()
+    uninfluenced = (rig.weights < settings.threshold).all(axis=1).mean()
+    overinfluenced = ((rig.weights > settings.threshold).sum(axis=1) > settings.max_influences).mean()
     matrices = skinning_matrices(rig.joints, rig.parents, rotations)
     poses, joints = matrices.shape[:2]
     weights = rig.weights / rig.weights.sum(axis=1, keepdims=True)
@@ -113,13 +115,14 @@ def numpy_scipy_score(
     rest_length = np.linalg.norm(rest[first] - rest[second], axis=1)
     stretch = np.linalg.norm(posed[first] - posed[second], axis=2) / (rest_length + LENGTH_EPSILON)[:, None]
     smoothness = 1 / (1 + np.maximum(stretch, 1).max(axis=0).mean())
-    return float(coverage), float(containment), float(1 - unbound / 2 - crowded / 2), float(smoothness)
+    sparsity = 1 - uninfluenced / 2 - overinfluenced / 2
+    return float(coverage), float(containment), float(sparsity), float(smoothness)
 
 
 def per_rollout_score(
     source: Mesh, mesh: ScoringMesh, rig: RandomRig, rotations: NDArray[np.float64], settings: RewardSettings
 ) -> tuple[float, float, float, float]:
-    """The same, nothing shared: trimesh voxelises the mesh for every rollout, as users often do."""
+    """The same with nothing shared: trimesh voxelises the mesh for every rollout."""
     grid = trimesh_occupancy(source, settings.resolution)
     points = np.asarray(grid.points)
     return numpy_scipy_score(
@@ -131,7 +134,7 @@ def _is_filled(grid: Any, points: NDArray[np.float64]) -> NDArray[np.bool_]:
     return np.asarray(grid.is_filled(points.reshape(-1, 3))).reshape(points.shape[:-1])
 
 
-def take_turns(repeats: int, *functions: Callable[[], Any]) -> list[float]:
+def alternate(repeats: int, *functions: Callable[[], Any]) -> list[float]:
     """Median seconds of each function over `repeats` rounds, after one round that compiles and warms up."""
     seconds: list[list[float]] = [[] for _ in functions]
     for round_ in range(repeats + 1):
@@ -144,7 +147,7 @@ def take_turns(repeats: int, *functions: Callable[[], Any]) -> list[float]:
 
 
 def benchmark_grid(faces: int, repeats: int) -> list[dict[str, Any]]:
-    """Building the grid at r = 196 against trimesh and, where it is installed, Open3D."""
+    """Building the grid at resolution 196, against trimesh and, if it is installed, Open3D."""
     mesh = bumpy_sphere(faces)
     alternatives: dict[str, Callable[[], Any]] = {
         "trimesh voxelized().fill()": lambda: trimesh_occupancy(mesh, 196)
@@ -153,7 +156,7 @@ def benchmark_grid(faces: int, repeats: int) -> list[dict[str, Any]]:
         alternatives["Open3D grid + NumPy projection"] = lambda: open3d_occupancy(mesh, 196)
     rows = []
     for name, alternative in alternatives.items():
-        ours, theirs = take_turns(repeats, lambda: build_occupancy(*mesh), alternative)
+        ours, theirs = alternate(repeats, lambda: build_occupancy(*mesh), alternative)
         rows.append(_row(f"grid, {len(mesh[1]):,} faces", name, ours, theirs))
     return rows
 
@@ -161,7 +164,7 @@ def benchmark_grid(faces: int, repeats: int) -> list[dict[str, Any]]:
 def benchmark_group(
     rollouts: int, joints: int, faces: int, slimness: float, repeats: int
 ) -> list[dict[str, Any]]:
-    """All four rewards of a group of rollouts of one mesh."""
+    """All four rewards for a group of rollouts of one mesh."""
     settings = RewardSettings()
     source = bumpy_sphere(faces, slimness)
     mesh = prepare_scoring_mesh(*source, settings)
@@ -180,12 +183,12 @@ def benchmark_group(
     label = (
         f"group of {rollouts}, {joints} joints, {len(mesh.vertices):,} vertices, {mesh.grid.count:,} cells"
     )
-    ours, theirs = take_turns(
+    ours, theirs = alternate(
         repeats, lambda: score_group(mesh, rigs, rotations, settings), lambda: [shared(rig) for rig in rigs]
     )
     rows = [_row(label, "NumPy/SciPy, grid shared", ours, theirs)]
-    # With the mesh's share of the work on our side as well; one rollout of theirs, times the group's size.
-    ours, one = take_turns(
+    # With mesh preparation on our side as well; on theirs one rollout, times the size of the group.
+    ours, one = alternate(
         1,
         lambda: score_group(prepare_scoring_mesh(*source, settings), rigs, rotations, settings),
         lambda: per_rollout_score(source, mesh, rigs[0], rotations, settings),
@@ -195,10 +198,10 @@ def benchmark_group(
 
 
 def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
-    """Seconds of each part of one rig's score, without an alternative."""
+    """Seconds of each part of one rig's score; no alternatives."""
     from rewards.coverage import joint_coverage
     from rewards.diagnostics import rig_diagnostics
-    from rewards.guards import owned_vertices
+    from rewards.kernels.weights import owned_vertices
     from rewards.lbs import skin
     from rewards.smoothness import stretch_of
     from rewards.sparsity import skin_sparsity
@@ -225,7 +228,7 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
         ),
         "score_rig": lambda: score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, settings),
     }
-    times = take_turns(repeats, *parts.values())
+    times = alternate(repeats, *parts.values())
     return [_row(f"part: {name}", "", seconds, None) for name, seconds in zip(parts, times, strict=True)]
 
 
@@ -242,7 +245,7 @@ else:
     mesh = pickle.load(sys.stdin.buffer)
     rigs = [RandomRig(np.random.default_rng(0), 40, mesh.vertices) for _ in range(6)]
     rewards.score_group(mesh, rigs, settings.rotations(40, 0), settings)
-# VmHWM, not ru_maxrss: the latter starts at what the parent had used.
+# VmHWM, not ru_maxrss, which starts at the parent's peak.
 peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())
 print(int(peak[1]) // 1024, file=sys.stderr)
 """
@@ -262,7 +265,7 @@ def worker_memory() -> dict[str, int]:
 
 
 def _open3d_imports() -> bool:
-    """Whether Open3D is there and finds the system libraries that it needs."""
+    """Whether Open3D is installed and finds its system libraries."""
     try:
         import open3d
     except ImportError:
@@ -276,12 +279,12 @@ def _row(task: str, alternative: str, ours: float, theirs: float | None) -> dict
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the benchmark and print its table; `--json` also writes it to a file."""
+    """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(prog="python -m rewards.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument("--faces", type=int, nargs="+", default=[5_000, 50_000, 300_000], help="mesh sizes")
     parser.add_argument("--rollouts", type=int, default=24, help="rigs in the group")
     parser.add_argument("--joints", type=int, default=40, help="joints per rig")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of which the median counts")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; the median is reported")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args(arguments)
 

@@ -1,4 +1,9 @@
-"""Bone containment [R_vk]: how much of the skeleton lies inside the mesh's volume."""
+"""Bone containment, R_vk: how much of the skeleton lies inside the mesh.
+
+    R_vk = fraction of the points  parent + t / s · (child - parent),  t = 0 … s,  in occupied cells
+
+over all bones (parent joint to child joint), s = 10. Paper, "Bone containment".
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,31 +15,30 @@ from rewards.skeleton import check_joints, check_parents, hierarchy_levels
 def bone_containment(
     grid: OccupancyGrid, joints: ArrayLike, parents: ArrayLike, samples_per_bone: int = 10
 ) -> float:
-    """Fraction of evenly spaced points on the bones that lie in occupied cells.
+    """R_vk of a rig's skeleton.
 
     Args:
         grid: the mesh's occupancy.
         joints: (J, 3) float, mesh frame.
         parents: (J,) int, -1 for a root; any order, no cycles.
-        samples_per_bone: s >= 1; a bone has s + 1 points, both ends included. The paper gives 10.
+        samples_per_bone: s >= 1; a bone has s + 1 points, both ends included.
 
     Returns:
-        A float in [0, 1]. A rig without bones (only roots) counts its joints.
+        A float in [0, 1]. A rig without bones (roots only) is scored on its joints.
 
     Raises:
-        RigRewardError: joints or parents that are no hierarchy.
+        RigRewardError: joints or parents that do not form a hierarchy.
         ValueError: samples_per_bone below 1.
-
-    Source: paper, "Bone containment", R_vk.
     """
     return float(grid.contains(bone_points(joints, parents, samples_per_bone)).mean())
 
 
 def bone_points(joints: ArrayLike, parents: ArrayLike, samples_per_bone: int = 10) -> NDArray[np.float64]:
-    """The points that `bone_containment` looks up, (B, s + 1, 3) float64, or (J, 1, 3) for a rig without
-    bones.
+    """The sample points of `bone_containment`; same arguments and errors.
 
-    Bones are ordered by their child joint; a point t is `parent + t/s * (child - parent)`. Errors: as there.
+    Returns:
+        (B, s + 1, 3) float64, mesh frame, bones in the order of their child joints; (J, 1, 3), the joints,
+        for a rig without bones.
     """
     if samples_per_bone < 1:
         raise ValueError(f"samples_per_bone is {samples_per_bone}; it must be at least 1")
@@ -47,29 +51,3 @@ def bone_points(joints: ArrayLike, parents: ArrayLike, samples_per_bone: int = 1
     starts = ends[up[children], None, :]
     steps = np.linspace(0.0, 1.0, samples_per_bone + 1)[None, :, None]
     return starts + steps * (ends[children, None, :] - starts)
-
-
-def bone_containment_reference(
-    grid: OccupancyGrid, joints: ArrayLike, parents: ArrayLike, samples_per_bone: int = 10
-) -> float:
-    """`bone_containment` one point at a time."""
-    ends = check_joints(joints)
-    up = check_parents(parents, len(ends))
-    hierarchy_levels(up)
-    hits: list[bool] = []
-    for child, parent in enumerate(up):
-        for sample in range(samples_per_bone + 1) if parent >= 0 else ():
-            point = ends[parent] + sample / samples_per_bone * (ends[child] - ends[parent])
-            hits.append(_in_occupied_cell(grid, point))
-    return float(np.mean(hits or [_in_occupied_cell(grid, root) for root in ends]))
-
-
-def _in_occupied_cell(grid: OccupancyGrid, point: NDArray[np.float64]) -> bool:
-    cell = []
-    for axis in range(3):
-        offset = (point[axis] - grid.origin[axis]) / grid.cell
-        size = grid.occupied.shape[axis]
-        if offset < 0 or offset > size + 1e-9:
-            return False
-        cell.append(min(int(offset), size - 1))
-    return bool(grid.occupied[tuple(cell)])

@@ -1,17 +1,17 @@
-"""Errors of scoring: whose fault a failure is decides the reward (a bad rig: 0; a bad mesh: none)."""
+"""Scoring errors, by fault: the rig's (rewards 0), the mesh's (no rewards) or the caller's (a bug)."""
 
 
 class RewardError(ValueError):
-    """A mesh or a rig that cannot be scored: one of the two subclasses, which say whose fault it is.
+    """Scoring failed. The subclasses blame the mesh or the rig.
 
-    Raised itself only for arguments that do not fit together (weights of another mesh, poses of another rig):
-    the caller's mistake, which no reward should hide.
+    The base class itself means arguments that do not fit together (weights for another mesh, poses for
+    another rig): a bug in the caller, which no reward should hide.
     """
 
 
 class MeshRewardError(RewardError):
-    """The mesh cannot be scored (no triangle with area, non-finite vertices, …): not the policy's fault."""
+    """The mesh cannot be scored (no triangle with area, non-finite vertices, …); the policy is blameless."""
 
 
 class RigRewardError(RewardError):
-    """The rig cannot be scored (a cycle of parents, NaN weights, …): the policy's fault."""
+    """The rig cannot be scored (a cycle of parents, NaN weights, …); the policy is to blame."""

@@ -1,6 +1,6 @@
-"""`python -m rewards.explain RIGGED.glb --out DIR`: pictures of how a rig earns each reward.
+"""`python -m rewards.explain RIGGED.glb --out DIR`: pictures that show how a rig earns each reward.
 
-Writes occupancy.png, coverage.png, containment.png, stretch.png and scores.json. Works on any rigged GLB.
+Writes occupancy.png, coverage.png, containment.png, stretch.png and scores.json, for any rigged GLB.
 """
 
 import argparse
@@ -35,12 +35,12 @@ BONE, INSIDE, OUTSIDE = "#202020", "#1a7f37", "#d1242f"
 
 
 def explain(mesh: Mesh, rig: Rig, out: Path, settings: RewardSettings, seed: int = 0) -> RigScore:
-    """Score a rig and draw why.
+    """Score a rig, draw why, and write both to `out`.
 
     Args:
         mesh: V vertices, mesh frame.
-        rig: with weights (V, J).
-        out: folder for the pictures and scores.json; made if missing.
+        rig: weights (V, J) at the mesh's vertices.
+        out: folder for the pictures and scores.json; created if missing.
         settings: the rewards' parameters.
         seed: of the poses.
 
@@ -62,7 +62,7 @@ def explain(mesh: Mesh, rig: Rig, out: Path, settings: RewardSettings, seed: int
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """As PNG with 256 colours: half the size, for pictures that go into documents."""
+    """Save as a PNG with 256 colours: half the size, for pictures in documents."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     Image.open(buffer).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(
@@ -71,7 +71,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _two_views(points: NDArray[np.floating]) -> tuple[Figure, Any]:
-    """A figure with a front and a side panel at one scale, framed to points (N, 3)."""
+    """A figure with a front and a side panel at the same scale, framed to points (N, 3)."""
     figure = Figure(figsize=(9, 4.6), dpi=100, layout="constrained")
     extent = np.maximum(np.ptp(points, axis=0), 0.2 * np.ptp(points, axis=0).max())
     panels = figure.subplots(1, len(VIEWS), width_ratios=[extent[view[1]] for view in VIEWS])
@@ -87,7 +87,7 @@ def _two_views(points: NDArray[np.floating]) -> tuple[Figure, Any]:
 
 
 def _draw_occupancy(mesh: Mesh, rig: Rig, grid: OccupancyGrid, settings: RewardSettings) -> Figure:
-    """Three slices: free, interior and surface cells; joints within 3 cells of the slice as dots."""
+    """Three slices of free, interior and surface cells, with joints within 3 cells of the slice as dots."""
     surface = build_occupancy(mesh.vertices, mesh.faces, settings.resolution, "surface").occupied
     layers = grid.occupied.astype(np.int8) + surface
     joints = (rig.joints - grid.origin) / grid.cell
@@ -99,7 +99,7 @@ def _draw_occupancy(mesh: Mesh, rig: Rig, grid: OccupancyGrid, settings: RewardS
             across, up = 2, 1
         elif axis == 1:
             across, up = 0, 2
-        # The slice with most interior says more than the middle one on a creature with spread legs.
+        # The fullest slice: the middle one may fall between a creature's legs.
         middle = int(grid.occupied.sum(axis=(across, up)).argmax())
         picture = np.moveaxis(layers, (up, across, axis), (0, 1, 2))[:, :, middle]
         panel.imshow(picture, origin="lower", cmap=colours, vmin=0, vmax=2, interpolation="nearest")
@@ -120,7 +120,7 @@ def _draw_occupancy(mesh: Mesh, rig: Rig, grid: OccupancyGrid, settings: RewardS
 def _draw_coverage(
     mesh: Mesh, rig: Rig, grid: OccupancyGrid, settings: RewardSettings, score: RigScore
 ) -> Figure:
-    """The mesh, each face coloured by exp(-alpha * distance to the nearest joint)."""
+    """The mesh, with each face coloured by exp(-alpha · distance to the nearest joint)."""
     middles = mesh.vertices[mesh.faces].mean(axis=1)
     distance = np.min([np.linalg.norm(middles - joint, axis=1) for joint in rig.joints], axis=0)
     if settings.distance_unit == "cells":
@@ -164,7 +164,7 @@ def _draw_stretch(
     rotations: NDArray[np.float64],
     score: RigScore,
 ) -> Figure:
-    """The edges of the pose with the largest stretch, coloured by it, the worst edge circled."""
+    """The edges in the pose with the largest stretch, coloured by stretch, with the worst edge circled."""
     largest, _, worst = edge_stretch(
         scoring.vertices, scoring.edges, rig.joints, rig.parents, weights, rotations
     )
@@ -204,7 +204,7 @@ def _faces(
     view: tuple[str, int, int, int, int],
     values: NDArray[np.floating] | None,
 ) -> PolyCollection:
-    """Draw the faces back to front; values (F,) in [0, 1] colour them, None leaves them pale."""
+    """Draw the faces back to front, coloured by values (F,) in [0, 1], or pale if there are none."""
     _, across, up, depth, sign = view
     order = np.argsort(sign * vertices[faces].mean(axis=1)[:, depth])
     flat = vertices[:, [across, up]]
@@ -230,14 +230,14 @@ def _bones(panel: Any, rig: Rig, view: tuple[str, int, int, int, int], marker: s
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Explain one file; 2 for a file that cannot be read or scored."""
+    """Explain one file; exit status 2 if it cannot be read or scored."""
     parser = argparse.ArgumentParser(
         prog="python -m rewards.explain", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("rigged", type=Path, help="a rigged GLB file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--seed", type=int, default=0, help="of the random poses")
-    parser.add_argument("--poses", help="NPZ of recorded poses instead of random ones")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the poses")
+    parser.add_argument("--poses", help="NPZ file of recorded poses to use instead of random ones")
     options = parser.parse_args(arguments)
     matplotlib.use("Agg")
     settings = RewardSettings(pose_file=options.poses)
@@ -248,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     for name, value in (score.rewards | score.diagnostics).items():
         print(f"{name:<20} {value:.4f}")
-    print(f"pictures in {options.out}")
+    print(f"wrote the pictures to {options.out}")
     return 0
 
 

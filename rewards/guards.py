@@ -1,26 +1,30 @@
-"""Opt-in rewards that close loopholes of the paper's four (docs/rewards.md); off unless asked for."""
+"""Guard rewards: two opt-in rewards that close loopholes of the paper's four (docs/rewards.md).
 
-from typing import Any
+    bone_influence    = fraction of bones that are the strongest on at least n vertices
+    joint_count_prior = exp(-(ln(J / expected) / ln(factor))² / 2)
+
+n = 1, expected = 30 joints, factor = 2. Both are this project's own.
+"""
 
 import numpy as np
-from numba import njit
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from rewards.kernels.weights import owned_vertices
 from rewards.weights import check_weights
 
 GUARD_NAMES = ("bone_influence", "joint_count_prior")
 
 
 def bone_influence(weights: ArrayLike, min_vertices: int = 1) -> float:
-    """Share of the bones that own vertices: bones that are the strongest on at least `min_vertices` of them.
+    """Fraction of bones that own vertices: that are the strongest bone on at least `min_vertices` of them.
 
-    Near 0 when every vertex hangs on the root or all weights are alike (the strongest is then always the same
-    bone), the cheats that the paper's sparsity and smoothness reward most.
+    Near 0 if every vertex follows the root or all weights are equal: the cheats that the paper's sparsity and
+    smoothness reward most.
 
     Args:
-        weights: (S, J) float >= 0, raw. The first of equally strong bones owns the vertex; an unbound vertex
-            has no owner.
-        min_vertices: >= 1.
+        weights: (S, J) float >= 0, raw. The first of equally strong bones owns the vertex; a vertex without
+            weight has no owner.
+        min_vertices: n >= 1.
 
     Returns:
         A float in [0, 1].
@@ -28,8 +32,6 @@ def bone_influence(weights: ArrayLike, min_vertices: int = 1) -> float:
     Raises:
         RigRewardError: wrong shape, negative or non-finite weights.
         ValueError: min_vertices below 1.
-
-    Source: this project's.
     """
     if min_vertices < 1:
         raise ValueError(f"min_vertices is {min_vertices}; it must be at least 1")
@@ -37,14 +39,14 @@ def bone_influence(weights: ArrayLike, min_vertices: int = 1) -> float:
 
 
 def joint_count_prior(joint_count: int, expected: float = 30.0, factor: float = 2.0) -> float:
-    """How usual a number of joints is: `exp(-(ln(J / expected) / ln(factor))^2 / 2)`.
+    """How typical a number of joints is: a Gaussian in its logarithm.
 
-    1 at the expected number, 0.61 at `factor` times more or fewer, 0.14 at its square. Against rigs that buy
-    coverage with ever more joints, or containment with a single bone.
+    1 at the expected number, 0.61 at `factor` times as many or as few, 0.14 at `factor`² times. Penalises
+    rigs that buy coverage with ever more joints, or containment with a single bone.
 
     Args:
         joint_count: J >= 1.
-        expected: the usual number, of your own data where you know it.
+        expected: > 0; the typical number, of your own data if you know it.
         factor: > 1.
 
     Returns:
@@ -52,26 +54,10 @@ def joint_count_prior(joint_count: int, expected: float = 30.0, factor: float = 
 
     Raises:
         ValueError: an argument out of range.
-
-    Source: this project's.
     """
     if joint_count < 1 or not expected > 0 or not factor > 1:
         raise ValueError(
-            f"joint_count {joint_count}, expected {expected}, factor {factor}; "
+            f"joint_count is {joint_count}, expected {expected}, factor {factor}; "
             "they must be at least 1, above 0 and above 1"
         )
     return float(np.exp(-0.5 * (np.log(joint_count / expected) / np.log(factor)) ** 2))
-
-
-@njit(cache=True)
-def owned_vertices(weights: Any) -> NDArray[np.int64]:
-    """How many vertices each bone is strongest on, (J,) int64; weights (S, J) from `check_weights`."""
-    owned = np.zeros(weights.shape[1], np.int64)
-    for v in range(weights.shape[0]):
-        strongest = 0
-        for j in range(1, weights.shape[1]):
-            if weights[v, j] > weights[v, strongest]:
-                strongest = j
-        if weights[v, strongest] > 0:
-            owned[strongest] += 1
-    return owned

@@ -1,4 +1,4 @@
-"""Random joint rotations, seeded so that a whole group of rollouts is posed alike wherever it is scored."""
+"""Random poses: seeded joint rotations, the same for every rollout of a group on every worker."""
 
 import hashlib
 
@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 
 
 def pose_seed(run_seed: int, mesh: str | int, step: int) -> int:
-    """A 64-bit seed from (run seed, mesh name or index, step): the same on every machine, process and
-    backend.
-    """
+    """A 64-bit seed from (run seed, mesh name or index, step), the same on every machine and backend."""
     text = f"{run_seed}/{mesh}/{step}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
@@ -17,10 +15,9 @@ def pose_seed(run_seed: int, mesh: str | int, step: int) -> int:
 def random_rotations(poses: int, joints: int, max_angle_deg: float, seed: int) -> NDArray[np.float64]:
     """Rotations about uniform random axes by uniform angles in [0, max_angle_deg].
 
-    Draws go joint by joint, so joint j of pose p gets the same rotation for every rig scored under one seed
-    and number of poses, however many joints that rig has: `random_rotations(p, 9, …)[:, :4] ==
-    random_rotations(p, 4, …)`. That is what "a group shares its poses" means for rollouts with different
-    skeletons.
+    Drawn joint by joint: for one seed and number of poses, joint j of pose p gets the same rotation in every
+    rig, however many joints the rig has. `random_rotations(p, 9, …)[:, :4] == random_rotations(p, 4, …)`.
+    This is how a group of rollouts with different skeletons shares its poses.
 
     Args:
         poses: P >= 1.
@@ -34,11 +31,11 @@ def random_rotations(poses: int, joints: int, max_angle_deg: float, seed: int) -
     Raises:
         ValueError: an argument out of range.
 
-    Source: paper, "Deformation smoothness" (5 random poses); the angle of 30 degrees is this project's
-        default.
+    Source: paper, "Deformation smoothness" (5 random poses); the default angle of 30 degrees is this
+    project's.
     """
     if poses < 1 or joints < 1:
-        raise ValueError(f"{poses} poses of {joints} joints asked for; both must be at least 1")
+        raise ValueError(f"poses is {poses} and joints {joints}; both must be at least 1")
     if not 0 <= max_angle_deg <= 180:
         raise ValueError(f"max_angle_deg is {max_angle_deg}; it must be between 0 and 180")
     draws = np.random.Generator(np.random.Philox(seed)).random((joints, poses, 3)).transpose(1, 0, 2)
@@ -51,9 +48,7 @@ def random_rotations(poses: int, joints: int, max_angle_deg: float, seed: int) -
 
 
 def rotation_matrices(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation vectors (axis times angle in radians), (..., 3), to matrices (..., 3, 3): Rodrigues'
-    formula.
-    """
+    """Rotation vectors (..., 3), axis times radians, to matrices (..., 3, 3), by Rodrigues' formula."""
     angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
     x, y, z = np.moveaxis(vectors, -1, 0)
     zero = np.zeros_like(x)

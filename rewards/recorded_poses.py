@@ -1,4 +1,4 @@
-"""Recorded joint rotations from an NPZ file, mapped onto any rig: poses of real motion instead of noise."""
+"""Recorded poses: joint rotations of real motion from an NPZ file, mapped onto any rig."""
 
 import zipfile
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ SMPL22_PARENTS = np.array([-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13,
 
 
 class PoseFileError(ValueError):
-    """A pose file that cannot be used; the message names the file, the reason and the fix."""
+    """A pose file cannot be used; the message gives the file, the reason and the fix."""
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedPoses:
-    """Frames of a recording.
+    """The frames of a recording.
 
     Attributes:
         rotations: (T, K, 3, 3) float64 local rotations of K joints in T frames, for column vectors.
-        parents: (K,) int64, -1 for a root; None if the file gives none.
-        names: K names, or none.
+        parents: (K,) int64, -1 for a root; None if the file has none.
+        names: K joint names, or none.
     """
 
     rotations: NDArray[np.float64]
@@ -40,9 +40,9 @@ class RecordedPoses:
 
 @lru_cache(maxsize=4)
 def load_recorded_poses(path: str | Path) -> RecordedPoses:
-    """Read a pose file. Kept for the files last asked for.
+    """Read a pose file; the last four are cached.
 
-    The NPZ holds the rotations under one of three keys:
+    The NPZ file holds the rotations under one of three keys:
 
     - `rotations`: (T, K, 3, 3) matrices;
     - `rotations_6d`: (T, K, 6), the first two rows of each matrix (its first two columns if the file also
@@ -53,7 +53,7 @@ def load_recorded_poses(path: str | Path) -> RecordedPoses:
     and `names` (K,) text, `parents` (K,) integers with -1 for the root, or both. SMPL-22 frames need neither.
 
     Raises:
-        PoseFileError: missing, unreadable, or not as described.
+        PoseFileError: the file is missing, unreadable or not as described.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -78,26 +78,28 @@ def load_recorded_poses(path: str | Path) -> RecordedPoses:
         rotations = matrices_from_6d(numbers.astype(np.float64))
         rotations = rotations if layout == "rows" else rotations.swapaxes(-1, -2)
     else:
-        raise PoseFileError(f"{path}: no rotations; store them as 'rotations', 'rotations_6d' or 'smpl_272'")
+        raise PoseFileError(
+            f"{path}: has no rotations; store them as 'rotations', 'rotations_6d' or 'smpl_272'"
+        )
     _check(rotations, parents, names, path)
     return RecordedPoses(rotations, parents, names)
 
 
 def smpl22_rotations_6d(frames: NDArray[np.floating], path: str | Path = "frames") -> NDArray[np.float64]:
-    """The 22 joint rotations in 6D, (T, 22, 6), of frames (T, 272) of the SMPL-22 motion representation."""
+    """The 22 joint rotations in 6D, (T, 22, 6), from frames (T, 272) of the SMPL-22 motion representation."""
     if frames.ndim != 2 or frames.shape[1] != 272:
         raise PoseFileError(f"{path}: smpl_272 has shape {frames.shape}; store (T, 272)")
     return frames[:, -132:].reshape(len(frames), 22, 6).astype(np.float64)
 
 
 def matrices_from_6d(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation matrices (..., 3, 3) whose first two rows are numbers (..., 6), by Gram and Schmidt.
+    """Rotation matrices (..., 3, 3) from their first two rows, numbers (..., 6), by Gram-Schmidt.
 
-    Source: Zhou et al. 2019, "On the Continuity of Rotation Representations in Neural Networks"; by rows, as
-    the 272-number representation stores it.
+    Source: Zhou et al. 2019, "On the Continuity of Rotation Representations in Neural Networks"; rows, not
+    columns, as the 272-number representation stores them.
     """
     first, second = numbers[..., :3], numbers[..., 3:]
-    # A zero or parallel pair has no rotation: NaN, refused by the caller.
+    # A zero or parallel pair gives NaN, which the caller refuses.
     with np.errstate(invalid="ignore", divide="ignore"):
         first = first / np.linalg.norm(first, axis=-1, keepdims=True)
         second = second - (first * second).sum(axis=-1, keepdims=True) * first
@@ -108,19 +110,20 @@ def matrices_from_6d(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
 def map_joints(
     recorded: RecordedPoses, parents: NDArray[np.int64], names: tuple[str, ...] = ()
 ) -> NDArray[np.int64]:
-    """Which recorded joint moves each joint of a rig: (J,) int64, -1 for none.
+    """Which recorded joint drives each joint of a rig: (J,) int64, -1 for none.
 
-    By name, ignoring case and everything but letters and digits, if the rig has names and any of them is
-    recorded. Otherwise by depth in the hierarchy: the n-th joint at some depth takes the n-th recorded joint
-    at that depth, starting over when those are used up; joints deeper than the recording stay at rest.
+    Joints are matched by name (letters and digits only, ignoring case) if any name of the rig is recorded.
+    Otherwise by depth in the hierarchy: the n-th joint at a depth takes the n-th recorded joint at that
+    depth, starting over when those run out; joints deeper than the recording stay at rest.
 
     Args:
         recorded: the recording.
-        parents: (J,) int64, -1 for a root; no cycles (RigRewardError).
-        names: J names, or none.
+        parents: (J,) int64, -1 for a root.
+        names: J joint names, or none.
 
     Raises:
-        PoseFileError: neither names that match nor recorded parents.
+        PoseFileError: no name matches and the recording has no parents.
+        RigRewardError: the parents form a cycle.
     """
     known = {_plain(name): index for index, name in enumerate(recorded.names)}
     if names:
@@ -129,7 +132,7 @@ def map_joints(
             return by_name
     if recorded.parents is None:
         raise PoseFileError(
-            "the pose file names no joint of this rig and has no 'parents' to map by depth; store them"
+            "the pose file names no joint of this rig and has no 'parents' to map by depth; add 'parents'"
         )
     chosen = np.full(len(parents), -1, dtype=np.int64)
     for ours, theirs in zip(hierarchy_levels(parents), hierarchy_levels(recorded.parents), strict=False):
@@ -144,20 +147,23 @@ def recorded_rotations(
     seed: int,
     names: tuple[str, ...] = (),
 ) -> NDArray[np.float64]:
-    """Recorded poses for one rig, as `random_rotations` gives random ones.
+    """Recorded poses for one rig; the counterpart of `random_rotations`.
 
-    The frames depend on the seed, the recording and the number of poses alone, so a whole group is posed from
-    the same frames; no frame is drawn twice while there are enough.
+    The frames depend only on the seed, the recording and the number of poses, so that a group shares them. No
+    frame is drawn twice unless the recording has fewer frames than poses.
 
     Args:
         recorded: the recording.
         poses: P >= 1.
         parents: (J,) int64, -1 for a root.
         seed: from `pose_seed`.
-        names: J names, or none: see `map_joints`.
+        names: J joint names, or none; see `map_joints`.
 
     Returns:
-        (P, J, 3, 3) float64, identity for joints that nothing is mapped to.
+        (P, J, 3, 3) float64; identity for joints without a recorded one.
+
+    Raises:
+        PoseFileError, RigRewardError: as in `map_joints`.
     """
     count = len(recorded.rotations)
     draw = np.random.Generator(np.random.Philox(seed)).choice(count, poses, replace=poses > count)
@@ -180,14 +186,14 @@ def _check(
     if rotations.ndim != 4 or rotations.shape[2:] != (3, 3) or 0 in rotations.shape:
         raise PoseFileError(f"{path}: rotations have shape {rotations.shape}; store (T, K, 3, 3)")
     error = np.abs(rotations @ rotations.swapaxes(-1, -2) - np.eye(3)).max(axis=(1, 2, 3))
-    # NaN is not below either.
+    # `<` is false for NaN too.
     if not (error < 1e-3).all() or not (np.linalg.det(rotations) > 0).all():
         frame = int(np.flatnonzero(~(error < 1e-3))[0]) if not (error < 1e-3).all() else 0
-        raise PoseFileError(f"{path}: frame {frame} holds a matrix that is no rotation; store rotations")
+        raise PoseFileError(f"{path}: frame {frame} has a matrix that is not a rotation; store rotations")
     joints = rotations.shape[1]
     if not names and parents is None:
         raise PoseFileError(
-            f"{path}: neither 'names' nor 'parents' of its {joints} joints; store one of them"
+            f"{path}: has neither 'names' nor 'parents' for its {joints} joints; store one of them"
         )
     if names and len(names) != joints:
         raise PoseFileError(f"{path}: {len(names)} names for {joints} joints; store one per joint")

@@ -1,4 +1,4 @@
-"""Scoring of decoded rigs: the four rewards and the diagnostics that show how they were earned."""
+"""Rig scoring: the four rewards, the guards and the diagnostics of one rig or of a group of rigs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +11,14 @@ from rewards.containment import bone_points
 from rewards.coverage import joint_coverage
 from rewards.diagnostics import rig_diagnostics
 from rewards.errors import RigRewardError
-from rewards.guards import joint_count_prior, owned_vertices
+from rewards.guards import joint_count_prior
+from rewards.kernels.weights import owned_vertices
 from rewards.lbs import skin, skinning_matrices
 from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
 from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.skeleton import check_joints, check_parents
 from rewards.smoothness import smoothness_of, stretch_of
-from rewards.sparsity import sparsity_of
+from rewards.sparsity import influence_fractions, sparsity_of
 from rewards.weights import check_weights
 
 __all__ = [
@@ -32,7 +33,7 @@ __all__ = [
 
 
 class Rig(Protocol):
-    """A rig to score, at a scoring mesh's vertices; `data.Rig` fits."""
+    """A rig to score, with weights at a scoring mesh's vertices; `data.Rig` is one."""
 
     @property
     def joints(self) -> Any:
@@ -51,7 +52,7 @@ class Rig(Protocol):
 class RigScore:
     """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`).
 
-    `guards` holds the opt-in rewards that the settings ask for, by name.
+    `guards` holds the guard rewards that the settings enable, by name.
     """
 
     coverage: float
@@ -75,19 +76,19 @@ def score_rig(
     rotations: ArrayLike,
     settings: RewardSettings,
 ) -> RigScore:
-    """All rewards of one rig. The work of `mesh` is shared by all its rigs; see `prepare_scoring_mesh`.
+    """All rewards and diagnostics of one rig; the rigs of a mesh share `mesh`, see `prepare_scoring_mesh`.
 
     Args:
         mesh: S scoring vertices.
         joints: (J, 3) float, mesh frame.
         parents: (J,) int, -1 for a root; any order, no cycles.
         weights: (S, J) float >= 0 at `mesh.vertices`, raw: a sigmoid per bone, not normalised.
-        rotations: (P, K, 3, 3) float with K >= J; the first J are used, so a group can share one array.
+        rotations: (P, K, 3, 3) float, K >= J; the first J are used, so that a group can share one array.
         settings: the rewards' parameters.
 
     Raises:
-        RigRewardError: the rig cannot be scored: the policy's fault.
-        RewardError: weights or rotations do not fit this mesh or rig: the caller's.
+        RigRewardError: the rig cannot be scored (the policy's fault).
+        RewardError: weights or rotations do not fit this mesh or rig (the caller's fault).
     """
     rest = check_joints(joints)
     up = check_parents(parents, len(rest))
@@ -102,9 +103,7 @@ def score_rig(
         coverage=joint_coverage(mesh.grid, rest, settings.alpha, settings.distance_unit),
         containment=float(contained.mean()),
         sparsity=sparsity_of(
-            skin_weights,
-            settings.threshold,
-            settings.max_influences,
+            *influence_fractions(skin_weights, settings.threshold, settings.max_influences),
             settings.unbound_power,
             settings.crowded_power,
         ),
@@ -115,7 +114,7 @@ def score_rig(
 
 
 def guards_of(owned: NDArray[np.int64], settings: RewardSettings) -> dict[str, float]:
-    """The opt-in rewards that the settings ask for, in their order, from the vertices each bone owns (J,)."""
+    """The guard rewards that the settings enable, in their order; owned (J,) from `owned_vertices`."""
     values = {
         "bone_influence": float((owned >= settings.min_owned_vertices).mean()),
         "joint_count_prior": joint_count_prior(
@@ -128,14 +127,16 @@ def guards_of(owned: NDArray[np.int64], settings: RewardSettings) -> dict[str, f
 def score_group(
     mesh: ScoringMesh, rigs: Sequence[Rig], rotations: ArrayLike, settings: RewardSettings
 ) -> list[RigScore | RigRewardError]:
-    """Score the rigs of one mesh, posed alike; a rig that cannot be scored yields its error, not its group's.
+    """Score the rigs of one mesh in the same poses; a rig that cannot be scored gets its error as its result.
 
     Args:
         mesh: S scoring vertices.
         rigs: each with joints (J, 3), parents (J,), weights (S, J); J may differ.
-        rotations: (P, K, 3, 3) float, K at least the largest J: joint j of every rig turns by `rotations[:,
-            j]`.
+        rotations: (P, K, 3, 3) float, K at least the largest J; joint j of every rig gets `rotations[:, j]`.
         settings: the rewards' parameters.
+
+    Raises:
+        RewardError: weights or rotations do not fit the mesh or a rig (the caller's fault).
     """
     scores: list[RigScore | RigRewardError] = []
     for rig in rigs:

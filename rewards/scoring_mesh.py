@@ -1,32 +1,29 @@
-"""A mesh made ready for scoring, once: occupancy, welded vertices with normals, edges."""
+"""Scoring mesh: what all rigs of a mesh share, computed once (occupancy, welded vertices, normals, edges)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from rewards.edges import mesh_edges
+from rewards.kernels import geometry
 from rewards.occupancy import OccupancyGrid, build_occupancy, solid_faces
+from rewards.settings import RewardSettings
 
-if TYPE_CHECKING:
-    from rewards.settings import RewardSettings
-
-# Of the choice of edges on meshes above `max_scoring_vertices`; never the run's: all runs score a mesh alike.
+# Draws the edges of meshes above `max_scoring_vertices`. Not the run's seed: all runs score the same edges.
 _SUBSET_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
 class ScoringMesh:
-    """What the rewards read of a mesh. Pickles compactly (the grid bit-packed); its arrays are read-only.
+    """What the rewards need of a mesh. Pickles compactly (the grid bit-packed); its arrays are read-only.
 
     Attributes:
         grid: occupancy, mesh frame.
-        vertices: (S, 3) float32 distinct positions, mesh frame. Weights to score are given at these.
+        vertices: (S, 3) float32 distinct positions, mesh frame; a rig's weights are given at these.
         normals: (S, 3) float32 unit vertex normals, for querying a skin decoder.
         edges: (E, 2) int64 indices into `vertices`.
-        source: (S,) int64, for each vertex the first vertex of the file's mesh at its position.
+        source: (S,) int64, the index of the first vertex of the original mesh at each position.
         name: for messages.
     """
 
@@ -39,14 +36,14 @@ class ScoringMesh:
 
 
 def prepare_scoring_mesh(
-    vertices: ArrayLike, faces: ArrayLike, settings: "RewardSettings", name: str = ""
+    vertices: ArrayLike, faces: ArrayLike, settings: RewardSettings, name: str = ""
 ) -> ScoringMesh:
-    """Do a mesh's share of scoring: voxelise, weld coincident vertices, list edges, cut large meshes down.
+    """Prepare a mesh for scoring: voxelise, weld coincident vertices, list edges, subsample large meshes.
 
-    Faces without area and vertices that no other face uses do not count. Vertices are welded if their float32
+    Faces without area and vertices that no other face uses are ignored. Vertices are welded if their float32
     coordinates are equal: files split them at texture and normal seams, and an unwelded mesh cannot show a
-    tear. Above `settings.max_scoring_vertices` a fixed random subset of the edges and their end points
-    remain.
+    tear. Above `settings.max_scoring_vertices`, a fixed random subset of the edges and their end points is
+    kept.
 
     Args:
         vertices: (V, 3) float, mesh frame (longest side of the bounding box spans [-1, 1]).
@@ -61,7 +58,7 @@ def prepare_scoring_mesh(
     whole, triangles, solid = solid_faces(vertices, faces)
     if not solid.all():
         triangles = triangles[solid]
-    # Vertices that no face with area uses go first: they may hold anything.
+    # Vertices that no face with area uses are dropped first: they may hold anything.
     in_use = np.zeros(len(whole), dtype=np.bool_)
     in_use[triangles] = True
     used = np.flatnonzero(in_use)
@@ -70,7 +67,7 @@ def prepare_scoring_mesh(
     positions = whole[source].astype(np.float32)
     normals = vertex_normals(positions, welded)
     edges = mesh_edges(welded)
-    kept, edges = _limit(edges, len(source), settings.max_scoring_vertices)
+    kept, edges = _subsample(edges, len(source), settings.max_scoring_vertices)
     return ScoringMesh(grid, positions[kept], normals[kept], edges, source[kept], name)
 
 
@@ -84,12 +81,12 @@ def weld(
         triangles: (T, 3) int64.
 
     Returns:
-        first (S,) int64: the lowest index of each set of equal vertices, ascending; triangles (T, 3) int64
+        first (S,) int64: the lowest index of each set of equal vertices, ascending; triangles (T, 3) int64,
         renumbered to 0 … S - 1.
     """
-    # Adding 0 turns -0 into 0, which are equal but differ in their bits.
+    # Adding 0 turns -0 into 0: equal numbers with different bits.
     bits = np.ascontiguousarray(points + np.float32(0)).view(np.uint32).astype(np.uint64)
-    # Two integer keys sort much faster than rows of three floats.
+    # Two integer keys sort faster than rows of three floats.
     order = np.lexsort((bits[:, 2], bits[:, 0] << np.uint64(32) | bits[:, 1]))
     fresh = np.ones(len(points), dtype=np.bool_)
     fresh[1:] = (bits[order[1:]] != bits[order[:-1]]).any(axis=1)
@@ -102,46 +99,27 @@ def weld(
     return np.sort(lowest), label[triangles]
 
 
-@njit(cache=True)
-def vertex_normals(positions: Any, triangles: Any) -> Any:
-    """Unit vertex normals (S, 3) float32: the area-weighted mean of the normals of the faces around a vertex.
+def vertex_normals(positions: NDArray[np.float32], triangles: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Unit vertex normals: the area-weighted mean of the normals of the faces around each vertex.
 
-    As `data.vertex_normals`, but where the faces cancel (double-sided sheets) a vertex gets its first face's
-    normal, because a decoder is queried with it. Not that function also because importing `data` brings in
-    mesh readers, 64 MB in every scoring worker.
+    As `data.vertex_normals`, except where the faces cancel (double-sided sheets): such a vertex gets its
+    first face's normal, because a decoder is queried with it. Importing `data` would also cost every scoring
+    actor 64 MB of mesh readers.
 
-    positions (S, 3) float32, triangles (T, 3) int64, every vertex in some triangle.
+    Args:
+        positions: (S, 3) float32.
+        triangles: (T, 3) int64; every vertex is in some triangle.
+
+    Returns:
+        (S, 3) float32.
     """
-    sums = np.zeros(positions.shape, np.float64)
-    first = np.full(positions.shape[0], -1, np.int64)
-    for t in range(triangles.shape[0]):
-        normal = _area_normal(positions, triangles[t])
-        for v in triangles[t]:
-            sums[v] += normal
-            if first[v] < 0:
-                first[v] = t
-    normals = np.empty(positions.shape, np.float32)
-    for v in range(positions.shape[0]):
-        normal, length = sums[v], np.sqrt((sums[v] ** 2).sum())
-        if not length > 0:
-            normal = _area_normal(positions, triangles[first[v]])
-            length = np.sqrt((normal**2).sum())
-        # Single precision may have squashed the only faces of a vertex.
-        normals[v] = normal / length if length > 0 else np.array([0.0, 0.0, 1.0])
-    return normals
+    return geometry.vertex_normals(positions, triangles)
 
 
-@njit(cache=True)
-def _area_normal(positions: Any, triangle: Any) -> Any:
-    """Twice the area times the unit normal of a triangle, (3,) float64."""
-    a = positions[triangle[0]].astype(np.float64)
-    return np.cross(positions[triangle[1]] - a, positions[triangle[2]] - a)
-
-
-def _limit(
+def _subsample(
     edges: NDArray[np.int64], vertex_count: int, limit: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the vertices to keep and the edges between them, renumbered."""
+    """Indices of at most `limit` vertices (S,), ascending, and the edges kept between them, renumbered."""
     if vertex_count <= limit:
         return np.arange(vertex_count), edges
     shuffled = edges[np.random.Generator(np.random.Philox(_SUBSET_SEED)).permutation(len(edges))]

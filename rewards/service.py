@@ -1,4 +1,4 @@
-"""The reward service: rollouts of a mesh in, their scores out. Here its interface and the in-process twin."""
+"""The reward service, rollouts in and scores out: its interface and the in-process backend."""
 
 from __future__ import annotations
 
@@ -22,32 +22,40 @@ from rewards.worker import (
 
 
 class PendingGroupScore(Protocol):
-    """Scores on their way."""
+    """A group that has been submitted for scoring."""
 
     def result(self) -> GroupScore:
-        """Wait for the scores; the same answer every time it is asked."""
+        """Wait for the scores; further calls return the same object."""
         ...
 
 
 class RewardService(Protocol):
-    """Scores rollouts. The backends give identical numbers."""
+    """Scores rollouts; all backends return identical numbers."""
 
     def prepare_meshes(self, meshes: Sequence[RewardMesh]) -> list[str | None]:
-        """Do each mesh's share of the work; mesh k is `k` from now on, whatever was prepared before.
+        """Do the work that the rigs of a mesh share, for all meshes; they replace those prepared before.
 
-        Returns a reason for each mesh that cannot be scored, None for the others.
+        Returns:
+            For each mesh None, or the reason why it cannot be scored.
         """
         ...
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
-        """Start scoring rollouts of one mesh; None stands for a rollout that is no rig (rewards 0).
+        """Start scoring a group of rollouts of one mesh.
 
-        Raises ValueError for a mesh that was refused, IndexError for one that was never prepared.
+        Args:
+            mesh: index into the meshes prepared last.
+            rigs: the rollouts; None for one that is not a complete rig, which gets rewards of 0.
+            pose_seed: from `pose_seed`.
+
+        Raises:
+            ValueError: the mesh cannot be scored.
+            IndexError: there is no such mesh.
         """
         ...
 
     def close(self) -> None:
-        """Give back processes and memory."""
+        """Release processes and memory."""
         ...
 
 
@@ -60,7 +68,14 @@ class _Done:
 
 
 class InlineRewardService:
-    """Scores in this process, at once: for debugging, tests and machines without Ray."""
+    """Scores synchronously in this process: for debugging, tests and machines without Ray.
+
+    Args:
+        skin_vae: the frozen VAE, moved to `device`.
+        settings: the rewards' parameters.
+        device: the decoder's torch device.
+        threads: torch threads while decoding; with 1, numbers equal the Ray backend's.
+    """
 
     def __init__(
         self, skin_vae: SkinVAE, settings: RewardSettings, device: str = "cpu", threads: int = 1
@@ -77,7 +92,7 @@ class InlineRewardService:
         return list(self._reasons)
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
-        """See `RewardService`; the scores are there when this returns."""
+        """See `RewardService`; scoring is complete when this returns."""
         check_prepared(mesh, self._reasons)
         source, ready = self._meshes[mesh]
         assert not isinstance(ready, str)
@@ -89,4 +104,4 @@ class InlineRewardService:
         return _Done(GroupScore(merge_invalid(rigs, scores), decoded - start, time.perf_counter() - decoded))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to release."""

@@ -1,4 +1,4 @@
-"""Every number the rewards depend on, with the paper's (or this project's) values as defaults."""
+"""Reward settings: every parameter of the rewards; defaults are the paper's where it gives one."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -18,32 +18,32 @@ REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
 
 @dataclass(frozen=True)
 class RewardSettings:
-    """Parameters of the rewards. Brackets hold the paper's symbols; values that it does not give have a *.
+    """Parameters of the rewards. Brackets hold the paper's symbols; a * marks values that it does not give.
 
     Attributes:
         resolution: cells along the longest side [196].
-        interior: which inner cells count as occupied: projection*, flood or surface.
+        interior: which interior cells count as occupied: projection*, flood or surface (none).
         alpha: decay of the coverage per unit of distance [alpha = 0.05].
         distance_unit: unit of that distance: cells* or mesh.
-        samples_per_bone: intervals between samples on a bone [s = 10].
-        threshold: weight from which on a bone influences a vertex [beta = 0.1].
-        max_influences: influences a vertex may have [4].
-        unbound_power: [alpha_z], 1*.
-        crowded_power: [alpha_m], 1*.
+        samples_per_bone: intervals between the sample points of a bone [s = 10].
+        threshold: weight above which a bone influences a vertex [beta = 0.1].
+        max_influences: how many bones may influence a vertex [4].
+        unbound_power: exponent of the fraction of vertices with every weight below beta [alpha_z], 1*.
+        crowded_power: exponent of the fraction of vertices with too many influences [alpha_m], 1*.
         poses: random poses per mesh and step [5].
         max_angle_deg: largest joint rotation of a pose, degrees, 30*.
         smoothness_scale: [s of R_mo], 1*.
         reduce: over edges: max as in the formula, or mean.
-        max_scoring_vertices: meshes with more are scored on a fixed random subset, 16,384*: as many as the
-            released skin model's queries per mesh.
-        pose_file: recorded poses instead of random ones*: see `rewards.recorded_poses`.
-        guards: opt-in rewards to score as well*, of `rewards.guards`: bone_influence, joint_count_prior.
-        min_owned_vertices: of bone_influence*.
+        max_scoring_vertices: larger meshes are scored on a fixed random subset, 16,384*: the number of
+            queries per mesh of the released skin model.
+        pose_file: recorded poses instead of random ones*, see `rewards.recorded_poses`.
+        guards: guard rewards to enable*, see `rewards.guards`: bone_influence, joint_count_prior.
+        min_owned_vertices: n of bone_influence*.
         expected_joints: of joint_count_prior*.
         joint_count_factor: of joint_count_prior*.
 
     Raises:
-        ValueError: a value out of range, naming the field.
+        ValueError: a value out of range; the message names the field.
     """
 
     resolution: int = 196
@@ -100,7 +100,7 @@ class RewardSettings:
 
     @property
     def reward_names(self) -> tuple[str, ...]:
-        """Names of all rewards that are scored: the paper's four, then the guards asked for."""
+        """Names of all rewards that are scored: the paper's four, then the enabled guards."""
         return REWARD_NAMES + self.guards
 
     def rotations(
@@ -110,16 +110,25 @@ class RewardSettings:
         parents: NDArray[np.int64] | None = None,
         names: tuple[str, ...] = (),
     ) -> NDArray[np.float64]:
-        """The poses of one mesh and step for a rig with J joints, (P, J, 3, 3) float64.
+        """Joint rotations of all poses of one mesh and step, random or from `pose_file`.
 
-        Random ones (`random_rotations`), or from `pose_file` (`recorded_rotations`), which needs the rig's
-        parents (J,) and uses its joint names, if it has any. Raises PoseFileError for an unusable file and
-        ValueError for a pose file without `parents`.
+        Args:
+            joint_count: J, the largest of the group.
+            seed: from `pose_seed`.
+            parents: (J,) int, -1 for a root; needed with `pose_file` only.
+            names: J joint names, or none; used with `pose_file` only.
+
+        Returns:
+            (P, J, 3, 3) float64.
+
+        Raises:
+            PoseFileError: an unusable pose file.
+            ValueError: `pose_file` without `parents`.
         """
         if self.pose_file is None:
             return random_rotations(self.poses, joint_count, self.max_angle_deg, seed)
         if parents is None:
-            raise ValueError("recorded poses are mapped by hierarchy; pass the rig's parents")
+            raise ValueError("recorded poses are mapped onto the rig's hierarchy; pass the rig's parents")
         return recorded_rotations(
             load_recorded_poses(self.pose_file), self.poses, np.asarray(parents, dtype=np.int64), seed, names
         )

@@ -1,18 +1,21 @@
-"""Joint hierarchies: validation and evaluation order, shared by containment, skinning and scoring."""
+"""Validation of joints and parents, and the order in which a hierarchy is evaluated."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rewards.errors import RigRewardError
 
-COORDINATE_LIMIT = 1e30
+COORDINATE_LIMIT = 1e30  # keeps squares and products of coordinates finite
 
 
 def check_joints(joints: ArrayLike) -> NDArray[np.float64]:
-    """Joint positions as a finite (J, 3) float64 array, J >= 1.
+    """Joint positions as a contiguous, finite (J, 3) float64 array.
+
+    Args:
+        joints: (J, 3) float or int, J >= 1.
 
     Raises:
-        RigRewardError: the shape is wrong or a coordinate is not finite.
+        RigRewardError: a wrong shape or dtype, a coordinate that is not finite or exceeds 1e30.
     """
     given = np.asarray(joints)
     if given.ndim != 2 or given.shape[1] != 3 or len(given) == 0 or given.dtype.kind not in "fiu":
@@ -20,19 +23,25 @@ def check_joints(joints: ArrayLike) -> NDArray[np.float64]:
             f"joints have shape {given.shape} and dtype {given.dtype}; pass (J, 3) floats, J at least 1"
         )
     array = given.astype(np.float64)
-    # `<=` is false for NaN too. The limit keeps squares and products finite.
+    # `<=` is false for NaN too.
     inside = (np.abs(array) <= COORDINATE_LIMIT).all(axis=1)
     if not inside.all():
         bad = int(np.flatnonzero(~inside)[0])
-        raise RigRewardError(f"joint {bad} has a coordinate that is not finite or above 1e30; drop the rig")
+        raise RigRewardError(
+            f"joint {bad} has a coordinate that is not finite or exceeds 1e30; discard the rig"
+        )
     return np.ascontiguousarray(array)
 
 
 def check_parents(parents: ArrayLike, joint_count: int) -> NDArray[np.int64]:
-    """Parent indices as (J,) int64, -1 for a root. Several roots are allowed, any order of joints too.
+    """Parent indices as a (J,) int64 array; `hierarchy_levels` then finds cycles.
+
+    Args:
+        parents: (J,) int, -1 for a root. Several roots and any order of joints are allowed.
+        joint_count: J.
 
     Raises:
-        RigRewardError: the shape is wrong, an index is out of range, or there is no root.
+        RigRewardError: a wrong shape or dtype, an index out of range.
     """
     array = np.asarray(parents)
     if array.shape != (joint_count,):
@@ -49,13 +58,16 @@ def check_parents(parents: ArrayLike, joint_count: int) -> NDArray[np.int64]:
 
 
 def hierarchy_levels(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Joint indices grouped by depth, roots first: every joint's parent is in the level before its own.
+    """Joint indices by depth, roots first: a joint's parent is always in the level before its own.
 
     Args:
         parents: (J,) int64 from `check_parents`.
 
+    Returns:
+        One int64 array per depth; together they hold each joint once.
+
     Raises:
-        RigRewardError: some joints never reach a root (a cycle, or a joint that is its own parent).
+        RigRewardError: a joint never reaches a root: its parents form a cycle, or it is its own parent.
     """
     levels = [np.flatnonzero(parents == -1)]
     depth = np.full(len(parents), -1, dtype=np.int64)
@@ -69,5 +81,5 @@ def hierarchy_levels(parents: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     levels.pop()
     if (depth < 0).any():
         bad = int(np.flatnonzero(depth < 0)[0])
-        raise RigRewardError(f"joint {bad} never reaches a root: its parents form a cycle; drop the rig")
+        raise RigRewardError(f"joint {bad} never reaches a root: its parents form a cycle; discard the rig")
     return levels

@@ -1,4 +1,4 @@
-"""The frozen decoder of a reward worker: SkinTokens of a group of rollouts to skin weights, in one batch."""
+"""Skin decoder of the reward service: the SkinTokens of a whole group to skinning weights, in one batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from policy.skintokens.skin_vae import SkinVAE
 from rewards.worker import LRUCache, RewardMesh
 
-# Condition latents are small (under 1 MB a mesh in the released model) and dear to compute.
+# Condition latents are small (under 1 MB per mesh in the released model) and expensive to compute.
 CONDITIONS_KEPT = 4096
 
 
 class SkinDecoder:
-    """Decodes rollouts. Condition latents are computed once per mesh; see `SkinVAE.decode` for the rest."""
+    """Wraps the frozen VAE's decoder; condition latents are computed once per mesh.
+
+    Args:
+        skin_vae: moved to `device`, in eval mode, without gradients.
+        device: torch device.
+        threads: torch threads while decoding.
+    """
 
     def __init__(self, skin_vae: SkinVAE, device: str = "cpu", threads: int = 1) -> None:
         self.skin_vae = skin_vae.to(device).eval().requires_grad_(False)
@@ -32,14 +38,20 @@ class SkinDecoder:
         normals: NDArray[np.float32],
         codes: Sequence[NDArray[np.int64]],
     ) -> list[NDArray[np.float32]]:
-        """Weights (S, J) float32 of each rollout at the scoring mesh's vertices.
+        """Skinning weights of each rollout at the scoring mesh's vertices.
 
-        mesh: its cloud conditions the decoder. vertices, normals: (S, 3) where weights are wanted.
-        codes: (J, K) of each rollout; J may differ.
+        Args:
+            mesh: its point cloud conditions the decoder.
+            vertices: (S, 3) float32 query points, mesh frame.
+            normals: (S, 3) float32 at the query points.
+            codes: for each rollout (J, K) int64; J may differ.
+
+        Returns:
+            For each rollout (S, J) float32, raw.
         """
         if not codes:
             return []
-        # A fixed thread count makes every backend sum in the same order, so rewards agree to the last bit.
+        # With a fixed thread count all backends sum in the same order: rewards agree to the last bit.
         with _torch_threads(self.threads):
             weights = self.skin_vae.decode(
                 torch.from_numpy(np.concatenate(codes)).to(self.device),
@@ -57,7 +69,7 @@ class SkinDecoder:
         )
 
     def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
-        # A copy: arrays from the object store are read-only, and alignment may not decide a last bit.
+        # A copy: arrays from the object store are read-only, and alignment must not affect the last bit.
         return torch.tensor(values, dtype=torch.float32, device=self.device)
 
 

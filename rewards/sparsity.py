@@ -1,10 +1,17 @@
-"""Skin coverage and sparsity [R_sc]: every vertex bound, and to few bones."""
+"""Skin coverage and sparsity, R_sc: every vertex is influenced by some bone, and by few.
+
+    R_sc = 1 - R_z / 2 - R_m / 2
+    R_z  = (fraction of vertices with every weight < beta) ^ alpha_z
+    R_m  = (fraction of vertices with more than 4 weights > beta) ^ alpha_m
+
+beta = 0.1; the paper gives no alpha_z and alpha_m, 1 here. Paper, "Skin coverage and sparsity".
+"""
 
 from typing import Any
 
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from rewards.kernels.weights import count_influences
 from rewards.weights import check_weights
 
 
@@ -15,18 +22,15 @@ def skin_sparsity(
     unbound_power: float = 1.0,
     crowded_power: float = 1.0,
 ) -> float:
-    """`1 - R_z / 2 - R_m / 2`: R_z from unbound vertices, R_m from vertices that too many bones move.
-
-    R_z is the fraction of vertices whose every weight is below `threshold`, to the power `unbound_power`; R_m
-    the fraction with more than `max_influences` weights above it, to the power `crowded_power`.
+    """R_sc of a rig's skinning weights.
 
     Args:
-        weights: (S, J) float32 or float64, raw (not normalised: that would hide unbound vertices), >= 0.
-        threshold: beta; compared at the weights' own precision, so a stored float32 0.1 is neither above nor
-            below.
-        max_influences: bones a vertex may have.
-        unbound_power: alpha_z > 0. The paper gives none.
-        crowded_power: alpha_m > 0. The paper gives none.
+        weights: (S, J) float32 or float64 >= 0, raw: normalising would hide vertices that no bone influences.
+        threshold: beta, compared in the weights' own precision: a stored float32 0.1 is neither below nor
+            above.
+        max_influences: how many bones may influence a vertex.
+        unbound_power: alpha_z > 0.
+        crowded_power: alpha_m > 0.
 
     Returns:
         A float in [0, 1].
@@ -34,62 +38,32 @@ def skin_sparsity(
     Raises:
         RigRewardError: wrong shape, negative or non-finite weights.
         ValueError: a threshold outside [0, 1], a power that is not positive.
-
-    Source: paper, "Skin coverage and sparsity", R_sc.
     """
-    return sparsity_of(check_weights(weights), threshold, max_influences, unbound_power, crowded_power)
+    check_sparsity_options(threshold, unbound_power, crowded_power)
+    fractions = influence_fractions(check_weights(weights), threshold, max_influences)
+    return sparsity_of(*fractions, unbound_power, crowded_power)
 
 
 def sparsity_of(
-    weights: NDArray[Any],
-    threshold: float,
-    max_influences: int,
-    unbound_power: float,
-    crowded_power: float,
+    uninfluenced: float, overinfluenced: float, unbound_power: float = 1.0, crowded_power: float = 1.0
 ) -> float:
-    """`skin_sparsity` of weights that `check_weights` has returned."""
-    _check_options(threshold, unbound_power, crowded_power)
-    unbound, crowded = _count(weights, weights.dtype.type(threshold), max_influences)
-    return combine(unbound / len(weights), crowded / len(weights), unbound_power, crowded_power)
+    """R_sc from the two fractions of vertices that `influence_fractions` returns."""
+    return 1.0 - uninfluenced**unbound_power / 2 - overinfluenced**crowded_power / 2
 
 
-def skin_sparsity_reference(
-    weights: ArrayLike,
-    threshold: float = 0.1,
-    max_influences: int = 4,
-    unbound_power: float = 1.0,
-    crowded_power: float = 1.0,
-) -> float:
-    """`skin_sparsity` in plain NumPy."""
-    _check_options(threshold, unbound_power, crowded_power)
-    array = check_weights(weights)
-    beta = array.dtype.type(threshold)
-    unbound = (array < beta).all(axis=1).mean()
-    crowded = ((array > beta).sum(axis=1) > max_influences).mean()
-    return combine(float(unbound), float(crowded), unbound_power, crowded_power)
+def influence_fractions(weights: NDArray[Any], threshold: float, max_influences: int) -> tuple[float, float]:
+    """Fractions of vertices with every weight below, and with more than `max_influences` weights above the
+    threshold. weights (S, J) from `check_weights`.
+    """
+    counts = count_influences(weights, weights.dtype.type(threshold), max_influences)
+    return counts[0] / len(weights), counts[1] / len(weights)
 
 
-def _check_options(threshold: float, unbound_power: float, crowded_power: float) -> None:
+def check_sparsity_options(threshold: float, unbound_power: float, crowded_power: float) -> None:
+    """Raise ValueError for options out of range."""
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must be between 0 and 1")
     if not (unbound_power > 0 and crowded_power > 0):
-        raise ValueError(f"powers are {unbound_power} and {crowded_power}; both must be positive")
-
-
-def combine(unbound: float, crowded: float, unbound_power: float, crowded_power: float) -> float:
-    """The reward of known fractions of unbound and crowded vertices."""
-    return 1.0 - unbound**unbound_power / 2 - crowded**crowded_power / 2
-
-
-@njit(cache=True)
-def _count(weights: Any, threshold: Any, max_influences: int) -> tuple[int, int]:
-    """Vertices with every weight below the threshold, and with more than `max_influences` above it."""
-    unbound = crowded = 0
-    for v in range(weights.shape[0]):
-        below = above = 0
-        for j in range(weights.shape[1]):
-            below += weights[v, j] < threshold
-            above += weights[v, j] > threshold
-        unbound += below == weights.shape[1]
-        crowded += above > max_influences
-    return unbound, crowded
+        raise ValueError(
+            f"unbound_power is {unbound_power} and crowded_power {crowded_power}; both must be positive"
+        )

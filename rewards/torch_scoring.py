@@ -1,7 +1,7 @@
-"""Scoring on a torch device, same numbers: for machines whose skin decoder leaves its weights on a GPU.
+"""Rig scoring on a torch device: the numbers of `score`, for skin decoders that keep weights on a GPU.
 
-Exhaustive instead of pruned: a GPU compares every cell with every joint faster than it could branch. All in
-float64, so that the results agree with `rewards.score` to rounding.
+Exhaustive, not pruned: every cell is compared with every joint, without branches. Everything is float64, so
+that the results agree with `rewards.score` up to rounding.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from rewards.scoring_mesh import ScoringMesh
 from rewards.settings import RewardSettings
 from rewards.skeleton import check_joints, check_parents
 from rewards.smoothness import LENGTH_EPSILON, smoothness_of
-from rewards.sparsity import combine
+from rewards.sparsity import sparsity_of
 
 # Cells compared with the joints at a time: 2^16 cells by 40 joints by 3 float64 coordinates are 63 MB.
 CELLS_PER_CHUNK = 1 << 16
@@ -30,7 +30,7 @@ CELLS_PER_CHUNK = 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class DeviceMesh:
-    """A scoring mesh's share of the work on a device.
+    """What scoring needs of a mesh, on a device.
 
     Attributes:
         source: the mesh on the host.
@@ -48,7 +48,7 @@ class DeviceMesh:
 
 
 def to_device(mesh: ScoringMesh, device: torch.device | str) -> DeviceMesh:
-    """Copy what scoring reads of a mesh to `device`, once."""
+    """Copy what scoring needs of a mesh to `device`, once per mesh."""
     vertices = torch.from_numpy(mesh.vertices.astype(np.float64)).to(device)
     edges = torch.from_numpy(mesh.edges).to(device)
     lengths = (vertices[edges[:, 0]] - vertices[edges[:, 1]]).norm(dim=1) + LENGTH_EPSILON
@@ -61,7 +61,7 @@ def cell_centres(grid: OccupancyGrid, device: torch.device | str) -> torch.Tenso
 
 
 def joint_coverage_torch(centres: torch.Tensor, joints: torch.Tensor, decay: float) -> torch.Tensor:
-    """`rewards.joint_coverage` of cell centres (N, 3) and joints (J, 3), both float64 in cells: a scalar."""
+    """`rewards.joint_coverage`, a scalar, from cell centres (N, 3) and joints (J, 3), float64, in cells."""
     total = centres.new_zeros(())
     for chunk in centres.split(CELLS_PER_CHUNK):
         # Not torch.cdist: its matrix-product form loses half the digits.
@@ -73,14 +73,14 @@ def joint_coverage_torch(centres: torch.Tensor, joints: torch.Tensor, decay: flo
 def linear_blend_skinning_torch(
     vertices: torch.Tensor, weights: torch.Tensor, matrices: torch.Tensor
 ) -> torch.Tensor:
-    """`rewards.linear_blend_skinning`: vertices (S, 3), weights (S, J), matrices (P, J, 3, 4), float64: (P,
-    S, 3).
+    """`rewards.linear_blend_skinning`, all float64: vertices (S, 3), weights (S, J) and matrices (P, J, 3, 4)
+    to posed vertices (P, S, 3).
     """
     total = weights.sum(dim=1)
     blend = torch.einsum("sj,pjab->psab", weights, matrices)
     moved = torch.einsum("psab,sb->psa", blend[..., :3], vertices) + blend[..., 3]
-    bound = total > NO_WEIGHT
-    return torch.where(bound[:, None], moved / torch.where(bound, total, 1.0)[:, None], vertices)
+    weighted = total > NO_WEIGHT
+    return torch.where(weighted[:, None], moved / torch.where(weighted, total, 1.0)[:, None], vertices)
 
 
 def score_rig_torch(
@@ -91,7 +91,7 @@ def score_rig_torch(
     rotations: ArrayLike,
     settings: RewardSettings,
 ) -> RigScore:
-    """`rewards.score_rig` with the weights, (S, J) float on the mesh's device. Errors as there."""
+    """`rewards.score_rig` with weights (S, J) float on the mesh's device; the same errors."""
     rest = check_joints(joints)
     up = check_parents(parents, len(rest))
     _check_weights(weights, len(mesh.vertices), len(rest))
@@ -108,23 +108,23 @@ def score_rig_torch(
     grid = mesh.source.grid
     in_cells = torch.from_numpy((rest - grid.origin) / grid.cell).to(device)
     beta = torch.tensor(settings.threshold, dtype=weights.dtype)
-    unbound = (weights < beta).all(dim=1).double().mean().item()
-    crowded = ((weights > beta).sum(dim=1) > settings.max_influences).double().mean().item()
+    uninfluenced = (weights < beta).all(dim=1).double().mean().item()
+    overinfluenced = ((weights > beta).sum(dim=1) > settings.max_influences).double().mean().item()
     strongest, owner = weights.max(dim=1)
-    bound = strongest > 0
-    owned = owner[bound].bincount(minlength=len(rest)).cpu().numpy()
+    weighted = strongest > 0
+    owned = owner[weighted].bincount(minlength=len(rest)).cpu().numpy()
     elsewhere = (weights[:, torch.from_numpy(up >= 0).to(device)] > 0).any(dim=1)
     return RigScore(
         coverage=joint_coverage_torch(
             mesh.centres, in_cells, decay_per_cell(grid, settings.alpha, settings.distance_unit)
         ).item(),
         containment=float(grid.contains(bone_points(rest, up, settings.samples_per_bone)).mean()),
-        sparsity=combine(unbound, crowded, settings.unbound_power, settings.crowded_power),
+        sparsity=sparsity_of(uninfluenced, overinfluenced, settings.unbound_power, settings.crowded_power),
         smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
         diagnostics=joint_diagnostics(rest, up)
         | {
             "unused_bones": float((owned == 0).mean()),
-            "root_only_vertices": (bound & ~elsewhere).sum().item() / max(int(bound.sum()), 1),
+            "root_only_vertices": (weighted & ~elsewhere).sum().item() / max(int(weighted.sum()), 1),
             "worst_stretch": float(largest.max()),
         },
         guards=guards_of(owned, settings),
@@ -151,4 +151,4 @@ def _check_weights(weights: torch.Tensor, vertex_count: int, joint_count: int) -
             f"this mesh and rig need ({vertex_count}, {joint_count})"
         )
     if not bool(((weights >= 0) & (weights <= 1e30)).all()):
-        raise RigRewardError("a weight is negative, above 1e30 or not finite; drop the rig")
+        raise RigRewardError("a weight is negative, above 1e30 or not finite; discard the rig")

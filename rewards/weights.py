@@ -1,21 +1,27 @@
-"""Validation of skin weights, shared by the rewards that read them."""
+"""Validation of skinning weights, shared by every reward that reads them."""
 
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from rewards.errors import RewardError, RigRewardError
+from rewards.kernels.weights import first_bad_row
 
 
 def check_weights(
     weights: ArrayLike, vertex_count: int | None = None, joint_count: int | None = None
 ) -> NDArray[Any]:
-    """Skin weights as a contiguous (S, J) array, float32 kept, everything else as float64.
+    """Skinning weights as a contiguous (S, J) array: float32 stays, everything else becomes float64.
+
+    Args:
+        weights: (S, J) real numbers.
+        vertex_count: S of the mesh, if known.
+        joint_count: J of the rig, if known.
 
     Raises:
-        RigRewardError: wrong shape, no rows or columns, a weight that is negative, above 1e30 or not finite.
+        RigRewardError: not 2D, no rows or columns, a weight that is negative, above 1e30 or not finite.
+        RewardError: S or J differs from the count given.
     """
     array = np.asarray(weights)
     rows, columns = (vertex_count or "S"), (joint_count or "J")
@@ -28,20 +34,9 @@ def check_weights(
     if vertex_count not in (None, len(array)) or joint_count not in (None, array.shape[1]):
         raise RewardError(f"weights have shape {array.shape}; this mesh and rig need ({rows}, {columns})")
     array = np.ascontiguousarray(array)
-    bad = _first_bad_row(array)
+    bad = first_bad_row(array)
     if bad >= 0:
         raise RigRewardError(
-            f"vertex {bad} has a weight that is negative, above 1e30 or not finite; drop the rig"
+            f"vertex {bad} has a weight that is negative, above 1e30 or not finite; discard the rig"
         )
     return array
-
-
-@njit(cache=True)
-def _first_bad_row(weights: Any) -> int:
-    for v in range(weights.shape[0]):
-        good = True
-        for j in range(weights.shape[1]):
-            good &= (weights[v, j] >= 0) & (weights[v, j] <= 1e30)
-        if not good:
-            return v
-    return -1

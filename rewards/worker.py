@@ -1,4 +1,4 @@
-"""What a reward worker needs whichever process it runs in: meshes, rollouts, their scores. No torch."""
+"""What the reward service's backends share: meshes, rollouts and their scores. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,9 +24,14 @@ INVALID_REWARDS = dict.fromkeys(REWARD_NAMES, 0.0)
 
 @dataclass(frozen=True, eq=False)
 class RewardMesh:
-    """A mesh as a reward worker needs it: faces to score on and the cloud the decoder is conditioned on.
+    """A mesh to score on, with the point cloud that conditions the skin decoder; mesh frame.
 
-    vertices (V, 3), faces (F, 3); points, normals (N, 3) float32 surface samples; mesh frame.
+    Attributes:
+        name: for messages; part of the key.
+        vertices: (V, 3) float.
+        faces: (F, 3) int.
+        points: (N, 3) float32 surface samples.
+        normals: (N, 3) float32, at the points.
     """
 
     name: str
@@ -37,7 +42,7 @@ class RewardMesh:
 
     @cached_property
     def key(self) -> str:
-        """A digest of everything above: what was computed for one mesh is never taken for another's."""
+        """Digest of all fields: a cached result is never used for another mesh."""
         digest = hashlib.blake2b(self.name.encode(), digest_size=16)
         for array in (self.vertices, self.faces, self.points, self.normals):
             digest.update(f"/{array.dtype.str}{array.shape}/".encode())
@@ -62,10 +67,12 @@ class _DecodedRig(NamedTuple):
 
 @dataclass(frozen=True)
 class RolloutScore:
-    """Rewards of one rollout by name.
+    """The score of one rollout.
 
-    `rewards` is None when no score could be had and the policy is not to blame (worker, time-out, mesh);
-    `valid` is False for a rollout that is no rig: its rewards are all 0.
+    Attributes:
+        rewards: by name; None if scoring failed and the policy is not to blame (worker, time-out, mesh).
+        valid: False if the rollout is not a complete rig (its rewards are 0) or was not scored.
+        diagnostics: by name, see `rewards.diagnostics`; empty unless valid.
     """
 
     rewards: dict[str, float] | None
@@ -75,9 +82,9 @@ class RolloutScore:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Scores of the rollouts of one mesh, in order, and the seconds spent decoding and scoring them.
+    """Scores of the rollouts of one mesh, in order, and the seconds spent on decoding and scoring them.
 
-    `failure` says why the rollouts whose rewards are None have none.
+    `failure` is the reason why rollouts have no rewards (None), if any.
     """
 
     scores: list[RolloutScore]
@@ -91,7 +98,7 @@ INVALID = RolloutScore(rewards=INVALID_REWARDS, valid=False)
 
 
 def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:
-    """The scoring mesh, or why there is none (one sentence that names the mesh)."""
+    """The scoring mesh, or one sentence with the mesh's name that says why it cannot be scored."""
     try:
         return prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, mesh.name)
     except MeshRewardError as error:
@@ -99,14 +106,14 @@ def prepare(mesh: RewardMesh, settings: RewardSettings) -> ScoringMesh | str:
 
 
 def with_progress(items: Iterable[V], count: int) -> Iterable[V]:
-    """The items, with a bar on standard error if preparing them takes more than a second."""
+    """The items, with a progress bar on standard error if they take more than a second."""
     return tqdm(items, "prepare meshes", count, file=sys.stderr, delay=1, unit="mesh")
 
 
 def check_prepared(mesh: int, reasons: Sequence[str | None]) -> None:
-    """Raise ValueError if mesh `mesh` was refused, IndexError if it was never prepared."""
+    """Raise ValueError if mesh `mesh` cannot be scored, IndexError if there is no such mesh."""
     if not 0 <= mesh < len(reasons):
-        raise IndexError(f"mesh {mesh} was never prepared; there are {len(reasons)}")
+        raise IndexError(f"mesh {mesh} was never prepared; {len(reasons)} meshes were")
     if reasons[mesh] is not None:
         raise ValueError(f"mesh {mesh} cannot be scored: {reasons[mesh]}")
 
@@ -118,11 +125,20 @@ def score_rollouts(
     seed: int,
     settings: RewardSettings,
 ) -> list[RolloutScore]:
-    """Score complete rollouts of one mesh with the poses of `seed`.
+    """Score complete rollouts of one mesh in the poses of `seed`.
 
-    weights: per rollout (S, J), the decoder's at the scoring mesh's vertices. A rig's score does not depend
-    on which others are scored with it. A rig that cannot be scored gets zeros: its tokens are the policy's
-    fault. Raises RewardError for weights that do not fit: the caller's.
+    A rig's score does not depend on which others are scored with it. A rig that cannot be scored gets zeros:
+    its tokens are the policy's fault.
+
+    Args:
+        scoring_mesh: S vertices.
+        rigs: R rollouts.
+        weights: R arrays (S, J) float32, the decoder's weights at the scoring mesh's vertices.
+        seed: from `pose_seed`.
+        settings: the rewards' parameters.
+
+    Raises:
+        RewardError: weights that do not fit the mesh or a rig (the caller's fault).
     """
     if not rigs:
         return []
@@ -138,20 +154,20 @@ def score_rollouts(
 
 
 def merge_invalid(rigs: Sequence[RolloutRig | None], scores: Sequence[RolloutScore]) -> list[RolloutScore]:
-    """Put zeros where a rollout was no rig: `scores` are those of the others, in order."""
+    """Scores of all rollouts: zeros where a rig is None, `scores`, in order, for the others."""
     remaining = iter(scores)
     return [INVALID if rig is None else next(remaining) for rig in rigs]
 
 
 class LRUCache(Generic[V]):
-    """Keeps the values of the `size` keys asked for last, so that a worker's memory has a bound."""
+    """Least-recently-used cache of at most `size` values, which bounds a worker's memory."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._values: OrderedDict[str, V] = OrderedDict()
 
     def get(self, key: str, make: Callable[[], V]) -> V:
-        """The value of `key`, made if it is not there."""
+        """The value of `key`, made by `make` on a miss."""
         if key not in self._values:
             self._values[key] = make()
             if len(self._values) > self.size:

@@ -1,6 +1,7 @@
-"""`python -m rewards.zoo RIGGED.glb …`: degenerate rigs scored beside the artist's, as a Markdown table.
+"""`python -m rewards.zoo RIGGED.glb …`: scores degenerate rigs beside the artist's, as a Markdown table.
 
-A rig in this zoo is worthless to an animator. Where it beats the artist's, the rewards can be hacked its way.
+No rig of this zoo is of any use to an animator. One that beats the artist's shows how the rewards can be
+hacked.
 """
 
 import argparse
@@ -17,13 +18,13 @@ from rewards.score import RewardSettings, RigScore, ScoringMesh, prepare_scoring
 from rewards.settings import REWARD_NAMES
 
 PAPER_WEIGHTS = dict(zip(REWARD_NAMES, (5.0, 1.0, 1.0, 1.0), strict=True))
-# What docs/rewards.md recommends when a policy hacks the paper's sum.
+# The weights that docs/rewards.md recommends against a policy that hacks the paper's sum.
 GUARDED_WEIGHTS = PAPER_WEIGHTS | {"bone_influence": 2.0, "joint_count_prior": 2.0}
 
 
 @dataclass(frozen=True, eq=False)
 class ZooRig:
-    """joints (J, 3) float64, mesh frame; parents (J,); weights (S, J) float64 at the scoring vertices."""
+    """joints (J, 3) float64, mesh frame; parents (J,) int64; weights (S, J) float64 at scoring vertices."""
 
     joints: NDArray[np.float64]
     parents: NDArray[np.int64]
@@ -31,7 +32,7 @@ class ZooRig:
 
 
 def cheats(mesh: ScoringMesh, artist: ZooRig) -> dict[str, ZooRig]:
-    """The zoo for one mesh, by name; most keep what they do not abuse from the artist's rig."""
+    """The degenerate rigs of one mesh, by name; most change one thing about the artist's rig."""
     joints, parents = artist.joints, artist.parents
     count, vertices = len(joints), mesh.vertices.astype(np.float64)
     centres = mesh.grid.centres()
@@ -75,7 +76,7 @@ def _on_root(vertices: int, joints: int) -> NDArray[np.float64]:
 def _one_hot(
     vertices: NDArray[np.float64], joints: NDArray[np.float64], allowed: NDArray[np.int64] | None = None
 ) -> NDArray[np.float64]:
-    """Each vertex wholly on its nearest joint (of those allowed)."""
+    """All of each vertex's weight on its nearest joint, of those allowed."""
     choice = np.arange(len(joints)) if allowed is None else allowed
     distance = np.stack([np.linalg.norm(vertices - joints[j], axis=1) for j in choice], axis=1)
     weights = np.zeros((len(vertices), len(joints)))
@@ -84,7 +85,7 @@ def _one_hot(
 
 
 def _spread(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """`count` points far from one another, and a tree that joins each to the nearest one chosen before it."""
+    """Farthest-point sample of `count` points, and a tree joining each to the nearest one drawn before it."""
     chosen = np.zeros(count, dtype=np.int64)
     parents = np.full(count, -1, dtype=np.int64)
     owner = np.zeros(len(points), dtype=np.int64)
@@ -102,7 +103,7 @@ def _spread(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64
 def score_zoo(
     mesh: ScoringMesh, artist: ZooRig, settings: RewardSettings, seed: int = 0
 ) -> dict[str, RigScore]:
-    """Scores by name, the artist's rig first under "artist's rig", guards included, all in the same poses."""
+    """Scores by name, "artist's rig" first, with guards, all in the same poses."""
     guarded = replace(settings, guards=GUARD_NAMES)
     rigs = {"artist's rig": artist} | cheats(mesh, artist)
     rotations = guarded.rotations(max(len(rig.joints) for rig in rigs.values()), seed)
@@ -118,7 +119,7 @@ def total(score: RigScore, weights: Mapping[str, float]) -> float:
 
 
 def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooRig]:
-    """A rigged GLB as scoring mesh and rig. Raises MeshError for a file that holds none."""
+    """A rigged GLB as scoring mesh and rig; MeshError for a file without a rig."""
     from data.gltf.skinned import read_skinned_glb
 
     mesh, rig = read_skinned_glb(path)
@@ -129,7 +130,7 @@ def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooR
 
 
 def table(zoo: Mapping[str, Mapping[str, RigScore]]) -> str:
-    """A Markdown table: means over assets (name -> scores), and how many artists' rigs each cheat beats."""
+    """Markdown table: means over assets (each: rig name to score), and how many artists each rig beats."""
     assets = list(zoo.values())
     columns = [*REWARD_NAMES, *GUARD_NAMES]
     lines = [
@@ -150,7 +151,7 @@ def table(zoo: Mapping[str, Mapping[str, RigScore]]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table for the rigged files given."""
+    """Score the zoo of each file and print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m rewards.zoo", description=(__doc__ or "").splitlines()[0]
     )

@@ -1,1 +1,1 @@
-"""Training augmentations of rigged meshes: the paper's pipeline and the operations it is made of."""
+"""Training augmentations of rigged meshes: the paper's pipeline and its operations."""

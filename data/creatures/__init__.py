@@ -1,4 +1,4 @@
-"""Procedural creatures with known rigs: the embedded data set, generated from a seed."""
+"""Generates procedural creatures with known rigs from a seed: the built-in data set (`make_creature`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from data.creatures.crawlers import centipede, fish, insect, snake
 from data.creatures.fliers import winged
 from data.creatures.many_limbed import hydra, many_limbed, tree
 from data.creatures.quadrupeds import dragon, quadruped
-from data.creatures.swept_surfaces import mesh_parts
+from data.creatures.swept_surfaces import tessellate
 from data.mesh import Mesh, normalise
 from data.rig import Rig, depth_first
 
-# Kind: (builder, how often a seed chooses it). New kinds go to the end: the place is part of the seed.
+# Kind: (builder, relative frequency). Append new kinds at the end: a kind's position is part of its seed.
 _KINDS: dict[str, tuple[Callable[[Body], None], float]] = {
     "biped": (biped, 0.17),
     "quadruped": (quadruped, 0.16),
@@ -46,13 +46,14 @@ class Creature:
 def make_creature(seed: int, kind: str | None = None) -> Creature:
     """Make a creature; the same seed and kind always give the same one.
 
-    `kind` is one of CREATURE_KINDS; None lets the seed choose (two- and four-legged ones more often), and
-    gives what naming the chosen kind gives. y is up, the creature faces +z. The mesh (600 to 3000
-    vertices, a few many-legged ones up to 4500; mesh frame) is made of parts that overlap, touch or float;
-    about two in three creatures lack the faces hidden within other parts, and capes, skirts, insects' and
-    bats' wings are open sheets. The rig has 5 to 60 joints on the centre lines of the parts (a long insect
-    wing has one in its middle), and at most 4 weights per vertex, which sum to 1. How many joints a chain
-    has follows from its visible proportions. Raises ValueError for an unknown kind.
+    `kind` is one of CREATURE_KINDS. With None the seed chooses a kind (two- and four-legged ones more often)
+    and the creature is the one that this seed and kind give. y is up, the creature faces +z. The mesh (600
+    to 3000 vertices, a few many-legged ones up to 4500; mesh frame) consists of components that overlap,
+    touch or float. About two thirds of all creatures lack the faces inside other components; capes, skirts
+    and the wings of insects and bats are open patches. The rig has 5 to 60 joints on the spines of the swept
+    surfaces (a long insect wing has one in its middle) and at most 4 non-zero weights per vertex, which sum
+    to 1. The number of joints in a chain follows from its visible proportions.
+    Raises ValueError for an unknown kind.
     """
     if kind is None:
         drawn = np.random.default_rng([seed, 0]).random() * _CUMULATIVE[-1]
@@ -62,14 +63,14 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
     rng = np.random.default_rng([seed, 1 + CREATURE_KINDS.index(kind)])
     body = Body(rng)
     _KINDS[kind][0](body)
-    vertices, faces, weights = mesh_parts(
-        body.tubes,
-        body.sheets,
+    vertices, faces, weights = tessellate(
+        body.sweeps,
+        body.patches,
         len(body.joints),
-        target=int(rng.integers(600, 1500)),
-        lowest=600,
-        highest=3000,
-        trim=body.style.trim,
+        target_vertices=int(rng.integers(600, 1500)),
+        min_vertices=600,
+        max_vertices=3000,
+        cull_interior=body.style.cull_interior,
     )
     mesh = normalise(vertices, faces, f"{kind}_{seed}")
     joints = ((np.array(body.joints) - mesh.centre) * mesh.scale).astype(np.float32)

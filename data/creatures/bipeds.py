@@ -1,4 +1,4 @@
-"""Two-legged creatures in many builds and poses, bare or with things worn and held; also with fingers."""
+"""Two-legged creatures: bipeds and humanoids with fingers, in many builds and poses, often with props."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from data.creatures.body import SIDES, Body, Vector, X, Y, Z, ear, mirror, tail,
 
 @dataclass(frozen=True)
 class _Build:
-    """Proportions of a biped; lengths in arbitrary units, `head` is half the head's height."""
+    """Proportions of a biped. Lengths in arbitrary units; `head` is half the head's height."""
 
     leg: float
     torso: float
@@ -44,14 +44,14 @@ def biped(body: Body) -> None:
 
 
 def humanoid(body: Body) -> None:
-    """A biped whose hands have fingers with joints."""
+    """A biped whose fingers have joints."""
     _two_legged(body, fingers=True)
 
 
 def _build(body: Body) -> _Build:
     u = body.uniform
     form = body.rng.random()
-    if form < 0.3:  # stocky, with a big head, as in toys and many games
+    if form < 0.3:  # stocky with a big head, as toys and many game characters are
         thick = u(0.9, 1.45)
         leg, torso, arm, head, neck = u(0.3, 0.6), u(0.42, 0.62), u(0.4, 0.65), u(0.22, 0.42), u(0.0, 0.06)
     elif form < 0.45:  # lanky
@@ -110,8 +110,8 @@ def _trunk(body: Body, build: _Build) -> _Trunk:
     chest = body.joint("chest", spine_at(0.78), spines[-1])
     wide = np.array([0.85 * build.pelvis, build.pelvis, *([build.waist] * len(inner)), build.chest])
     wide = np.append(wide, build.chest * u(0.65, 0.9))
-    path = [spine_at(t) for t in (-0.08, 0.12, *inner, 0.78, 0.98)]
-    body.tube(path, np.stack([wide, wide * build.depth], axis=1), [pelvis, pelvis, *spines, chest], X)
+    spine = [spine_at(t) for t in (-0.08, 0.12, *inner, 0.78, 0.98)]
+    body.sweep(spine, np.stack([wide, wide * build.depth], axis=1), [pelvis, pelvis, *spines, chest], X)
 
     size = build.head
     neck_base, head_base = spine_at(1.0), spine_at(1.0) + v(0, build.neck, u(0, 0.03))
@@ -120,7 +120,7 @@ def _trunk(body: Body, build: _Build) -> _Trunk:
     if build.neck > 0.05:
         neck = body.joint("neck", neck_base, chest)
         head = body.joint("head", head_base, neck)
-        body.tube(
+        body.sweep(
             [spine_at(0.85), neck_base, head_base, centre],
             neck_radius * np.array([1.1, 1.1, 1.0, 1.0]),
             [chest, neck, head],
@@ -128,21 +128,21 @@ def _trunk(body: Body, build: _Build) -> _Trunk:
         )
     else:
         head = body.joint("head", head_base, chest)
-        body.tube(
+        body.sweep(
             [spine_at(0.85), head_base, centre], neck_radius * np.array([1.1, 1.0, 1.0]), [chest, head], X
         )
     across, deep = size * u(0.7, 1.05), size * u(0.75, 1.05)
     if body.chance(0.2):  # a box-like head
-        body.tube(
+        body.sweep(
             [centre - v(0, size * 0.75, 0), centre + v(0, size * 0.75, 0)],
             [[across * 0.85, deep * 0.85]] * 2,
             [head],
             X,
         )
     else:
-        body.blob(centre, [0, size, 0], (across, deep), head, X)
+        body.ellipsoid(centre, [0, size, 0], (across, deep), head, X)
     if body.chance(0.4):  # nose or snout
-        body.blob(
+        body.ellipsoid(
             centre + v(0, -size * 0.15, deep * 0.9),
             [0, 0, size * u(0.2, 0.7)],
             (size * u(0.1, 0.35), size * u(0.1, 0.3)),
@@ -170,14 +170,14 @@ def _trunk(body: Body, build: _Build) -> _Trunk:
 def _arms(
     body: Body, build: _Build, trunk: _Trunk, stride: float, fingers: bool
 ) -> tuple[list[int], list[Vector], list[Vector], list[Vector]]:
-    """Both arms: (hand joints, grip points, directions of the forearms, shoulder points)."""
+    """Both arms, left first: (hand joints, grip points, forearm directions, shoulder points)."""
     u = body.uniform
     pose = body.pick(0, 4)  # T, A, A, down, anything
     droop = (u(-0.05, 0.1), u(0.4, 0.9), u(0.4, 0.9), u(1.1, 1.42), u(-0.5, 1.3))[pose]
     bend = u(0, 0.9) if body.chance(0.4) else u(0, 0.15)
     apart = u(-0.3, 0.3) if body.chance(0.15) else 0.0
     swing = -1.1 * stride
-    # Hands beside the hips, not within them.
+    # Keep the hands beside the hips, not inside them.
     clear = max(build.pelvis, build.hip + 1.2 * build.leg_radius) + 1.4 * build.arm_radius - build.shoulder
     lowest = np.arccos(np.clip(clear / (0.8 * build.arm), 0.1, 0.95))
     clavicle = build.shoulder > 1.15 * build.chest
@@ -208,7 +208,7 @@ def _arms(
             flat = flat * r
         made = body.chain(f"{side}_arm", [shoulder, elbow, wrist], parent)
         start = 0.5 * (body.joints[parent] + shoulder)
-        body.tube([start, shoulder, elbow, wrist, tip], flat, [parent, *made], width)
+        body.sweep([start, shoulder, elbow, wrist, tip], flat, [parent, *made], width)
         if finger_plan is not None:
             _fingers(body, finger_plan, f"{side}_finger", made[-1], wrist, fore, width, palm, r)
         hands.append(made[-1])
@@ -229,7 +229,7 @@ def _fingers(
     palm: float,
     arm_radius: float,
 ) -> None:
-    """`plan`: fingers besides the thumb, their length, how far they spread. Long fingers have 3 joints."""
+    """`plan`: number of fingers besides the thumb, their length and spread. Long fingers have 3 joints."""
     count, length, spread = plan
     bones = 3 if length > 3.2 * arm_radius else 2
     half = 1.1 * arm_radius
@@ -249,7 +249,7 @@ def _fingers(
 
 
 def _legs(body: Body, build: _Build, trunk: _Trunk, stride: float) -> tuple[int, int]:
-    """Both legs; the thigh joints (left, right)."""
+    """Both legs. Returns the thigh joints (left, right)."""
     u = body.uniform
     rest_flex, spread, boot = u(0, 0.2), u(-0.02, 0.14), u(0.8, 1.35)
     back_flex = u(0.2, 1.1)
@@ -278,10 +278,10 @@ def _legs(body: Body, build: _Build, trunk: _Trunk, stride: float) -> tuple[int,
         heel, middle = sole - ahead * build.foot * 0.15, sole + ahead * build.foot * 0.5
         front = sole + ahead * build.foot * 0.9
         radii = np.array([0.8, 1.0, 0.75]) * r * boot
-        owners = [made[-1], made[-1]]
+        segment_joints = [made[-1], made[-1]]
         if toes:
-            owners[1] = body.joint(f"{side}_toe", middle, made[-1])
-        body.tube([heel, middle, front], np.stack([radii, radii * 0.7], axis=1), owners, X)
+            segment_joints[1] = body.joint(f"{side}_toe", middle, made[-1])
+        body.sweep([heel, middle, front], np.stack([radii, radii * 0.7], axis=1), segment_joints, X)
         thighs.append(made[0])
     return thighs[0], thighs[1]
 
@@ -296,7 +296,7 @@ def _equip(
     shoulders: list[Vector],
     thighs: tuple[int, int],
 ) -> None:
-    """A few things of those that a game's figure may wear or hold."""
+    """Add a random selection of the props that a game character wears or holds."""
     size = 0.35 * (build.leg + build.torso + build.head) + 0.3
     right = body.pick(0, 1)
     if body.chance(0.6):
@@ -314,8 +314,8 @@ def _equip(
     if body.chance(0.35):
         back = _spine_at(build, 0.97) - v(0, 0, 1.15 * build.chest * build.depth)
         length = body.uniform(0.6, 1.0) * back[1]
-        owners = [trunk.pelvis, *trunk.spines, trunk.chest]
-        props.cape(body, owners, back, build.shoulder * 0.9, length, body.uniform(0.0, 0.8))
+        torso = [trunk.pelvis, *trunk.spines, trunk.chest]
+        props.cape(body, torso, back, build.shoulder * 0.9, length, body.uniform(0.0, 0.8))
     elif body.chance(0.25):
         at = _spine_at(build, 0.7) - v(0, 0, build.chest * build.depth)
         props.backpack(body, trunk.chest, at, build.chest * body.uniform(0.7, 1.2))

@@ -1,11 +1,11 @@
-"""Things worn and held: weapons, shields, clothes. Stiff ones are bound to one joint, sheets are open."""
+"""Props that creatures wear or hold: weapons, shields, hats, clothes, spikes."""
 
 from itertools import pairwise
 
 import numpy as np
 
 from data.creatures.body import Body, Vector, X, Y, Z, unit, v
-from data.creatures.swept_surfaces import Sheet
+from data.creatures.swept_surfaces import GridPatch
 
 
 def weapon(body: Body, hand: int, grip: Vector, fore: Vector, size: float) -> None:
@@ -27,12 +27,12 @@ def weapon(body: Body, hand: int, grip: Vector, fore: Vector, size: float) -> No
             [[wide, thin * 0.5], [wide * 0.9, thin * 0.5], [wide * 0.15, thin * 0.3]],
             hand,
             across,
-            sides=4,
+            corners=4,
         )
         return
     low, high = size * body.uniform(0.15, 0.8), size * body.uniform(0.4, 1.0)
     top = grip + ahead * high
-    body.prop([grip - ahead * low, top], [thin, thin], hand, across, sides=None if form == 3 else 6)
+    body.prop([grip - ahead * low, top], [thin, thin], hand, across, corners=None if form == 3 else 6)
     if form == 1:
         head = size * body.uniform(0.12, 0.22)
         middle = top - ahead * head
@@ -41,36 +41,38 @@ def weapon(body: Body, hand: int, grip: Vector, fore: Vector, size: float) -> No
             [[head * 0.5, thin * 1.2], [head, thin * 0.3]],
             hand,
             ahead,
-            sides=4,
+            corners=4,
         )
     elif form == 2:
         head = size * body.uniform(0.1, 0.2)
-        body.prop([top - across * head, top + across * head], [head * 0.6, head * 0.6], hand, ahead, sides=4)
+        body.prop(
+            [top - across * head, top + across * head], [head * 0.6, head * 0.6], hand, ahead, corners=4
+        )
     else:
         knob = size * body.uniform(0.05, 0.12)
-        body.blob(top, ahead * knob, (knob, knob), hand, across, prop=True)
+        body.ellipsoid(top, ahead * knob, (knob, knob), hand, across, prop=True)
 
 
-def shield(body: Body, owner: int, at: Vector, outward: Vector, size: float) -> None:
-    """A round or long plate whose face looks `outward`."""
+def shield(body: Body, joint: int, at: Vector, outward: Vector, size: float) -> None:
+    """A round or long plate that faces `outward`."""
     wide, thick = size * body.uniform(0.2, 0.4), size * 0.03
     tall = wide * body.uniform(1.0, 1.6)
     up = Y - 0.9 * (Y @ outward) * outward
     if body.chance(0.5):
-        body.blob(at, outward * thick, (tall, wide), owner, up, prop=True)
+        body.ellipsoid(at, outward * thick, (tall, wide), joint, up, prop=True)
     else:
-        body.prop([at - outward * thick, at + outward * thick], [[tall, wide]] * 2, owner, up, sides=4)
+        body.prop([at - outward * thick, at + outward * thick], [[tall, wide]] * 2, joint, up, corners=4)
 
 
 def hat(body: Body, head: int, centre: Vector, size: float) -> None:
-    """A helmet, a wide or a pointed hat."""
+    """A helmet, a wide-brimmed hat or a pointed hat."""
     form = body.pick(0, 2)
     if form == 0:
-        body.blob(
+        body.ellipsoid(
             centre + v(0, size * 0.15, 0), [0, size * 1.05, 0], (size * 1.12, size * 1.12), head, X, prop=True
         )
         if body.chance(0.5):
-            body.blob(
+            body.ellipsoid(
                 centre + v(0, size * 1.2, -size * 0.2),
                 [0, -size * 0.1, size * 0.9],
                 (size * 0.1, size * 0.35),
@@ -87,17 +89,17 @@ def hat(body: Body, head: int, centre: Vector, size: float) -> None:
     body.prop([brim, brim + v(0, tall, -tall * 0.1)], [size * 0.9, size * 0.9 * tip], head, X)
 
 
-def pads(body: Body, owners: list[int], places: list[Vector], size: float) -> None:
-    """Shoulder pads that may float above the shoulders."""
+def pads(body: Body, joints: list[int], places: list[Vector], size: float) -> None:
+    """Shoulder pads; they may float above the shoulders."""
     lift = body.uniform(0.4, 1.3)
     flat = body.uniform(0.4, 0.8)
-    for owner, place in zip(owners, places, strict=True):
+    for joint, place in zip(joints, places, strict=True):
         sign = np.sign(place[0])
-        body.blob(
+        body.ellipsoid(
             place + v(sign * size * 0.3, size * lift, 0),
             [sign * size * 0.35, size * flat, 0],
             (size, size * 1.1),
-            owner,
+            joint,
             Z,
             prop=True,
         )
@@ -110,7 +112,7 @@ def backpack(body: Body, chest: int, at: Vector, size: float) -> None:
         [[size * 0.9, deep], [size * 0.75, deep * 0.9]],
         chest,
         X,
-        sides=4,
+        corners=4,
     )
 
 
@@ -120,15 +122,18 @@ def belt(body: Body, pelvis: int, at: Vector, wide: float, deep: float) -> None:
 
 
 def cape(
-    body: Body, owners: list[int], top: Vector, wide: float, length: float, flare: float, rows: int = 8
+    body: Body, joints: list[int], top: Vector, wide: float, length: float, flare: float, rows: int = 8
 ) -> None:
-    """An open sheet down the back from `top`; `owners`, from the lowest, take the rows at their height."""
+    """An open patch hanging down the back from `top`; each row follows the one of `joints` at its height.
+
+    `joints` are ordered from the lowest to the highest.
+    """
     columns = 7
     down = np.linspace(0, 1, rows + 1)[:, None]
     across = np.linspace(-1, 1, columns)[None]
     half = wide * (1 + flare * down)
     wave = body.uniform(0, 0.04) * np.sin(across * body.uniform(4, 9)) * down
-    # Round the shoulders: the edges lie further forward at the top.
+    # At the top the edges wrap forward around the shoulders.
     points = np.stack(
         [
             half * across,
@@ -137,21 +142,21 @@ def cape(
         ],
         axis=-1,
     )
-    heights = np.array([body.joints[owner][1] for owner in owners])
+    heights = np.array([body.joints[joint][1] for joint in joints])
     y = points[..., 1]
     steps = [np.ones_like(y)]
     for low, high in pairwise(heights.tolist()):
         s = np.clip((y - low) / (high - low), 0, 1)
         steps.append(np.minimum(steps[-1], s * s * (3 - 2 * s)))
     steps.append(np.zeros_like(y))
-    weights = np.stack([steps[i] - steps[i + 1] for i in range(len(owners))], axis=-1)
-    body.sheets.append(Sheet(points[:, ::-1], tuple(owners), weights[:, ::-1]))
+    weights = np.stack([steps[i] - steps[i + 1] for i in range(len(joints))], axis=-1)
+    body.patches.append(GridPatch(points[:, ::-1], tuple(joints), weights[:, ::-1]))
 
 
 def skirt(
     body: Body, pelvis: int, thighs: tuple[int, int], waist: Vector, radii: tuple[float, float], length: float
 ) -> None:
-    """An open cone around the hips; its lower part follows the thighs (left, right)."""
+    """An open cone around the hips; its lower part follows the `thighs` (left, right)."""
     rows, columns = 6, 20
     flare = body.uniform(0.3, 1.1)
     angle = np.arange(columns) * (2 * np.pi / columns)
@@ -171,13 +176,13 @@ def skirt(
     s = np.clip(points[..., 0] / (2.4 * radii[0]) + 0.5, 0, 1)
     left = s * s * (3 - 2 * s)
     weights = np.stack([1 - follow, follow * left, follow * (1 - left)], axis=-1)
-    body.sheets.append(Sheet(points, (pelvis, *thighs), weights, closed=True))
+    body.patches.append(GridPatch(points, (pelvis, *thighs), weights, closed=True))
 
 
 def spikes(
     body: Body, joints: list[int], up: Vector, height: float, radius: float, lift: list[float]
 ) -> None:
-    """A row of spikes along the back: one above each joint, `lift` above it, bound to it."""
+    """A row of spikes along the back: one for each joint, `lift` above it and bound to it."""
     for joint, rise in zip(joints, lift, strict=True):
         foot = body.joints[joint] + up * rise
         body.prop(
@@ -185,5 +190,5 @@ def spikes(
             [radius, radius * 0.5, radius * 0.1],
             joint,
             X,
-            sides=4,
+            corners=4,
         )

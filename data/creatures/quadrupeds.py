@@ -1,4 +1,4 @@
-"""Four-legged creatures, among them foxes, horses, elephants and, with wings and spikes, dragons."""
+"""Four-legged creatures in the manner of foxes, horses and elephants, and winged dragons."""
 
 from collections.abc import Callable
 
@@ -12,9 +12,9 @@ from data.creatures.body import (
     X,
     Y,
     Z,
-    curl_line,
+    curved_spine,
     ear,
-    even_joints,
+    joints_for_length,
     mirror,
     tail,
     unit,
@@ -24,6 +24,7 @@ from data.creatures.fliers import bat_wing
 
 
 def quadruped(body: Body) -> None:
+    """A four-legged mammal."""
     _four_legged(body, dragon=False)
 
 
@@ -49,11 +50,11 @@ def _four_legged(body: Body, dragon: bool) -> None:
     inner = [0.48] if length < 5.2 * belly else [0.36, 0.6]
     spines = body.chain("spine", [spine_at(t) for t in inner], pelvis)
     chest = body.joint("chest", spine_at(0.82), spines[-1])
-    path = [spine_at(t) for t in (0, 0.12, *inner, 0.82, 1)]
+    spine = [spine_at(t) for t in (0, 0.12, *inner, 0.82, 1)]
     high = np.array(
         [rear_radius * 0.8, rear_radius, *([belly] * len(inner)), front_radius, front_radius * 0.75]
     )
-    body.tube(path, np.stack([high * narrow, high], axis=1), [pelvis, pelvis, *spines, chest], X)
+    body.sweep(spine, np.stack([high * narrow, high], axis=1), [pelvis, pelvis, *spines, chest], X)
     necks = _front_end(body, spine_at(0.95), spine_at(0.85), chest, front_radius, thick, dragon)
     _four_legs(body, spine_at, pelvis, chest, (rear_radius, front_radius), narrow, leg, thick)
 
@@ -85,7 +86,7 @@ def _four_legged(body: Body, dragon: bool) -> None:
 def _front_end(
     body: Body, front: Vector, inside: Vector, chest: int, radius: float, thick: float, dragon: bool
 ) -> list[int]:
-    """Neck, head, ears, horns and trunk; the neck's joints."""
+    """Neck, head, ears, horns and trunk. Returns the neck's joints."""
     u = body.uniform
     if dragon:
         rise, reach = u(0.2, 0.8), u(0.3, 0.8)
@@ -95,7 +96,7 @@ def _front_end(
     base = front + v(0, radius * 0.3, 0)
     head_base = base + v(0, rise, reach)
     neck_radius = u(0.4, 0.65) * radius
-    count = even_joints(float(np.hypot(rise, reach)), 0.3, 1, 4)
+    count = joints_for_length(float(np.hypot(rise, reach)), 0.3, 1, 4)
     t = np.linspace(0, 1, count + 1)[:, None]
     bow = u(-0.15, 0.25) * (rise if count > 1 else 0.0)
     line = base + (head_base - base) * t + v(0, -0.4 * bow, bow) * np.sin(np.pi * t)
@@ -103,19 +104,19 @@ def _front_end(
     head = body.joint("head", head_base, necks[-1])
     tip = head_base + v(0, size * 0.1, size * 0.5)
     taper = np.linspace(1.0, 0.7, count + 3) * neck_radius
-    body.tube([inside, *line, tip], taper, [chest, *necks, head], X)
+    body.sweep([inside, *line, tip], taper, [chest, *necks, head], X)
 
     centre = head_base + v(0, size * 0.15, size * 0.45)
     wide = size * u(0.6, 0.9)
-    body.blob(centre, [0, -size * 0.15, size * 1.1], (wide, size * 0.75), head, X)
+    body.ellipsoid(centre, [0, -size * 0.15, size * 1.1], (wide, size * 0.75), head, X)
     snout = size * u(0.3, 1.1)
     nose = centre + v(0, -size * 0.3, size * 0.7 + snout * 0.4)
     if not dragon and body.chance(0.12):  # a trunk
         long = u(0.5, 0.9) * (front[1] + rise)
-        line = curl_line(nose, [0, -0.6, 1.0], long, even_joints(long, 0.16, 3, 6), [0, -2.2, -1.0])
+        line = curved_spine(nose, [0, -0.6, 1.0], long, joints_for_length(long, 0.16, 3, 6), [0, -2.2, -1.0])
         body.limb("trunk", line, size * np.linspace(0.38, 0.2, len(line)), head, X, inset=0.5)
     else:
-        body.blob(nose, [0, -snout * 0.25, snout], (size * 0.42, size * 0.38), head, X)
+        body.ellipsoid(nose, [0, -snout * 0.25, snout], (size * 0.42, size * 0.38), head, X)
     long, wide_ear = size * u(0.4, 2.0), size * u(0.15, 0.4)
     spread = u(0.1, 1.2)
     for sign, side in SIDES:
@@ -166,4 +167,4 @@ def _four_legs(
             made = body.limb(f"{place}_{side}_leg", points, leg_radius * np.array(scales), parent, Z)
             if not hoofed:
                 centre = sole + v(0, 0, paw * 0.5)
-                body.blob(centre, [0, 0, paw * 1.3], (paw, leg_radius * 0.75), made[-1], X)
+                body.ellipsoid(centre, [0, 0, paw * 1.3], (paw, leg_radius * 0.75), made[-1], X)

@@ -1,134 +1,68 @@
-"""Tapered tubes swept along smooth chains, and open sheets, with skin weights: what creatures are made of."""
+"""Swept surfaces (generalised cylinders) and grid patches with skinning weights: a creature's geometry."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from data.creatures.interior_points import interior_points
 
 Floats = NDArray[np.float64]
 
-# Latitudes of the rings of a rounded end, from the tube's last full ring towards the pole.
-_CAP = np.array([0.45, 0.95])
+# Latitudes of the rings of a rounded cap, from the last full ring towards the pole.
+_CAP_LATITUDES = np.array([0.45, 0.95])
 
 
 @dataclass(frozen=True, eq=False)
-class Tube:
-    """A swept part. All lengths in one arbitrary unit.
+class SweptSurface:
+    """A generalised cylinder: a superelliptic profile swept along a spine. Lengths in one arbitrary unit.
 
-    `path` (n + 1, 3): points on the centre line, n >= 1. `radii` (n + 1, 2): radius along `side` and at
-    right angles to it. `owners`: the joint each of the n segments belongs to. `side` (3,): a direction
-    not parallel to the path. `blend`: half width of the weight transition at an inner point, as a
-    fraction of the mean length of the segments on both sides, at most 0.5. `smooth`: False for an
-    ellipsoid about the one segment of the path. `sides`: corners of the cross section, None for as many
-    as the size asks for; 4 give a box. `square`: 1 for an elliptic cross section, towards 0 a rectangle.
-    `cap`: length of the rounded ends in radii, 0 for flat ones. `prop`: a thing worn or held, which is
-    neither cut where it lies within the body nor cuts the body.
+    `spine` (n + 1, 3): control points of the centre line, n >= 1. `radii` (n + 1, 2): half axes of the
+    profile along `normal` and along the binormal. `joints`: the joint each of the n spine segments is bound
+    to. `normal` (3,): reference direction, not parallel to the spine, that fixes the profile's first axis.
+    `blend`: half width of the weight transition at an inner control point, as a fraction of the mean length
+    of the segments on both sides, at most 0.5. `is_ellipsoid`: True for an ellipsoid whose poles are the two
+    points of the spine. `corners`: corners of the profile, None for as many as its size needs; 4 give a box.
+    `squareness`: 1 for an elliptic profile, towards 0 a rectangle (epsilon of Barr's superquadrics, 1981).
+    `cap_length`: length of the rounded caps in radii, 0 for flat ones. `prop`: worn or held; a prop is
+    neither culled where it lies inside the body nor culls the body.
     """
 
-    path: Floats
+    spine: Floats
     radii: Floats
-    owners: tuple[int, ...]
-    side: Floats
+    joints: tuple[int, ...]
+    normal: Floats
     blend: float
-    smooth: bool = True
-    sides: int | None = None
-    square: float = 1.0
-    cap: float = 1.0
+    is_ellipsoid: bool = False
+    corners: int | None = None
+    squareness: float = 1.0
+    cap_length: float = 1.0
     prop: bool = False
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
-    """An open part: a grid of `points` (R, C, 3) with `weights` (R, C, n) of n different `owners`.
+class GridPatch:
+    """An open surface patch: a grid of `points` (R, C, 3) with `weights` (R, C, n) for n different `joints`.
 
     `closed`: the last column is joined to the first, as in a skirt.
     """
 
     points: Floats
-    owners: tuple[int, ...]
+    joints: tuple[int, ...]
     weights: Floats
     closed: bool = False
 
 
-def ellipsoid(
-    centre: Floats,
-    axis: Floats,
-    radii: tuple[float, float],
-    owner: int,
-    side: Floats,
-    sides: int | None = None,
-    prop: bool = False,
-) -> Tube:
-    """An ellipsoid owned by one joint: half axis `axis` (3,), and the two radii across it."""
-    path = np.stack([centre - axis, centre + axis])
-    return Tube(path, np.array([radii, radii]), (owner,), side, 0.0, smooth=False, sides=sides, prop=prop)
-
-
-def mesh_parts(
-    tubes: Sequence[Tube],
-    sheets: Sequence[Sheet],
-    joint_count: int,
-    target: int,
-    lowest: int,
-    highest: int,
-    trim: bool = False,
-) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """Triangulate parts: (vertices (V, 3), faces (F, 3) outward, weights (V, joint_count)).
-
-    Every tube becomes a closed surface of its own. The ring spacing is chosen so that V comes near
-    `target` and, where the number of parts allows it, into [lowest, highest]. Weight rows sum to 1.
-    `trim`: leave out the faces that lie within another tube (props excepted), as a modeller would; the
-    tubes are then open where another covers the opening. It is not done where a joint would lose its hold.
-    """
-    lengths = [_segment_lengths(tube) for tube in tubes]
-    area = sum(
-        2 * np.pi * tube.radii.mean() * length.sum() for tube, length in zip(tubes, lengths, strict=True)
-    )
-    fixed = sum(sheet.points.shape[0] * sheet.points.shape[1] for sheet in sheets)
-    spacing = float(np.sqrt(area / max(target - fixed, 300)))
-    layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
-    for _ in range(12):
-        total = sum(_vertex_count(tube, *layout) for tube, layout in zip(tubes, layouts, strict=True)) + fixed
-        if lowest <= total <= highest:
-            break
-        spacing *= 0.85 if total < lowest else 1.15
-        layouts = [_layout(tube, length, spacing) for tube, length in zip(tubes, lengths, strict=True)]
-    vertices, faces, weights, start = [], [], [], 0
-    sweeps = []
-    for tube, (rings, around) in zip(tubes, layouts, strict=True):
-        sweep = _sweep(tube, rings, around)
-        sweeps.append(sweep)
-        vertices.append(sweep.vertices)
-        faces.append(_faces(len(sweep.arc) - 2, around) + start)
-        per_ring = _ring_weights(tube, sweep.arc, sweep.knots, joint_count)
-        repeats = np.full(len(sweep.arc), around)
-        repeats[[0, -1]] = 1
-        weights.append(np.repeat(per_ring, repeats, axis=0))
-        start += len(sweep.vertices)
-    for sheet in sheets:
-        rows, columns = sheet.points.shape[:2]
-        vertices.append(sheet.points.reshape(-1, 3))
-        faces.append(_sheet_faces(rows, columns, sheet.closed) + start)
-        spread = np.zeros((rows * columns, joint_count))
-        spread[:, list(sheet.owners)] = sheet.weights.reshape(rows * columns, -1)
-        weights.append(spread)
-        start += rows * columns
-    points, triangles, skin = np.concatenate(vertices), np.concatenate(faces), np.concatenate(weights)
-    if trim:
-        return _trimmed(points, triangles, skin, tubes, sweeps)
-    return points, triangles, skin
-
-
 @dataclass(frozen=True, eq=False)
-class _Sweep:
-    """A tube's vertices, pole by ring by pole, and its R rings.
+class SampledSweep:
+    """The vertices of a swept surface, pole by ring by pole, and its R rings (the poles count as rings).
 
-    `arc` (R,): arc length of the poles and rings. `knots`: arc length of the path's points. `frames`
-    (R, 3, 3): the three directions of each ring, each divided by the ring's extent along it, so that
-    points of the tube near that ring have coordinates of at most 1; poles are left out (zeros).
+    `vertices` (V, 3). `arc` (R,): arc length along the spine of every ring. `knots` (n + 1,): arc length of
+    the spine's control points. `centres` (R, 3). `frames` (R, 3, 3): each ring's normal, binormal and
+    tangent, divided by the ring's extent along them, so that points of the surface near that ring have
+    coordinates of at most 1; zero at the poles.
     """
 
     vertices: Floats
@@ -138,164 +72,181 @@ class _Sweep:
     frames: Floats
 
 
-def _trimmed(
+def ellipsoid(
+    centre: Floats,
+    axis: Floats,
+    radii: tuple[float, float],
+    joint: int,
+    normal: Floats,
+    corners: int | None = None,
+    prop: bool = False,
+) -> SweptSurface:
+    """An ellipsoid bound to one joint: half axis `axis` (3,) and radii along `normal` and the binormal."""
+    spine = np.stack([centre - axis, centre + axis])
+    both = np.array([radii, radii])
+    return SweptSurface(spine, both, (joint,), normal, 0.0, is_ellipsoid=True, corners=corners, prop=prop)
+
+
+def tessellate(
+    sweeps: Sequence[SweptSurface],
+    patches: Sequence[GridPatch],
+    joint_count: int,
+    target_vertices: int,
+    min_vertices: int,
+    max_vertices: int,
+    cull_interior: bool = False,
+) -> tuple[Floats, NDArray[np.int64], Floats]:
+    """Triangulate surfaces: (vertices (V, 3), faces (F, 3) facing outward, weights (V, joint_count)).
+
+    Every swept surface becomes a closed mesh component of its own. The ring spacing is chosen so that V
+    comes near `target_vertices` and, where the number of surfaces allows it, into [min_vertices,
+    max_vertices]. Weight rows sum to 1. `cull_interior`: drop the faces that lie inside another swept
+    surface (props excepted), as a modeller would; the mesh is then open where another component covers the
+    opening. Nothing is culled if that would leave a joint without vertices that follow it.
+    """
+    lengths = [_segment_lengths(sweep) for sweep in sweeps]
+    area = sum(
+        2 * np.pi * sweep.radii.mean() * length.sum() for sweep, length in zip(sweeps, lengths, strict=True)
+    )
+    fixed = sum(patch.points.shape[0] * patch.points.shape[1] for patch in patches)
+    spacing = float(np.sqrt(area / max(target_vertices - fixed, 300)))
+    resolutions = [_resolution(sweep, length, spacing) for sweep, length in zip(sweeps, lengths, strict=True)]
+    for _ in range(12):
+        counts = [
+            _vertex_count(sweep, *resolution) for sweep, resolution in zip(sweeps, resolutions, strict=True)
+        ]
+        total = sum(counts) + fixed
+        if min_vertices <= total <= max_vertices:
+            break
+        spacing *= 0.85 if total < min_vertices else 1.15
+        resolutions = [
+            _resolution(sweep, length, spacing) for sweep, length in zip(sweeps, lengths, strict=True)
+        ]
+    vertices, faces, weights, start = [], [], [], 0
+    sampled = []
+    for sweep, (rings, ring_size) in zip(sweeps, resolutions, strict=True):
+        samples = _sample(sweep, rings, ring_size)
+        sampled.append(samples)
+        vertices.append(samples.vertices)
+        faces.append(_sweep_faces(len(samples.arc) - 2, ring_size) + start)
+        per_ring = _ring_weights(sweep, samples.arc, samples.knots, joint_count)
+        repeats = np.full(len(samples.arc), ring_size)
+        repeats[[0, -1]] = 1
+        weights.append(np.repeat(per_ring, repeats, axis=0))
+        start += len(samples.vertices)
+    for patch in patches:
+        rows, columns = patch.points.shape[:2]
+        vertices.append(patch.points.reshape(-1, 3))
+        faces.append(_grid_faces(rows, columns, patch.closed) + start)
+        dense = np.zeros((rows * columns, joint_count))
+        dense[:, list(patch.joints)] = patch.weights.reshape(rows * columns, -1)
+        weights.append(dense)
+        start += rows * columns
+    points, triangles, skin = np.concatenate(vertices), np.concatenate(faces), np.concatenate(weights)
+    if cull_interior:
+        return _without_interior_faces(points, triangles, skin, sweeps, sampled)
+    return points, triangles, skin
+
+
+def _without_interior_faces(
     points: Floats,
     triangles: NDArray[np.int64],
     skin: Floats,
-    tubes: Sequence[Tube],
-    sweeps: Sequence[_Sweep],
+    sweeps: Sequence[SweptSurface],
+    sampled: Sequence[SampledSweep],
 ) -> tuple[Floats, NDArray[np.int64], Floats]:
-    """The parts without the faces whose three corners lie within another tube."""
-    sizes = np.array([len(sweep.vertices) for sweep in sweeps])
-    rings = np.array([len(sweep.arc) for sweep in sweeps])
-    buried = buried_points(
+    """Drop the faces whose three corners all lie inside another swept surface."""
+    sizes = np.array([len(samples.vertices) for samples in sampled])
+    rings = np.array([len(samples.arc) for samples in sampled])
+    interior = interior_points(
         points[: sizes.sum()],
         np.append(0, np.cumsum(sizes)),
-        np.concatenate([sweep.centres for sweep in sweeps]),
-        np.concatenate([sweep.frames for sweep in sweeps]),
+        np.concatenate([samples.centres for samples in sampled]),
+        np.concatenate([samples.frames for samples in sampled]),
         np.append(0, np.cumsum(rings)),
-        np.array([tube.prop for tube in tubes]),
+        np.array([sweep.prop for sweep in sweeps]),
     )
-    hidden = np.append(buried, np.zeros(len(points) - len(buried), dtype=bool))
-    left = triangles[~hidden[triangles].all(axis=1)]
+    hidden = np.append(interior, np.zeros(len(points) - len(interior), dtype=bool))
+    kept = triangles[~hidden[triangles].all(axis=1)]
     used = np.zeros(len(points), dtype=bool)
-    used[left] = True
+    used[kept] = True
     if skin[used].max(axis=0).min() < 0.75:
         return points, triangles, skin
-    return points[used], (np.cumsum(used) - 1)[left], skin[used]
+    return points[used], (np.cumsum(used) - 1)[kept], skin[used]
 
 
-@njit(cache=True)
-def buried_points(
-    points: Floats,
-    starts: NDArray[np.int64],
-    centres: Floats,
-    frames: Floats,
-    ring_starts: NDArray[np.int64],
-    ignored: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    """Which points (V,) lie within a tube other than their own, by the nearest ring of that tube.
-
-    Points starts[i] to starts[i + 1] are those of tube i, with the rings ring_starts[i] to
-    ring_starts[i + 1]; `centres` (R, 3) and `frames` (R, 3, 3) as in a sweep. Tubes that are `ignored`
-    (T,) take no part.
-    """
-    count = len(starts) - 1
-    buried = np.zeros(len(points), dtype=np.bool_)
-    low = np.empty((count, 3))
-    high = np.empty((count, 3))
-    for tube in range(count):
-        for axis in range(3):
-            own = points[starts[tube] : starts[tube + 1], axis]
-            low[tube, axis], high[tube, axis] = own.min(), own.max()
-    for tube in range(count):
-        if ignored[tube]:
-            continue
-        for other in range(count):
-            if other == tube or ignored[other]:
-                continue
-            apart = False
-            for axis in range(3):
-                apart |= low[tube, axis] > high[other, axis] or high[tube, axis] < low[other, axis]
-            if apart:
-                continue
-            for vertex in range(starts[tube], starts[tube + 1]):
-                if buried[vertex]:
-                    continue
-                x, y, z = points[vertex]
-                if not (
-                    low[other, 0] < x < high[other, 0]
-                    and low[other, 1] < y < high[other, 1]
-                    and low[other, 2] < z < high[other, 2]
-                ):
-                    continue
-                nearest, best = 0, np.inf
-                for ring in range(ring_starts[other], ring_starts[other + 1]):
-                    dx, dy, dz = x - centres[ring, 0], y - centres[ring, 1], z - centres[ring, 2]
-                    distance = dx * dx + dy * dy + dz * dz
-                    if (
-                        distance < best
-                        and frames[ring, 2, 0] ** 2 + frames[ring, 2, 1] ** 2 + (frames[ring, 2, 2] ** 2) > 0
-                    ):
-                        nearest, best = ring, distance
-                dx, dy, dz = x - centres[nearest, 0], y - centres[nearest, 1], z - centres[nearest, 2]
-                f = frames[nearest]
-                across = f[0, 0] * dx + f[0, 1] * dy + f[0, 2] * dz
-                over = f[1, 0] * dx + f[1, 1] * dy + f[1, 2] * dz
-                along = f[2, 0] * dx + f[2, 1] * dy + f[2, 2] * dz
-                buried[vertex] = across * across + over * over < 1 and abs(along) < 1
-    return buried
+def _segment_lengths(sweep: SweptSurface) -> Floats:
+    return np.sqrt(((sweep.spine[1:] - sweep.spine[:-1]) ** 2).sum(axis=1))
 
 
-def _segment_lengths(tube: Tube) -> Floats:
-    return np.sqrt(((tube.path[1:] - tube.path[:-1]) ** 2).sum(axis=1))
+def _resolution(sweep: SweptSurface, lengths: Floats, spacing: float) -> tuple[NDArray[np.int64], int]:
+    """How many rings each spine segment gets (n,), and how many vertices each ring has."""
+    size = np.sqrt(sweep.radii[:, 0].max() * sweep.radii[:, 1].max())
+    ring_size = int(np.clip(2 * np.pi * size / spacing, 6 if size > 0.03 else 5, 24))
+    if sweep.is_ellipsoid:
+        latitudes = max(3, min(14, ring_size // 2 + 1))
+        return np.array([latitudes]), sweep.corners or ring_size
+    if sweep.corners is not None:
+        ring_size = sweep.corners
+    return np.clip(np.rint(lengths / spacing), 2, 16).astype(np.int64), ring_size
 
 
-def _layout(tube: Tube, lengths: Floats, spacing: float) -> tuple[NDArray[np.int64], int]:
-    """Rings per segment (n,) and vertices around each ring."""
-    size = np.sqrt(tube.radii[:, 0].max() * tube.radii[:, 1].max())
-    around = int(np.clip(2 * np.pi * size / spacing, 6 if size > 0.03 else 5, 24))
-    if not tube.smooth:
-        latitudes = max(3, min(14, around // 2 + 1))
-        return np.array([latitudes]), tube.sides or around
-    if tube.sides is not None:
-        around = tube.sides
-    return np.clip(np.rint(lengths / spacing), 2, 16).astype(np.int64), around
+def _vertex_count(sweep: SweptSurface, rings: NDArray[np.int64], ring_size: int) -> int:
+    caps = 0 if sweep.is_ellipsoid else 1 + 2 * len(_CAP_LATITUDES)
+    return (int(rings.sum()) + caps) * ring_size + 2
 
 
-def _vertex_count(tube: Tube, rings: NDArray[np.int64], around: int) -> int:
-    caps = 1 + 2 * len(_CAP) if tube.smooth else 0
-    return (int(rings.sum()) + caps) * around + 2
-
-
-def _sweep(tube: Tube, rings: NDArray[np.int64], around: int) -> _Sweep:
-    if tube.smooth:
-        arc, knots, centres, tangents, radii = _smooth_rings(tube, rings)
-    else:
+def _sample(sweep: SweptSurface, rings: NDArray[np.int64], ring_size: int) -> SampledSweep:
+    """Place the rings (count per segment in `rings`) along the spine and the profile on every ring."""
+    if sweep.is_ellipsoid:
         latitude = np.linspace(0, np.pi, int(rings[0]) + 2)
-        axis = tube.path[1] - tube.path[0]
+        axis = sweep.spine[1] - sweep.spine[0]
         arc, knots = (1 - np.cos(latitude)) / 2, np.array([0.0, 1.0])
-        centres = tube.path[0] + arc[:, None] * axis
+        centres = sweep.spine[0] + arc[:, None] * axis
         tangents = np.broadcast_to(axis / np.sqrt(axis @ axis), centres.shape)
-        radii = np.sin(latitude)[:, None] * tube.radii[0]
-    first = tube.side - (tangents @ tube.side)[:, None] * tangents
-    first /= np.sqrt((first**2).sum(axis=1, keepdims=True))
-    second = _cross(tangents, first)
-    cos, sin, inner = _section(around, tube.square)
+        radii = np.sin(latitude)[:, None] * sweep.radii[0]
+    else:
+        arc, knots, centres, tangents, radii = _spine_rings(sweep, rings)
+    normals = sweep.normal - (tangents @ sweep.normal)[:, None] * tangents
+    normals /= np.sqrt((normals**2).sum(axis=1, keepdims=True))
+    binormals = _cross(tangents, normals)
+    cos, sin, inner = _profile(ring_size, sweep.squareness)
     ring_points = (
         centres[1:-1, None]
-        + (radii[1:-1, 0, None] * cos)[..., None] * first[1:-1, None]
-        + (radii[1:-1, 1, None] * sin)[..., None] * second[1:-1, None]
+        + (radii[1:-1, 0, None] * cos)[..., None] * normals[1:-1, None]
+        + (radii[1:-1, 1, None] * sin)[..., None] * binormals[1:-1, None]
     )
     gaps = np.sqrt(((centres[1:] - centres[:-1]) ** 2).sum(axis=1))
     frames = np.zeros((len(centres), 3, 3))
-    frames[1:-1, 0] = first[1:-1] / (radii[1:-1, :1] * inner)
-    frames[1:-1, 1] = second[1:-1] / (radii[1:-1, 1:] * inner)
+    frames[1:-1, 0] = normals[1:-1] / (radii[1:-1, :1] * inner)
+    frames[1:-1, 1] = binormals[1:-1] / (radii[1:-1, 1:] * inner)
     frames[1:-1, 2] = tangents[1:-1] / np.maximum(np.minimum(gaps[1:], gaps[:-1]), 1e-9)[:, None]
     vertices = np.concatenate([centres[:1], ring_points.reshape(-1, 3), centres[-1:]])
-    return _Sweep(vertices, arc, knots, centres, frames)
+    return SampledSweep(vertices, arc, knots, centres, frames)
 
 
-def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-    """Poles and rings along a Catmull-Rom curve through the path.
+def _spine_rings(
+    sweep: SweptSurface, rings: NDArray[np.int64]
+) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+    """Poles and rings along a Catmull-Rom spline through the spine's control points.
 
-    Returns (arc lengths, arc lengths of the path's points, centres, unit ring axes, radii). Rounded ends
-    are added beyond both end points of the path.
+    Returns (arc lengths (R,), arc lengths of the control points (n + 1,), centres (R, 3), unit tangents
+    (R, 3), radii (R, 2)). Caps are added beyond both ends of the spine.
     """
-    path, count = tube.path, len(tube.owners)
+    spine, count = sweep.spine, len(sweep.joints)
     segment = np.repeat(np.arange(count), rings)
     offset = np.arange(len(segment)) - np.repeat(np.cumsum(rings) - rings, rings)
     fraction = offset / np.repeat(rings, rings)
     segment, fraction = np.append(segment, count - 1), np.append(fraction, 1.0)
-    padded = np.concatenate([2 * path[:1] - path[1:2], path, 2 * path[-1:] - path[-2:-1]])
-    # Catmull-Rom directions (the longer neighbour decides), with each segment's own length as speed:
-    # a short segment beside a long one cannot overshoot.
+    padded = np.concatenate([2 * spine[:1] - spine[1:2], spine, 2 * spine[-1:] - spine[-2:-1]])
+    # Catmull-Rom directions (the longer neighbour dominates), but each segment's own length as speed, so
+    # that a short segment beside a long one cannot overshoot.
     edges = padded[1:] - padded[:-1]
     heading = edges[1:] + edges[:-1]
     heading /= np.maximum(np.sqrt((heading**2).sum(axis=1, keepdims=True)), 1e-9)
-    p0, p1 = path[segment], path[segment + 1]
-    reach = np.sqrt((edges[1:-1] ** 2).sum(axis=1))[segment, None]
-    m0, m1 = heading[segment] * reach, heading[segment + 1] * reach
+    p0, p1 = spine[segment], spine[segment + 1]
+    speed = np.sqrt((edges[1:-1] ** 2).sum(axis=1))[segment, None]
+    m0, m1 = heading[segment] * speed, heading[segment + 1] * speed
     t = fraction[:, None]
     t2, t3 = t * t, t * t * t
     centres = (2 * t3 - 3 * t2 + 1) * p0 + (t3 - 2 * t2 + t) * m0 + (3 * t2 - 2 * t3) * p1 + (t3 - t2) * m1
@@ -304,16 +255,15 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     arc = np.append(0.0, np.cumsum(np.sqrt(((centres[1:] - centres[:-1]) ** 2).sum(axis=1))))
     knots = arc[np.append(0, np.cumsum(rings))]
     ease = t2 * (3 - 2 * t)
-    radii = tube.radii[segment] * (1 - ease) + tube.radii[segment + 1] * ease
-    # Rings turn more slowly than a tight bend does, or they would meet on its inner side: axes are
-    # averaged over about a radius.
-    nearness = np.exp(-0.5 * ((arc[:, None] - arc) / radii.mean(axis=1)[:, None]) ** 2)
-    tangents = nearness @ tangents
+    radii = sweep.radii[segment] * (1 - ease) + sweep.radii[segment + 1] * ease
+    # Tangents are smoothed over about a radius: in a tight bend the rings would otherwise intersect.
+    kernel = np.exp(-0.5 * ((arc[:, None] - arc) / radii.mean(axis=1)[:, None]) ** 2)
+    tangents = kernel @ tangents
     tangents /= np.sqrt((tangents**2).sum(axis=1, keepdims=True))
-    cap = np.append(_CAP, np.pi / 2)
-    reach0, reach1 = tube.cap * radii[0].min(), tube.cap * radii[-1].min()
-    ends0 = centres[0] - tangents[0] * (reach0 * np.sin(cap[::-1]))[:, None]
-    ends1 = centres[-1] + tangents[-1] * (reach1 * np.sin(cap))[:, None]
+    cap = np.append(_CAP_LATITUDES, np.pi / 2)
+    length0, length1 = sweep.cap_length * radii[0].min(), sweep.cap_length * radii[-1].min()
+    ends0 = centres[0] - tangents[0] * (length0 * np.sin(cap[::-1]))[:, None]
+    ends1 = centres[-1] + tangents[-1] * (length1 * np.sin(cap))[:, None]
     shrink = np.cos(cap)[:, None]
     return (
         np.concatenate([np.zeros(len(cap)), arc, np.full(len(cap), arc[-1])]),
@@ -326,46 +276,47 @@ def _smooth_rings(tube: Tube, rings: NDArray[np.int64]) -> tuple[Floats, Floats,
     )
 
 
-def _ring_weights(tube: Tube, arc: Floats, knots: Floats, joint_count: int) -> Floats:
-    """Weights (R, joint_count) at arc lengths (R,): one owner per segment, smoothsteps at inner knots.
+def _ring_weights(sweep: SweptSurface, arc: Floats, knots: Floats, joint_count: int) -> Floats:
+    """Weights (R, joint_count) at arc lengths (R,): one joint per segment, smoothsteps between them.
 
-    A transition is never much shorter than the tube is thick: that would tear when the joint bends.
+    A transition is never much shorter than the surface is thick: the mesh would tear at a bent joint.
     """
-    count = len(tube.owners)
-    around_knot = (knots[2:] - knots[:-2]) / 2
-    half = np.maximum(tube.blend * around_knot, 0.6 * tube.radii[1:-1].mean(axis=1))
-    half = np.minimum(half, 0.75 * around_knot)
+    count = len(sweep.joints)
+    segment_mean = (knots[2:] - knots[:-2]) / 2
+    half = np.maximum(sweep.blend * segment_mean, 0.6 * sweep.radii[1:-1].mean(axis=1))
+    half = np.minimum(half, 0.75 * segment_mean)
     t = np.clip((arc[:, None] - knots[1:-1] + half) / (2 * half), 0, 1)
     steps = np.ones((len(arc), count + 1))
-    # Wide transitions may overtake one another around a short segment; the next never leads.
+    # Wide transitions may overlap around a short segment; a later step never exceeds an earlier one.
     steps[:, 1:count] = np.minimum.accumulate(t * t * (3 - 2 * t), axis=1)
     steps[:, count] = 0
     weights = np.zeros((len(arc), joint_count))
-    for index, owner in enumerate(tube.owners):
-        weights[:, owner] += steps[:, index] - steps[:, index + 1]
+    for index, joint in enumerate(sweep.joints):
+        weights[:, joint] += steps[:, index] - steps[:, index + 1]
     return weights
 
 
 @lru_cache(maxsize=256)
-def _section(around: int, square: float) -> tuple[Floats, Floats, float]:
-    """A cross section of unit radius with `around` corners: (x, y, radius of the largest circle within).
+def _profile(ring_size: int, squareness: float) -> tuple[Floats, Floats, float]:
+    """A profile of unit radius with `ring_size` corners: (x, y, radius of the inscribed circle, less 3 %).
 
-    Four corners make a square of half side 0.9. `square` is the exponent of a superellipse.
+    Four corners make a square of half side 0.9; others lie on a superellipse (`squareness`).
     """
-    turn = np.pi / 4 if around == 4 else 0.0
-    angle = turn + np.arange(around) * (2 * np.pi / around)
+    turn = np.pi / 4 if ring_size == 4 else 0.0
+    angle = turn + np.arange(ring_size) * (2 * np.pi / ring_size)
     cos, sin = np.cos(angle), np.sin(angle)
-    if around == 4:
+    if ring_size == 4:
         cos, sin = 0.9 * np.sqrt(2) * cos, 0.9 * np.sqrt(2) * sin
     else:
-        cos, sin = np.sign(cos) * np.abs(cos) ** square, np.sign(sin) * np.abs(sin) ** square
+        cos, sin = np.sign(cos) * np.abs(cos) ** squareness, np.sign(sin) * np.abs(sin) ** squareness
     x, y = np.roll(cos, -1), np.roll(sin, -1)
     inner = np.min(np.abs(cos * y - x * sin) / np.hypot(x - cos, y - sin))
     return cos, sin, 0.97 * float(inner)
 
 
 @lru_cache(maxsize=256)
-def _sheet_faces(rows: int, columns: int, closed: bool) -> NDArray[np.int64]:
+def _grid_faces(rows: int, columns: int, closed: bool) -> NDArray[np.int64]:
+    """Two triangles for each cell of a grid of vertices in row-major order."""
     index = np.arange(rows * columns).reshape(rows, columns)
     if closed:
         index = np.concatenate([index, index[:, :1]], axis=1)
@@ -379,14 +330,14 @@ def _sheet_faces(rows: int, columns: int, closed: bool) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=4096)
-def _faces(rings: int, around: int) -> NDArray[np.int64]:
-    """Outward triangles of pole 0, `rings` rings of `around` vertices, and the other pole."""
-    here = 1 + np.arange(rings * around).reshape(rings, around)
+def _sweep_faces(rings: int, ring_size: int) -> NDArray[np.int64]:
+    """Outward triangles of pole 0, `rings` rings of `ring_size` vertices, and the other pole."""
+    here = 1 + np.arange(rings * ring_size).reshape(rings, ring_size)
     after = np.roll(here, -1, axis=1)
     a, b, c, d = here[:-1].ravel(), after[:-1].ravel(), after[1:].ravel(), here[1:].ravel()
-    last = 1 + rings * around
-    start = np.stack([np.zeros(around, dtype=np.int64), after[0], here[0]], axis=1)
-    end = np.stack([np.full(around, last), here[-1], after[-1]], axis=1)
+    last = 1 + rings * ring_size
+    start = np.stack([np.zeros(ring_size, dtype=np.int64), after[0], here[0]], axis=1)
+    end = np.stack([np.full(ring_size, last), here[-1], after[-1]], axis=1)
     return np.concatenate([start, np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1), end])
 
 

@@ -1,1 +1,1 @@
-"""Files people have: meshes and rigs of every readable format in, the project's own rig NPZ out."""
+"""File formats: reads meshes and rigs of every supported format, writes the project's own rig NPZ."""

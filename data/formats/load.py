@@ -1,4 +1,4 @@
-"""Loading meshes from files: one mesh per file, or a clear reason why not."""
+"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), one mesh per file, or says why a file is refused."""
 
 import glob
 import io
@@ -25,7 +25,7 @@ MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
-# What trimesh's readers are seen to raise on damaged files.
+# Exceptions that trimesh's readers have been observed to raise on damaged files.
 _READER_ERRORS = (
     ValueError,
     LookupError,
@@ -44,7 +44,7 @@ Pattern = str | Path | Iterable[str | Path]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that cannot be used: `file`, and `reason` with the fix. str() gives "<file>: <reason>"."""
+    """A file that cannot be used: `file`, and `reason`, which includes the fix. str(): "<file>: <reason>"."""
 
     file: str
     reason: str
@@ -56,12 +56,12 @@ class Refusal:
 def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES) -> Mesh:
     """Load a mesh file into the mesh frame: GLB, glTF, OBJ, PLY, STL or OFF.
 
-    Scenes are flattened with their node transforms; a skinned glTF file comes in bind pose, the same
-    geometry as `read_skinned_glb`. Polygons are triangulated, vertices of no face dropped, the
-    coincident corners of STL triangles joined. The name is the file's stem.
-    Raises MeshError "<file>: <reason>; <fix>": unknown format (FBX), missing, empty, truncated,
-    compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite, zero extent or
-    area, indices out of range.
+    Scenes are flattened with their node transforms; a skinned glTF file is read in bind pose, with the same
+    geometry as `read_skinned_glb`. Polygons are triangulated, unreferenced vertices dropped, coincident
+    corners of STL triangles merged. The mesh's name is the file's stem.
+    Raises MeshError "<file>: <reason>; <fix>": unsupported format (such as FBX), missing, empty, truncated,
+    compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
+    or area, indices out of range.
     """
     return load_asset(path, max_faces, max_bytes)[0]
 
@@ -69,19 +69,19 @@ def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX
 def load_asset(
     path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
 ) -> tuple[Mesh, Rig | None]:
-    """Like `load_mesh`, with the rig if the file is a skinned glTF file (bind pose, file's joint order)."""
+    """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order)."""
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".fbx":
-        raise MeshError(f"{path}: FBX cannot be read; convert to GLB, for instance with Blender")
+        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for instance with Blender")
     if suffix not in MESH_SUFFIXES:
         known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
-        raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert to one of {known}")
+        raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
     try:
         size = path.stat().st_size
         if size > max_bytes:
             raise MeshError(
-                f"{path}: the file has {size / 2**20:.0f} MiB, the limit is {max_bytes / 2**20:.0f}; "
+                f"{path}: the file is {size / 2**20:.0f} MiB large, the limit is {max_bytes / 2**20:.0f}; "
                 "simplify the mesh or raise the limit"
             )
         if size == 0:
@@ -102,10 +102,10 @@ def load_asset(
 
 
 def find_meshes(pattern: Pattern) -> list[Path]:
-    """Files that a pattern names, sorted, each once.
+    """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (all mesh files in and below it, FBX too so that they get reported), a
-    glob pattern ("**" for any depth), or several of these. Nothing found: an empty list.
+    pattern: a file, a folder (searched recursively for mesh files, and for FBX files so that they are
+    reported), a glob pattern ("**" for any depth), or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
@@ -123,7 +123,7 @@ def find_meshes(pattern: Pattern) -> list[Path]:
 def load_meshes(
     pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
 ) -> tuple[list[Mesh], list[Refusal]]:
-    """Load every file of `find_meshes(pattern)`: the usable meshes, uniquely named, and the refusals."""
+    """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals."""
     assets, refusals = load_assets(pattern, max_faces, max_bytes)
     return [mesh for mesh, _ in assets], refusals
 
@@ -145,7 +145,7 @@ def load_assets(
 
 
 def unique_names(names: list[str]) -> list[str]:
-    """The names with "_2", "_3", ... behind repetitions, never colliding with another name."""
+    """The names with "_2", "_3", … appended to duplicates, never colliding with another name."""
     taken, result = set(names), []
     seen: set[str] = set()
     for name in names:
@@ -158,7 +158,7 @@ def unique_names(names: list[str]) -> list[str]:
 
 
 def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices and triangles of an OBJ, PLY, STL or OFF file, by trimesh, after checks of the raw file."""
+    """Vertices (V, 3) and triangles (F, 3) of an OBJ, PLY, STL or OFF file, by trimesh after raw checks."""
     data = check_raw(path, file_type, path.read_bytes())
     try:
         with _quiet():
@@ -168,12 +168,12 @@ def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArra
             vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces)
     except _READER_ERRORS as problem:
         raise MeshError(
-            f"{path}: it is damaged and cannot be read ({problem}); export the file again"
+            f"{path}: the file is damaged and cannot be read ({problem}); export it again"
         ) from problem
     if not faces.size:
         raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
     if file_type == "stl":
-        # STL has no shared vertices: every triangle brings its own three corners.
+        # STL has no shared vertices: every triangle stores its own three corners.
         vertices, inverse = np.unique(vertices, axis=0, return_inverse=True)
         faces = inverse.reshape(-1)[faces]
     return vertices, faces.astype(np.int64)
@@ -182,11 +182,11 @@ def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArra
 def _compact(
     vertices: NDArray[np.float64], faces: NDArray[np.int64], path: Path
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Drop vertices of no face: stray points would distort the bounding box."""
+    """Drop unreferenced vertices, which would distort the bounding box."""
     if faces.min() < 0 or faces.max() >= len(vertices):
         wrong = int(faces.min() if faces.min() < 0 else faces.max())
         raise MeshError(
-            f"{path}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
+            f"{path}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
         )
     kept, compact = np.unique(faces, return_inverse=True)
     return vertices[kept], compact.reshape(-1, 3)
@@ -201,7 +201,7 @@ def _check_size(path: Path, faces: int, max_faces: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep trimesh's warnings and log lines away: what matters becomes a MeshError."""
+    """Silence trimesh's warnings and logging: whatever matters becomes a MeshError."""
     logger = logging.getLogger("trimesh")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""Reading NPZ files of strangers: sizes checked before memory is taken, objects as plain data only."""
+"""Reads untrusted NPZ files safely: sizes are checked before allocation, pickled code is never run."""
 
 import math
 import pickle
@@ -18,8 +18,8 @@ from data.mesh import MeshError
 
 MAX_NPZ_BYTES = 4 * 2**30
 
-# What zipfile, zlib and NumPy's header parser are seen to raise on damaged archives. OSError is left
-# to the caller: it is about the disk, not about the file's content.
+# Exceptions that zipfile, zlib and NumPy's header parser have been observed to raise on damaged archives.
+# OSError is left to the caller: it concerns the disk, not the content of the file.
 _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,16 +36,17 @@ _DAMAGED = (
 
 
 def read_npz(path: str | Path, objects: bool = False, max_bytes: int = MAX_NPZ_BYTES) -> dict[str, Any]:
-    """All arrays of an NPZ file by name; no code of the file is ever run.
+    """All arrays of an NPZ file by name; no code in the file is ever run.
 
-    Numeric, boolean and text arrays are read as NumPy does with allow_pickle=False, but each header is
-    compared with the size of its member before memory is taken for it. With `objects`, object arrays are
-    read too, by `plain_pickle`; a 0-d one comes as the object in it. `max_bytes` limits the sum of the
-    unpacked sizes. Raises MeshError naming the file: no archive, truncated, too large, a checksum that does
-    not fit, an object array when `objects` is false, an object that is not plain data.
+    Numeric, boolean and string arrays are read as NumPy does with allow_pickle=False, but each header is
+    compared with the size of its archive member before memory is allocated. With `objects`, object arrays
+    are read too, by `plain_pickle`; a 0-d one is returned as the object in it. `max_bytes` limits the total
+    unpacked size. Raises MeshError naming the file: not an archive, truncated, too large, wrong checksum, an
+    object array although `objects` is false, or an object that is not plain data. OSError if it cannot be
+    opened.
     """
     path = Path(path)
-    with _damage_named(path), zipfile.ZipFile(path) as archive:
+    with _damage_reported(path), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
         total = sum(member.file_size for member in members)
         if total > max_bytes:
@@ -62,16 +63,16 @@ def read_npz(path: str | Path, objects: bool = False, max_bytes: int = MAX_NPZ_B
 def npz_names(path: str | Path) -> set[str]:
     """The names of an NPZ file's arrays, without reading them. Raises MeshError as `read_npz` does."""
     path = Path(path)
-    with _damage_named(path), zipfile.ZipFile(path) as archive:
+    with _damage_reported(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 
 
 def plain_pickle(content: bytes) -> Any:
-    """Load a pickle of plain data: None, numbers, texts, bytes, lists, tuples, dicts and NumPy arrays.
+    """Load a pickle of plain data: None, numbers, strings, bytes, lists, tuples, dicts and NumPy arrays.
 
-    Nothing is imported or called: the few names that NumPy arrays are pickled with stand for checks of
-    this module, and arrays are made from their bytes by `numpy.frombuffer` (NumPy's own reader would
-    trust what the pickle says about a dtype). Raises ValueError for anything else.
+    Nothing is imported or called: the few names that pickled NumPy arrays refer to map to checks in this
+    module, and arrays are built from their bytes with `numpy.frombuffer` (NumPy's own reader would trust
+    the dtype that the pickle claims). Raises ValueError for anything else.
     """
     try:
         loaded = _PlainUnpickler(BytesIO(content)).load()
@@ -85,19 +86,19 @@ def plain_pickle(content: bytes) -> Any:
         MemoryError,
         RecursionError,
     ) as problem:
-        raise ValueError(str(problem) or "it ends too early") from problem
-    return _finished(loaded, {})
+        raise ValueError(str(problem) or "unexpected end") from problem
+    return _to_plain(loaded, {})
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except MeshError:
         raise
     except _DAMAGED as problem:
         raise MeshError(
-            f"{path}: it is no whole NPZ file ({problem}); copy it again or write it with numpy.savez"
+            f"{path}: it is not a complete NPZ file ({problem}); copy it again or write it with numpy.savez"
         ) from problem
 
 
@@ -109,7 +110,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, 
         if dtype.hasobject:
             if not objects or dtype != np.dtype(object):
                 raise MeshError(
-                    f"{path}: its array {name!r} holds Python objects; save numbers and texts as plain arrays"
+                    f"{path}: its array {name!r} holds Python objects; save plain numbers and strings"
                 )
             content = stream.read()
             try:
@@ -117,12 +118,12 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, 
             except ValueError as problem:
                 raise MeshError(
                     f"{path}: its array {name!r} cannot be read as plain data ({problem}); "
-                    "save it with numbers, texts and NumPy arrays only"
+                    "save only numbers, strings and NumPy arrays"
                 ) from problem
             return loaded.item() if isinstance(loaded, np.ndarray) and loaded.ndim == 0 else loaded
         if math.prod(shape) * dtype.itemsize != body_bytes:
-            raise ValueError(f"array {name!r} of shape {shape}, dtype {dtype} has {body_bytes} bytes")
-        # Read to the end, where the checksum is compared; a bytearray because arrays shall be writable.
+            raise ValueError(f"array {name!r} of shape {shape} and dtype {dtype} has {body_bytes} bytes")
+        # Read to the end, where the checksum is verified; a bytearray makes the array writable.
         values = np.frombuffer(bytearray(stream.read()), dtype=dtype)
     if fortran:
         return values.reshape(shape[::-1]).T
@@ -135,11 +136,11 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         return np.lib.format.read_array_header_1_0(stream)
     if version == (2, 0):
         return np.lib.format.read_array_header_2_0(stream)
-    raise ValueError(f"an array has format version {version}")
+    raise ValueError(f"an array has the unsupported format version {version}")
 
 
 class _Dtype:
-    """A pickled dtype: only numbers, booleans, texts, bytes and objects, no fields."""
+    """A pickled dtype: only numbers, booleans, strings, bytes and objects, no fields."""
 
     __slots__ = ("_code", "_order")
 
@@ -163,7 +164,7 @@ class _Dtype:
 
 
 class _Array:
-    """A pickled array: empty until its state comes, finished by `_finished`."""
+    """A pickled array: empty until its state is set, converted by `_to_plain`."""
 
     __slots__ = ("items", "shape", "values")
 
@@ -186,18 +187,18 @@ class _Array:
         count = math.prod(shape)
         if dtype.is_object:
             if not isinstance(content, list) or len(content) != count or order != "C":
-                raise pickle.UnpicklingError("an object array's content does not fit its shape")
+                raise pickle.UnpicklingError("an object array's content does not match its shape")
             self.items, self.shape = content, shape
             return
         real = dtype.real()
         if not isinstance(content, bytes | bytearray) or len(content) != count * real.itemsize:
-            raise pickle.UnpicklingError("an array's content does not fit its shape")
+            raise pickle.UnpicklingError("an array's content does not match its shape")
         flat = np.frombuffer(content, dtype=real)
         self.values = flat.reshape(shape[::-1]).T if order == "F" else flat.reshape(shape)
 
 
 class _Call:
-    """A name that a pickle may call. It has no attributes, so a pickle cannot change what it does."""
+    """A callable that a pickle may use. It has no attributes, so a pickle cannot change what it does."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -209,10 +210,10 @@ class _Call:
         return self._function(*arguments)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function")
+        raise pickle.UnpicklingError("it modifies a function")
 
     def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("it changes a function")
+        raise pickle.UnpicklingError("it modifies a function")
 
 
 def _empty_array(*_: Any) -> _Array:
@@ -239,9 +240,9 @@ def _scalar(dtype: Any, content: Any) -> Any:
 
 
 def _bytes(text: Any = "", encoding: Any = "latin1") -> bytes:
-    """Protocol 2 and older write bytes as text."""
+    """Protocols up to 2 store bytes as latin1 text."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("a text in another encoding than latin1 is not allowed")
+        raise pickle.UnpicklingError("text in an encoding other than latin1 is not allowed")
     return text.encode("latin1")
 
 
@@ -250,7 +251,7 @@ def _allowed() -> dict[tuple[str, str], _Call]:
         ("numpy", "ndarray"): _Call(_refuse_call),
         ("numpy", "dtype"): _Call(_dtype),
         ("_codecs", "encode"): _Call(_bytes),
-        # Empty bytes are written as a call of bytes without arguments.
+        # Empty bytes are pickled as a call of `bytes` without arguments.
         ("__builtin__", "bytes"): _Call(_bytes),
     }
     for package in ("numpy.core", "numpy._core"):
@@ -265,7 +266,7 @@ def _refuse_call(*_: Any) -> Any:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows no module: the allowed names are this file's own."""
+    """Imports no module: the allowed names all map to functions in this file."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         super().__init__(stream)
@@ -274,35 +275,35 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         found = self._calls.get((module, name))
         if found is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not allowed")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed")
         return found
 
 
-def _finished(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
-    """`value` with real arrays, each object converted once: shared parts cannot multiply."""
+def _to_plain(value: Any, seen: dict[int, Any], depth: int = 0) -> Any:
+    """`value` with real arrays; each object is converted once, so shared objects cannot multiply."""
     if isinstance(value, bool | int | float | complex | str | bytes | bytearray | np.generic | None):
         return value
     if id(value) in seen:
         return seen[id(value)][1]
     if depth > 16:
-        raise ValueError("its objects are nested too deep")
+        raise ValueError("its objects are nested too deeply")
     if isinstance(value, _Array):
         finished: Any = value.values
         if value.items is not None:
             finished = np.empty(len(value.items), dtype=object)
-            for place, item in enumerate(value.items):
-                finished[place] = _finished(item, seen, depth + 1)
+            for index, item in enumerate(value.items):
+                finished[index] = _to_plain(item, seen, depth + 1)
             finished = finished.reshape(value.shape)
         if finished is None:
             raise ValueError("an array has no content")
     elif isinstance(value, list):
-        finished = [_finished(item, seen, depth + 1) for item in value]
+        finished = [_to_plain(item, seen, depth + 1) for item in value]
     elif isinstance(value, tuple):
-        finished = tuple(_finished(item, seen, depth + 1) for item in value)
+        finished = tuple(_to_plain(item, seen, depth + 1) for item in value)
     elif isinstance(value, dict) and all(isinstance(key, str | int) for key in value):
-        finished = {key: _finished(item, seen, depth + 1) for key, item in value.items()}
+        finished = {key: _to_plain(item, seen, depth + 1) for key, item in value.items()}
     else:
-        raise ValueError(f"it holds a {type(value).__name__.strip('_')}")
-    # The original is kept too: its id must not be given to another object meanwhile.
+        raise ValueError(f"it contains a {type(value).__name__.strip('_')}")
+    # Keep the original alive too, so that no other object can get its id.
     seen[id(value)] = (value, finished)
     return finished

@@ -1,4 +1,4 @@
-"""Checks of raw OBJ, PLY, STL and OFF files for damage that their reader would hide."""
+"""Detects damage in raw OBJ, PLY, STL and OFF files that their reader (trimesh) silently accepts."""
 
 import struct
 from pathlib import Path
@@ -7,20 +7,20 @@ from data.mesh import MeshError
 
 
 def check_raw(path: Path, file_type: str, data: bytes) -> bytes:
-    """Refuse a damaged file and return the bytes to parse (an OBJ reduced to its geometry).
+    """Refuse a damaged file; return the bytes to parse (an OBJ reduced to its geometry).
 
     file_type: "obj", "ply", "stl" or "off". Raises MeshError naming the file: truncated, not of this
-    format, or (OBJ) a face that names a vertex which does not exist. A text file cut at the end of a
-    face line of an OBJ cannot be told from a whole one.
+    format, or (OBJ) a face that refers to a vertex that does not exist. An OBJ truncated at the end of a
+    face line cannot be distinguished from a complete one.
     """
     return {"obj": _check_obj, "ply": _check_ply, "stl": _check_stl, "off": _check_off}[file_type](path, data)
 
 
 def _check_obj(path: Path, data: bytes) -> bytes:
-    """Positions and faces only, with comments dropped and indices made absolute.
+    """Reduce to positions and faces, without comments and with absolute indices.
 
-    Face indices count from 1 over all vertices; negative ones count back from the last vertex so far,
-    which the reader would count from the file's end.
+    Face indices count from 1; negative ones count back from the last vertex read so far, but the reader
+    would count them from the end of the file.
     """
     vertices: list[bytes] = []
     faces: list[bytes] = []
@@ -31,15 +31,15 @@ def _check_obj(path: Path, data: bytes) -> bytes:
             continue
         if words[0] == b"v":
             if len(words) < 4:
-                raise _cut(path, f"the vertex line {_shown(line)} has too few numbers")
+                raise _damaged(path, f"the vertex line {_quoted(line)} has too few numbers")
             vertices.append(b"v " + b" ".join(words[1:4]))
         elif words[0] == b"f":
             if len(words) < 4:
-                raise _cut(path, f"the face line {_shown(line)} names too few vertices")
+                raise _damaged(path, f"the face line {_quoted(line)} has too few vertices")
             try:
                 corners = [int(word.partition(b"/")[0]) for word in words[1:]]
             except ValueError as problem:
-                raise _cut(path, f"the face line {_shown(line)} cannot be read") from problem
+                raise _damaged(path, f"the face line {_quoted(line)} cannot be read") from problem
             if min(corners) < 0:
                 corners = [corner if corner >= 0 else len(vertices) + 1 + corner for corner in corners]
             lowest, highest = min(lowest, *corners), max(highest, *corners)
@@ -49,73 +49,73 @@ def _check_obj(path: Path, data: bytes) -> bytes:
     if lowest < 1 or highest > len(vertices):
         wrong = lowest if lowest < 1 else highest
         raise MeshError(
-            f"{path}: a face names vertex {wrong} but there are {len(vertices)}; repair and export again"
+            f"{path}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
         )
     return b"\n".join([*vertices, *faces, b""])
 
 
 def _check_ply(path: Path, data: bytes) -> bytes:
     if not data.startswith(b"ply"):
-        raise MeshError(f'{path}: it does not begin with "ply"; export the file again')
+        raise MeshError(f'{path}: it does not start with "ply"; export the file again')
     head, end, body = data.partition(b"end_header")
     if not end:
-        raise _cut(path, "its header does not end")
+        raise _damaged(path, "its header does not end")
     counts: dict[bytes, int] = {}
     for line in head.splitlines():
         words = line.split()
         if len(words) == 3 and words[0] == b"element":
             if not words[2].isdigit():
-                raise _cut(path, f"the header line {_shown(line)} cannot be read")
+                raise _damaged(path, f"the header line {_quoted(line)} cannot be read")
             counts[words[1]] = int(words[2])
     if not counts.get(b"face") and not counts.get(b"tristrips"):
         raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
-    # Binary bodies are measured by the reader; a text body has one line per element.
+    # The reader checks the size of a binary body; a text body has one line per element.
     if b"format ascii" in head:
         lines = sum(1 for line in body.splitlines() if line.strip())
         if lines < sum(counts.values()):
-            raise _cut(path, f"it has {lines} of {sum(counts.values())} lines")
+            raise _damaged(path, f"it has {lines} of {sum(counts.values())} lines")
     return data
 
 
 def _check_stl(path: Path, data: bytes) -> bytes:
-    """Binary: 80 bytes, a count, 50 bytes a triangle. Text: "solid" ... "endsolid"."""
+    """Binary: 80 bytes, a count, 50 bytes per triangle. Text: "solid" … "endsolid"."""
     if len(data) >= 84:
         needed = 84 + 50 * struct.unpack_from("<I", data, 80)[0]
         if needed == len(data) or (needed < len(data) and data.lstrip()[:5].lower() != b"solid"):
             return data[:needed]
     if data.lstrip()[:5].lower() != b"solid":
-        raise _cut(path, f"it has {len(data)} bytes, too few for its triangles")
+        raise _damaged(path, f"it has {len(data)} bytes, too few for its triangles")
     lower = data.lower()
     facets, corners = lower.count(b"endfacet"), lower.count(b"vertex")
     if b"endsolid" not in lower or corners != 3 * facets:
-        raise _cut(path, f"it has {corners} corners in {facets} whole triangles")
+        raise _damaged(path, f"it has {corners} corners in {facets} complete triangles")
     return data
 
 
 def _check_off(path: Path, data: bytes) -> bytes:
     lines = [line for line in (raw.split(b"#")[0].strip() for raw in data.splitlines()) if line]
     if not lines or b"OFF" not in lines[0][:5]:
-        raise MeshError(f'{path}: it does not begin with "OFF"; export the file again')
-    # The counts stand on the second line, or behind the keyword.
+        raise MeshError(f'{path}: it does not start with "OFF"; export the file again')
+    # The counts are on the second line or follow the keyword.
     header = lines[0].split()[1:]
     first = 1 if header else 2
     header = header or (lines[1].split() if len(lines) > 1 else [])
     if len(header) < 2 or not all(word.isdigit() for word in header[:2]):
-        raise _cut(path, "its header has no counts")
+        raise _damaged(path, "its header has no vertex and face counts")
     vertices, faces = int(header[0]), int(header[1])
     if not faces:
         raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
     if len(lines) - first < vertices + faces:
-        raise _cut(path, f"it has {len(lines) - first} of {vertices + faces} lines")
+        raise _damaged(path, f"it has {len(lines) - first} of {vertices + faces} lines")
     last = lines[first + vertices + faces - 1].split()
     if not last[0].isdigit() or len(last) < 1 + int(last[0]):
-        raise _cut(path, "its last face is incomplete")
+        raise _damaged(path, "its last face is incomplete")
     return data
 
 
-def _cut(path: Path, what: str) -> MeshError:
+def _damaged(path: Path, what: str) -> MeshError:
     return MeshError(f"{path}: {what} (truncated or damaged file); copy or export it again")
 
 
-def _shown(line: bytes) -> str:
+def _quoted(line: bytes) -> str:
     return repr(line[:40].decode("latin-1"))

@@ -1,4 +1,4 @@
-"""Rig data sets on disk: skinned GLB, NPZ, UniRig raw_data.npz, Articulation-XL NPZ, RigNet text."""
+"""Reads rigs from skinned GLB, NPZ, UniRig raw_data.npz, Articulation-XL NPZ and RigNet text."""
 
 import glob
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,17 @@ from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
 from data.formats.rignet_text import read_obj_geometry, read_rignet_text, rignet_mesh
-from data.mesh import Mesh, MeshError
-from data.rig import Rig
+from data.mesh import MeshError
 
 RIG_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".npz", ".txt")
 MAX_JOINTS = 256
-# Float32 weights of this many entries fill 1 GiB.
+# This many float32 weights take 1 GiB.
 MAX_WEIGHTS = 2**28
 
 
 @dataclass(frozen=True)
 class RigLimits:
-    """What is refused as too large. `max_bytes`: a mesh file; `max_npz_bytes`: an NPZ file, unpacked."""
+    """Size limits per rig. `max_bytes`: of a mesh file; `max_npz_bytes`: of an NPZ file, unpacked."""
 
     max_faces: int = MAX_FACES
     max_joints: int = MAX_JOINTS
@@ -34,10 +33,11 @@ class RigLimits:
 
 
 def find_rigs(pattern: Pattern) -> list[Path]:
-    """Files that a pattern names, sorted, each once.
+    """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (all rig files in and below it; FBX too, so that they get reported; of text
-    files those that begin like a RigNet rig, and empty ones), a glob pattern, or several of these.
+    pattern: a file, a folder (searched recursively for rig files, and for FBX files so that they are
+    reported; of text files, those that start like a RigNet rig or are empty), a glob pattern, or several
+    of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
@@ -53,20 +53,22 @@ def find_rigs(pattern: Pattern) -> list[Path]:
 
 
 def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[RepairedRig | Refusal]:
-    """The rigs of one file, in order; what cannot be used comes as a Refusal that names it.
+    """The rigs of one file, in order, in the mesh frame; a rig or file that cannot be used gives a Refusal.
 
     - GLB, glTF: one skinned mesh in bind pose.
     - NPZ (specification, section 13, loaders `npz` and `unirig`): vertices, faces, parents (-1 or None for
-      roots), skin, and joints or matrix_local, whose translations win; joint_names or names. Object arrays
-      are read as plain data, no pickle is run. Unlike the released loader, joints without matrix_local count.
+      roots), skin, and matrix_local (its translations are used) or joints; joint_names or names. Object
+      arrays are read as plain data without running pickle. Unlike the released loader, this one accepts
+      joints without matrix_local.
     - Articulation-XL NPZ: one rig, or a list `arr_0` of many: vertices, faces, joints, bones (parent, child),
       root_index, skinning_weights_{value,row,col,shape}, joint_names, uuid.
     - RigNet text: lines `joints name x y z`, `root name`, `skin vertex joint weight …`, `hier parent child`;
       the mesh is the OBJ of the same stem (less "_rig") beside it or in ../obj… for ../rig_info….
     - Files of `write_rig_npz`.
 
-    See `repair_rig` for what is mended. The mesh's name is the file's stem, the folder's for raw_data.npz,
-    with the uuid or number of the rig if there are many. OSError is told as a refusal too.
+    `repair_rig` lists what is repaired. The mesh's name is the file's stem, or the folder's name for
+    raw_data.npz, followed by the rig's uuid or number if the file holds several. An OSError becomes a
+    Refusal too.
     """
     path, limits = Path(path), limits or RigLimits()
     try:
@@ -80,10 +82,10 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
 def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     suffix = path.suffix.lower()
     if suffix == ".fbx":
-        raise MeshError(f"{path}: FBX cannot be read; convert to GLB, for instance with Blender")
+        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for instance with Blender")
     if suffix not in RIG_SUFFIXES:
         raise MeshError(
-            f"{path}: no rig format is named {suffix or '(no extension)'}; give GLB, NPZ or RigNet text"
+            f"{path}: unknown rig format {suffix or '(no extension)'}; convert it to GLB, NPZ or RigNet text"
         )
     if not path.stat().st_size:
         raise MeshError(f"{path}: the file is empty; export it again")
@@ -95,14 +97,14 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
         if rig is None:
             raise MeshError(f"{path}: it has no skin; bind the mesh to a skeleton")
-        yield _mended(path, RiggedMesh(mesh, rig, None, str(path)), limits)
+        yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
 
 
 def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     names = npz_names(path)
     if {"meta", "skin_vertices"} <= names:
         rigged = read_rig_npz(path)
-        yield _mended(path, replace(rigged, source=rigged.source or str(path)), limits)
+        yield _repaired(path, replace(rigged, source=rigged.source or str(path)), limits)
         return
     arrays = read_npz(path, objects=True, max_bytes=limits.max_npz_bytes)
     stem = path.parent.name if path.name == "raw_data.npz" and path.parent.name else path.stem
@@ -114,7 +116,7 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         many = [many]
     entries = list(many) if isinstance(many, np.ndarray) and many.ndim == 1 else many
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise MeshError(f"{path}: its array 'arr_0' is no list of rigs; save one dictionary per rig")
+        raise MeshError(f"{path}: its array 'arr_0' is not a list of rigs; save one dictionary per rig")
     if not entries:
         raise MeshError(f"{path}: its list of rigs is empty; export it again")
     for number, entry in enumerate(entries):
@@ -128,7 +130,7 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
 
 
 def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLimits) -> RepairedRig:
-    """A rig from named arrays: NPZ, UniRig, or one entry of Articulation-XL. `label` names it in messages."""
+    """A rig from named arrays (NPZ, UniRig, one entry of Articulation-XL). `label` names it in errors."""
     vertices, faces = _array(label, arrays, "vertices"), _array(label, arrays, "faces")
     joints = _joints(label, arrays)
     _check_limits(label, len(vertices), len(faces), len(joints), limits)
@@ -141,7 +143,7 @@ def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLi
     weights = _weights(label, arrays, len(vertices), len(joints))
     names = arrays.get("joint_names") if arrays.get("joint_names") is not None else arrays.get("names")
     mesh, rig, notes = assemble(
-        label, vertices, faces, joints, parents, weights, _texts(label, names), first_root
+        label, vertices, faces, joints, parents, weights, _joint_names(label, names), first_root
     )
     class_name = "articulation" if sparse else None
     return RepairedRig(RiggedMesh(replace(mesh, name=name), rig, class_name, label), notes)
@@ -150,15 +152,15 @@ def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLi
 def _array(label: str, arrays: Mapping[str, Any], key: str) -> NDArray[Any]:
     value = arrays.get(key)
     if value is None:
-        raise MeshError(f"{label}: it has no {key}; export it with them")
+        raise MeshError(f"{label}: it has no {key}; include them in the export")
     array = np.asarray(value) if isinstance(value, np.ndarray) or _rectangular(value) else None
     if array is None or array.dtype.kind not in "iuf" or not array.ndim:
-        raise MeshError(f"{label}: its {key} are no array of numbers; export it again")
+        raise MeshError(f"{label}: its {key} are not an array of numbers; export it again")
     return array
 
 
 def _rectangular(value: Any) -> bool:
-    """Whether a list (of lists) makes an array: NumPy raises for ragged ones."""
+    """Whether a list (of lists) converts to an array: NumPy raises for ragged ones."""
     if not isinstance(value, list | tuple):
         return False
     try:
@@ -174,17 +176,19 @@ def _joints(label: str, arrays: Mapping[str, Any]) -> NDArray[Any]:
         if matrices.ndim == 3 and matrices.shape[1:] in ((4, 4), (3, 4)):
             return matrices[:, :3, 3]
     if arrays.get("joints") is None:
-        raise MeshError(f"{label}: it has no skeleton (joints or matrix_local); export it with one")
+        raise MeshError(f"{label}: it has no skeleton (joints or matrix_local); include one in the export")
     return _array(label, arrays, "joints")
 
 
 def _parents(label: str, value: Any, count: int) -> list[int]:
-    """Parents of the formats' kinds: integers, or objects with None for roots; -1 for roots."""
+    """Parents as integers, -1 for roots, from integers or from objects with None for roots."""
     if value is None:
-        raise MeshError(f"{label}: it has no parents; export it with them")
+        raise MeshError(f"{label}: it has no parents; include them in the export")
     entries = np.atleast_1d(value).tolist() if isinstance(value, np.ndarray | int) else value
     if not isinstance(entries, list | tuple) or len(entries) != count:
-        raise MeshError(f"{label}: its parents do not name one joint for each of {count}; export it again")
+        raise MeshError(
+            f"{label}: its parents are not a list of {count} entries, one per joint; export it again"
+        )
     parents = []
     for joint, entry in enumerate(entries):
         if isinstance(entry, np.generic):
@@ -192,20 +196,20 @@ def _parents(label: str, value: Any, count: int) -> list[int]:
         if isinstance(entry, bool) or not (
             entry is None or isinstance(entry, int) or (isinstance(entry, float) and entry.is_integer())
         ):
-            raise MeshError(f"{label}: the parent of joint {joint} is {entry!r}; give a joint's number or -1")
+            raise MeshError(f"{label}: the parent of joint {joint} is {entry!r}; use a joint index or -1")
         parents.append(-1 if entry is None else int(entry))
     return parents
 
 
 def _bone_parents(label: str, arrays: Mapping[str, Any], count: int) -> tuple[list[int], int | None]:
-    """Parents of Articulation-XL's bones (B, 2), and its root_index."""
+    """Parents (J,) from Articulation-XL's bones (B, 2) as (parent, child), and its root_index."""
     bones = np.asarray(arrays["bones"])
     parents = [-1] * count
     if bones.size:
         if bones.ndim != 2 or bones.shape[1] != 2 or not np.issubdtype(bones.dtype, np.integer):
             raise MeshError(f"{label}: its bones have shape {bones.shape}; give integers (B, 2)")
         if bones.min() < 0 or bones.max() >= count:
-            raise MeshError(f"{label}: a bone names a joint that is not one of {count}; export it again")
+            raise MeshError(f"{label}: a bone refers to a joint outside the {count} joints; export it again")
     for parent, child in bones.reshape(-1, 2).tolist():
         if parents[child] not in (-1, parent):
             raise MeshError(
@@ -217,7 +221,7 @@ def _bone_parents(label: str, arrays: Mapping[str, Any], count: int) -> tuple[li
         return parents, None
     entry = np.asarray(root).reshape(-1)
     if entry.size != 1 or not np.issubdtype(entry.dtype, np.integer) or not 0 <= entry[0] < count:
-        raise MeshError(f"{label}: its root_index {root!r} is not one of {count} joints; export it again")
+        raise MeshError(f"{label}: its root_index {root!r} is not one of the {count} joints; export it again")
     return parents, int(entry[0])
 
 
@@ -226,31 +230,32 @@ def _weights(label: str, arrays: Mapping[str, Any], vertices: int, joints: int) 
         shape = np.asarray(arrays.get("skinning_weights_shape", (vertices, joints))).tolist()
         if shape != [vertices, joints]:
             raise MeshError(
-                f"{label}: its skin weights have shape {shape} for {vertices} vertices and {joints} joints; "
-                "export it again"
+                f"{label}: its skinning weights have shape {shape} for {vertices} vertices and {joints} "
+                "joints; export it again"
             )
         keys = [f"skinning_weights_{part}" for part in ("row", "col", "value")]
         rows, columns, values = (_array(label, arrays, key) for key in keys)
         return sparse_weights(rows, columns, values, (vertices, joints), label)
     if arrays.get("skin") is None:
-        raise MeshError(f"{label}: it has no skin weights; bind the mesh to the skeleton")
+        raise MeshError(f"{label}: it has no skinning weights; bind the mesh to the skeleton")
     return _array(label, arrays, "skin")
 
 
-def _texts(label: str, value: Any) -> list[str] | None:
+def _joint_names(label: str, value: Any) -> list[str] | None:
+    """Joint names as strings ("" for missing ones), or None if the file has none."""
     if value is None:
         return None
     entries = np.atleast_1d(value).tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(entries, list | tuple):
-        raise MeshError(f"{label}: its joint names are no list; give one text each")
-    texts = []
+        raise MeshError(f"{label}: its joint names are not a list; give one string per joint")
+    names = []
     for entry in entries:
         if isinstance(entry, bytes):
             entry = entry.decode("utf-8", "replace")
         if entry is not None and not isinstance(entry, str):
-            raise MeshError(f"{label}: {entry!r} is no joint name; give texts")
-        texts.append(entry or "")
-    return texts
+            raise MeshError(f"{label}: {entry!r} is not a joint name; use strings")
+        names.append(entry or "")
+    return names
 
 
 def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
@@ -258,7 +263,7 @@ def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
     mesh_path = rignet_mesh(path)
     if mesh_path.stat().st_size > limits.max_bytes:
         raise MeshError(
-            f"{mesh_path}: it has more than {limits.max_bytes / 2**20:.0f} MiB; simplify the mesh"
+            f"{mesh_path}: the file is larger than {limits.max_bytes / 2**20:.0f} MiB; simplify the mesh"
         )
     vertices, faces = read_obj_geometry(mesh_path)
     _check_limits(str(path), len(vertices), len(faces), len(text.names), limits)
@@ -268,13 +273,12 @@ def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
     return RepairedRig(RiggedMesh(replace(mesh, name=path.stem), rig, "rignet", str(path)), notes)
 
 
-def _mended(path: Path, rigged: RiggedMesh, limits: RigLimits) -> RepairedRig:
-    """A rig that came with its mesh in the mesh frame."""
-    mesh: Mesh = rigged.mesh
-    rig: Rig = rigged.rig
+def _repaired(path: Path, rigged: RiggedMesh, limits: RigLimits) -> RepairedRig:
+    """Check and repair a rig that is already in the mesh frame."""
+    mesh, rig = rigged.mesh, rigged.rig
     _check_limits(str(path), len(mesh.vertices), len(mesh.faces), len(rig.joints), limits)
-    mended, notes = repair_rig(str(path), rig.joints, rig.parents.tolist(), rig.weights, rig.names)
-    return RepairedRig(replace(rigged, rig=mended), notes)
+    repaired, notes = repair_rig(str(path), rig.joints, rig.parents.tolist(), rig.weights, rig.names)
+    return RepairedRig(replace(rigged, rig=repaired), notes)
 
 
 def _check_limits(label: str, vertices: int, faces: int, joints: int, limits: RigLimits) -> None:
@@ -284,7 +288,9 @@ def _check_limits(label: str, vertices: int, faces: int, joints: int, limits: Ri
                 f"{label}: it has {count} {what}, the limit is {limit}; simplify it or raise the limit"
             )
     if vertices * joints > MAX_WEIGHTS:
-        raise MeshError(f"{label}: {vertices} vertices times {joints} joints are too many; simplify the mesh")
+        raise MeshError(
+            f"{label}: {vertices} vertices times {joints} joints are too many weights; simplify the mesh"
+        )
 
 
 def _refusal(label: str | Path, problem: MeshError) -> Refusal:

@@ -1,4 +1,4 @@
-"""The project's own rig files: one mesh with its rig per NPZ, plain arrays only."""
+"""Reads and writes the project's own rig files: one rigged mesh per NPZ, plain arrays only."""
 
 import io
 import json
@@ -19,10 +19,10 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class RiggedMesh:
-    """A mesh with its rig, ready to learn from.
+    """A mesh with its rig, both in the mesh frame, weights (V, J).
 
-    `mesh`, `rig`: mesh frame, weights (V, J). `class_name`: the data set's class label, such as
-    "articulation", or None. `source`: the file it was made from.
+    `class_name`: the data set's class label, such as "articulation", or None. `source`: the file it was read
+    from. Raises MeshError if the weights are for another number of vertices.
     """
 
     mesh: Mesh
@@ -33,8 +33,8 @@ class RiggedMesh:
     def __post_init__(self) -> None:
         if len(self.rig.weights) != len(self.mesh.vertices):
             raise MeshError(
-                f"{self.mesh.name}: the rig has weights for {len(self.rig.weights)} vertices and the mesh "
-                f"has {len(self.mesh.vertices)}; use the rig that was read with this mesh"
+                f"{self.mesh.name}: the rig has weights for {len(self.rig.weights)} vertices but the mesh "
+                f"has {len(self.mesh.vertices)}; use the rig that was loaded with this mesh"
             )
 
     @property
@@ -43,11 +43,11 @@ class RiggedMesh:
 
 
 def write_rig_npz(path: str | Path, rigged: RiggedMesh) -> None:
-    """Write one rig; the file appears whole or not at all, and the same rig gives the same bytes.
+    """Write one rig atomically; the same rig always gives the same bytes.
 
     Arrays (none needs pickle): `meta` JSON as uint8 (format, version, name, names, class_name, source,
     scale); `centre` (3,) float64; `vertices` (V, 3) float32 and `joints` (J, 3) float32, mesh frame;
-    `faces` (F, 3) int32; `parents` (J,) int32; the weights that are not 0, row by row: `skin_vertices`
+    `faces` (F, 3) int32; `parents` (J,) int32; the non-zero weights, row by row: `skin_vertices`
     (K,) int32, `skin_joints` (K,) int32, `skin_weights` (K,) float32. OSError if it cannot be written.
     """
     mesh, rig = rigged.mesh, rigged.rig
@@ -97,7 +97,7 @@ def read_rig_npz(path: str | Path) -> RiggedMesh:
         )
         mesh = Mesh(vertices, arrays["faces"], meta["name"], arrays["centre"], meta["scale"])
         if np.abs(mesh.vertices).max() > 1 + 1e-5:
-            raise MeshError(f"{path}: its vertices leave the mesh frame; prepare it again")
+            raise MeshError(f"{path}: its vertices lie outside the mesh frame; prepare it again")
         rig = Rig(joints, arrays["parents"], weights, tuple(meta["names"]))
     except KeyError as problem:
         raise MeshError(f"{path}: it lacks {problem}; prepare it again") from problem
@@ -110,9 +110,9 @@ def read_rig_npz(path: str | Path) -> RiggedMesh:
 def sparse_weights(
     rows: Any, columns: Any, values: Any, shape: tuple[int, int], name: str
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Dense weights (V, J) float32 from entries (K,) at (row, column); entries named twice are added.
+    """Dense weights (V, J) float32 from entries (K,) at (row, column); duplicate entries are summed.
 
-    Raises MeshError naming `name`: arrays of unequal length, no integers, an index outside `shape`.
+    Raises MeshError naming `name`: arrays of unequal length, indices not integer or outside `shape`.
     """
     rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
     if rows.ndim != 1 or rows.shape != columns.shape or rows.shape != values.shape:
@@ -123,11 +123,13 @@ def sparse_weights(
     if not all(np.issubdtype(index.dtype, np.integer) for index in (rows, columns)) or (
         values.dtype.kind not in "iuf"
     ):
-        raise MeshError(f"{name}: its sparse weights are no numbers at integers; export the weights again")
+        raise MeshError(
+            f"{name}: its sparse weights need integer indices and numeric values; export the weights again"
+        )
     for index, count, what in ((rows, shape[0], "vertex"), (columns, shape[1], "joint")):
         if len(index) and (index.min() < 0 or index.max() >= count):
             wrong = int(index.min() if index.min() < 0 else index.max())
-            raise MeshError(f"{name}: a weight names {what} {wrong} of {count}; export the weights again")
+            raise MeshError(f"{name}: a weight refers to {what} {wrong} of {count}; export the weights again")
     dense = np.zeros(shape, dtype=np.float32)
     np.add.at(dense, (rows, columns), values.astype(np.float32))
     return dense
@@ -138,17 +140,17 @@ def _meta(path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
     try:
         meta = json.loads(raw.tobytes()) if isinstance(raw, np.ndarray) else None
     except ValueError as problem:
-        raise MeshError(f"{path}: its description is damaged; prepare it again") from problem
+        raise MeshError(f"{path}: its metadata is damaged; prepare it again") from problem
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise MeshError(f"{path}: it is no prepared rig; make one with `python -m data.prepare`")
+        raise MeshError(f"{path}: it is not a prepared rig; create one with `python -m data.prepare`")
     if meta.get("version") != VERSION:
         raise MeshError(
-            f"{path}: it has version {meta.get('version')}, this code reads {VERSION}; prepare it again"
+            f"{path}: its format version is {meta.get('version')}, not {VERSION}; prepare it again"
         )
     kinds = {"name": str, "names": list, "class_name": str | None, "source": str, "scale": float}
     for key, kind in kinds.items():
         if key not in meta or not isinstance(meta[key], kind):
-            raise MeshError(f"{path}: {key!r} of its description is damaged; prepare it again")
+            raise MeshError(f"{path}: the metadata entry {key!r} is damaged; prepare it again")
     if not all(isinstance(name, str) for name in meta["names"]):
-        raise MeshError(f"{path}: 'names' of its description is damaged; prepare it again")
+        raise MeshError(f"{path}: the metadata entry 'names' is damaged; prepare it again")
     return meta

@@ -1,4 +1,4 @@
-"""From the arrays people have to a usable mesh and rig: repairs without guessing, refusals with a reason."""
+"""Builds a valid mesh and rig from raw arrays: repairs what is unambiguous, refuses the rest."""
 
 import heapq
 from collections.abc import Sequence
@@ -12,15 +12,16 @@ from data.formats.rig_npz import RiggedMesh
 from data.mesh import Mesh, MeshError, check_triangles, normalise
 from data.rig import Rig, check_weights
 
-# Rounding may leave weights a little below 0; anything lower is an error of the exporter.
+# Rounding may leave weights slightly below 0; anything lower is an exporter error.
 NEGATIVE_NOISE = 1e-4
-# A skeleton this far out (half sides of the box) is in other units than its mesh.
+# A joint farther out than this (in half sides of the bounding box) means that skeleton and mesh use
+# different units.
 FARTHEST_JOINT = 10.0
 
 
 @dataclass(frozen=True)
 class RepairedRig:
-    """A usable rig and what was done to it, such as "2 roots joined"; no notes if it was in order.
+    """A valid rig with notes on its repairs, such as "2 roots joined"; no notes if none was needed.
 
     `part`: which rig of its file it is, a number or the file's own identifier; empty if it is the only one.
     """
@@ -40,26 +41,27 @@ def assemble(
     names: Sequence[str] | None,
     first_root: int | None = None,
 ) -> tuple[Mesh, Rig, tuple[str, ...]]:
-    """Mesh and rig, both in the mesh frame, of raw arrays in one frame, and notes on the repairs.
+    """Mesh and rig in the mesh frame from raw arrays in any common frame, and notes on the repairs.
 
-    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J). Vertices
-    of no face are dropped with their weights; the rest is `repair_rig`'s. Raises MeshError naming `name`.
+    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J).
+    Unreferenced vertices are dropped with their weights; `repair_rig` does the rest. Raises MeshError
+    naming `name` for arrays of wrong shape or dtype and for whatever `normalise` or `repair_rig` refuses.
     """
     points, triangles = check_triangles(vertices, faces, name)
     positions = np.asarray(joints)
     if positions.ndim != 2 or positions.shape[1] != 3 or not len(positions):
         raise MeshError(f"{name}: its joints have shape {positions.shape}; give (J, 3)")
     if positions.dtype.kind not in "iuf":
-        raise MeshError(f"{name}: its joints have dtype {positions.dtype}; give numbers")
+        raise MeshError(f"{name}: its joints have dtype {positions.dtype}; use numbers")
     if weights.shape != (len(points), len(positions)):
         raise MeshError(
-            f"{name}: its skin weights have shape {weights.shape} for {len(points)} vertices and "
+            f"{name}: its skinning weights have shape {weights.shape} for {len(points)} vertices and "
             f"{len(positions)} joints; export the rig again"
         )
     kept, compact = np.unique(triangles, return_inverse=True)
     notes = []
     if len(kept) < len(points):
-        notes.append(f"{len(points) - len(kept)} vertices of no face dropped")
+        notes.append(f"{len(points) - len(kept)} unreferenced vertices dropped")
     mesh = normalise(points[kept], compact.reshape(-1, 3), name)
     with np.errstate(over="ignore", invalid="ignore"):
         framed = ((positions.astype(np.float64) - mesh.centre) * mesh.scale).astype(np.float32)
@@ -77,27 +79,29 @@ def repair_rig(
 ) -> tuple[Rig, tuple[str, ...]]:
     """A valid rig and notes on what was repaired.
 
-    joints (J, 3) mesh frame; parents (J,), -1 or the joint itself for a root; weights (V, J).
-    Repaired: rows of weights are divided by their sum (specification, section 13; a row of zeros stays:
-    that vertex is bound to nothing); several roots are joined below `first_root`, if given, otherwise
-    below the one with the most descendants; joints are reordered, as little as needed, so that parents
-    come first; empty and repeated names become unique.
-    Raises MeshError naming `name`: NaN, infinite or negative weights, no weight at all, parents out of
-    range or in a circle, joints that are not finite, far outside the mesh or all in one place.
+    joints (J, 3) float32, mesh frame; parents (J,), -1 or the joint itself for a root; weights (V, J).
+    Repairs: rows of weights are normalised to sum to 1 (specification, section 13; a row of zeros stays, so
+    that vertex is not bound to any joint); several roots are joined below `first_root` if given, otherwise
+    below the one with the most descendants; joints are reordered, as little as necessary, so that parents
+    come first; empty and duplicate names become unique.
+    Raises MeshError naming `name`: NaN, infinite or negative weights, no weight at all, parents that are out
+    of range or form a cycle, joints that are not finite, far outside the mesh or all coincident.
     """
     count = len(joints)
     notes: list[str] = []
     _check_joints(name, joints)
-    up = _joined(name, parents, count, first_root, notes)
-    order = _parents_first(name, up)
+    linked = _with_one_root(name, parents, count, first_root, notes)
+    order = _parents_first(name, linked)
     if order != list(range(count)):
         notes.append("joints reordered so that parents come first")
-    place = np.empty(count, dtype=np.int64)
-    place[order] = np.arange(count)
-    new_parents = np.array([-1 if up[joint] < 0 else place[up[joint]] for joint in order], dtype=np.int64)
-    unique = _names(name, names, count, notes)
-    balanced = _balanced(name, weights, notes)
-    rig = Rig(joints[order], new_parents, balanced[:, order], tuple(unique[joint] for joint in order))
+    new_index = np.empty(count, dtype=np.int64)
+    new_index[order] = np.arange(count)
+    new_parents = np.array(
+        [-1 if linked[joint] < 0 else new_index[linked[joint]] for joint in order], dtype=np.int64
+    )
+    unique = _unique_joint_names(name, names, count, notes)
+    normalised = _normalised(name, weights, notes)
+    rig = Rig(joints[order], new_parents, normalised[:, order], tuple(unique[joint] for joint in order))
     return rig, tuple(notes)
 
 
@@ -108,26 +112,28 @@ def _check_joints(name: str, joints: NDArray[np.float32]) -> None:
     far = np.abs(joints).max(axis=1)
     if far.max() > FARTHEST_JOINT:
         raise MeshError(
-            f"{name}: joint {int(far.argmax())} lies {far.max():.0f} half sides of the mesh's box away from "
-            "its centre; bring mesh and skeleton into the same units"
+            f"{name}: joint {int(far.argmax())} is {far.max():.0f} half side lengths away from the centre of "
+            "the mesh's bounding box; use the same units for mesh and skeleton"
         )
     if len(joints) > 1 and np.ptp(joints, axis=0).max() < 1e-6:
-        raise MeshError(f"{name}: its {len(joints)} joints are all in one place; export the bind pose")
+        raise MeshError(f"{name}: its {len(joints)} joints all coincide; export the bind pose")
 
 
-def _joined(
+def _with_one_root(
     name: str, parents: Sequence[int], count: int, first_root: int | None, notes: list[str]
 ) -> list[int]:
-    """Parents with one root."""
+    """Parents with a single root, -1; the other roots become its children."""
     if len(parents) != count:
-        raise MeshError(f"{name}: it has {len(parents)} parents for {count} joints; give one each")
+        raise MeshError(f"{name}: it has {len(parents)} parents for {count} joints; give one per joint")
     up = [-1 if parent == joint else parent for joint, parent in enumerate(parents)]
     wrong = next((joint for joint, parent in enumerate(up) if not -1 <= parent < count), None)
     if wrong is not None:
-        raise MeshError(f"{name}: joint {wrong} names parent {up[wrong]} of {count}; repair the skeleton")
+        raise MeshError(
+            f"{name}: joint {wrong} has parent {up[wrong]}, but there are {count} joints; repair the skeleton"
+        )
     roots = [joint for joint, parent in enumerate(up) if parent < 0]
     if not roots:
-        raise MeshError(f"{name}: no joint is a root, the parents run in a circle; repair the skeleton")
+        raise MeshError(f"{name}: no joint is a root because the parents form a cycle; repair the skeleton")
     if first_root is not None and first_root not in roots:
         raise MeshError(f"{name}: its root, joint {first_root}, has a parent; repair the skeleton")
     if len(roots) > 1:
@@ -141,7 +147,7 @@ def _joined(
 
 
 def _descendants(up: list[int]) -> list[int]:
-    """How many joints each joint has below it; joints in a circle count for nobody."""
+    """The number of descendants of each joint. Terminates even if some parents form a cycle."""
     sizes = [0] * len(up)
     for joint in range(len(up)):
         above, steps = up[joint], 0
@@ -152,7 +158,7 @@ def _descendants(up: list[int]) -> list[int]:
 
 
 def _parents_first(name: str, up: list[int]) -> list[int]:
-    """Joints with parents first: of those whose parent is placed, the first in the file is next."""
+    """Joint indices with parents first: of all joints whose parent is placed, the lowest index is next."""
     children: list[list[int]] = [[] for _ in up]
     for joint, parent in enumerate(up):
         if parent >= 0:
@@ -165,38 +171,38 @@ def _parents_first(name: str, up: list[int]) -> list[int]:
             heapq.heappush(ready, child)
     if len(order) < len(up):
         lost = min(set(range(len(up))) - set(order))
-        raise MeshError(f"{name}: the parents of joint {lost} run in a circle; repair the skeleton")
+        raise MeshError(f"{name}: the parents of joint {lost} form a cycle; repair the skeleton")
     return order
 
 
-def _names(name: str, names: Sequence[str] | None, count: int, notes: list[str]) -> list[str]:
+def _unique_joint_names(name: str, names: Sequence[str] | None, count: int, notes: list[str]) -> list[str]:
     if names is None:
         return [f"bone_{joint}" for joint in range(count)]
     if len(names) != count:
-        raise MeshError(f"{name}: it has {len(names)} joint names for {count} joints; give one each")
+        raise MeshError(f"{name}: it has {len(names)} joint names for {count} joints; give one per joint")
     filled = [text or f"bone_{joint}" for joint, text in enumerate(names)]
     unique = unique_names(filled)
     renamed = sum(old != new for old, new in zip(names, unique, strict=True))
     if renamed:
-        notes.append(f"{renamed} empty or repeated joint names replaced")
+        notes.append(f"{renamed} empty or duplicate joint names replaced")
     return unique
 
 
-def _balanced(name: str, weights: NDArray[np.floating], notes: list[str]) -> NDArray[np.float32]:
+def _normalised(name: str, weights: NDArray[np.floating], notes: list[str]) -> NDArray[np.float32]:
     values = np.asarray(weights, dtype=np.float32)
     noise = (values < 0) & (values >= -NEGATIVE_NOISE)
     if noise.any():
         values = np.where(noise, np.float32(0), values)
-        notes.append(f"{int(noise.sum())} weights a little below 0 set to 0")
+        notes.append(f"{int(noise.sum())} slightly negative weights set to 0")
     check_weights(values, values.shape[1], name)
     total = values.sum(axis=1, dtype=np.float64)
     bound = total > 1e-8
     if not bound.any():
-        raise MeshError(f"{name}: all of its skin weights are 0; bind the mesh to the skeleton")
+        raise MeshError(f"{name}: all of its skinning weights are 0; bind the mesh to the skeleton")
     off = int((np.abs(total[bound] - 1) > 1e-3).sum())
     if off:
-        notes.append(f"weights of {off} vertices did not sum to 1")
+        notes.append(f"weights of {off} vertices normalised to sum to 1")
     if not bound.all():
-        notes.append(f"{int((~bound).sum())} vertices bound to no joint")
+        notes.append(f"{int((~bound).sum())} vertices not bound to any joint")
     factor = np.divide(1.0, total, out=np.zeros_like(total), where=bound)
     return (values * factor[:, None]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""RigNet's text rigs and the OBJ meshes they count the vertices of."""
+"""Reads RigNet's text rigs and the OBJ meshes whose vertices they refer to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from data.mesh import MeshError
 
 @dataclass(frozen=True)
 class RigNetText:
-    """A rig as the text has it, joints in the text's order.
+    """A rig as stored in the text file, joints in file order.
 
-    `names`, `joints` (J, 3) in the mesh's units, `parents` (J,) with -1 for the one root; weights (K,) of
-    `skin_joints` at `skin_vertices`, which count the OBJ's vertex lines from 0.
+    `names`, `joints` (J, 3) in the mesh's units, `parents` (J,) with -1 for the one root; sparse weights
+    `skin_weights` (K,) for `skin_joints` (K,) at `skin_vertices` (K,), which count the OBJ's vertices from 0.
     """
 
     names: list[str]
@@ -29,17 +29,17 @@ class RigNetText:
 
 @dataclass
 class _Lines:
-    """What has been read so far."""
+    """The content of the lines read so far."""
 
     joints: dict[str, list[float]] = field(default_factory=dict)
-    above: dict[str, str] = field(default_factory=dict)
+    parent_of: dict[str, str] = field(default_factory=dict)
     root: str | None = None
     vertices: list[int] = field(default_factory=list)
     bound: list[str] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
     def take(self, words: Sequence[str]) -> str | None:
-        """Read one line; a contradiction is returned as text. Raises ValueError if it is no line of a rig."""
+        """Read one line. Returns a contradiction as text; raises ValueError if it is not a line of a rig."""
         kind, *rest = words
         if kind == "joints" and len(rest) == 4:
             if rest[0] in self.joints:
@@ -47,10 +47,10 @@ class _Lines:
             self.joints[rest[0]] = [float(word) for word in rest[1:]]
         elif kind == "root" and len(rest) == 1:
             if self.root is not None:
-                return "it names two roots; keep one"
+                return "it has two roots; keep one"
             self.root = rest[0]
         elif kind == "hier" and len(rest) == 2:
-            if self.above.setdefault(rest[1], rest[0]) != rest[0]:
+            if self.parent_of.setdefault(rest[1], rest[0]) != rest[0]:
                 return f"joint {rest[1]!r} has two parents; repair the skeleton"
         elif kind == "skin" and len(rest) % 2 == 1:
             self.vertices += [int(rest[0])] * (len(rest) // 2)
@@ -64,15 +64,15 @@ class _Lines:
 def read_rignet_text(path: Path) -> RigNetText:
     """Read lines `joints name x y z`, `root name`, `skin vertex joint weight …`, `hier parent child`.
 
-    The format has one root, so a joint without parent that is not the root means that lines are missing.
-    Raises MeshError naming the file: a line that is none of these, repeated names (the hierarchy would be
-    ambiguous), two parents, unknown joints, no joints, root or weights. A text cut after a whole `skin` line
-    cannot be told from a whole one unless its hierarchy comes later, as RigNet writes it.
+    The format has one root, so a joint without a parent that is not the root means that lines are missing.
+    Raises MeshError naming the file: any other line, duplicate names (the hierarchy would be ambiguous), two
+    parents, unknown joints, or no joints, root or weights. A file truncated after a complete `skin` line
+    cannot be distinguished from a complete one unless the hierarchy follows, which is how RigNet writes it.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise MeshError(f"{path}: it is no text; export it again") from problem
+        raise MeshError(f"{path}: it is not a text file; export it again") from problem
     lines = _Lines()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -80,7 +80,7 @@ def read_rignet_text(path: Path) -> RigNetText:
             contradiction = lines.take(words) if words else None
         except ValueError as problem:
             raise MeshError(
-                f"{path}: line {number}, {line[:40]!r}, cannot be read (truncated or no RigNet rig); "
+                f"{path}: line {number}, {line[:40]!r}, cannot be read (truncated or not a RigNet rig); "
                 "export it again"
             ) from problem
         if contradiction:
@@ -90,16 +90,16 @@ def read_rignet_text(path: Path) -> RigNetText:
 
 def _checked(path: Path, lines: _Lines) -> RigNetText:
     if not lines.joints or lines.root is None or not lines.weights:
-        missing = "joints" if not lines.joints else "root" if lines.root is None else "skin weights"
-        raise MeshError(f"{path}: it has no {missing} (truncated or no RigNet rig); export it again")
-    places = {name: place for place, name in enumerate(lines.joints)}
-    named = (lines.root, *lines.above, *lines.above.values(), *lines.bound)
-    unknown = next((name for name in named if name not in places), None)
+        missing = "joints" if not lines.joints else "root" if lines.root is None else "skinning weights"
+        raise MeshError(f"{path}: it has no {missing} (truncated or not a RigNet rig); export it again")
+    index_of = {name: index for index, name in enumerate(lines.joints)}
+    used = (lines.root, *lines.parent_of, *lines.parent_of.values(), *lines.bound)
+    unknown = next((name for name in used if name not in index_of), None)
     if unknown is not None:
-        raise MeshError(f"{path}: it names a joint {unknown!r} that it does not have; export it again")
-    if lines.root in lines.above:
+        raise MeshError(f"{path}: it refers to joint {unknown!r}, which it does not define; export it again")
+    if lines.root in lines.parent_of:
         raise MeshError(f"{path}: its root {lines.root!r} has a parent; repair the skeleton")
-    orphan = next((name for name in places if name != lines.root and name not in lines.above), None)
+    orphan = next((name for name in index_of if name != lines.root and name not in lines.parent_of), None)
     if orphan is not None:
         raise MeshError(
             f"{path}: joint {orphan!r} has no parent and is not the root (truncated?); export it again"
@@ -107,19 +107,19 @@ def _checked(path: Path, lines: _Lines) -> RigNetText:
     try:
         vertices = np.array(lines.vertices, dtype=np.int64)
     except OverflowError as problem:
-        raise MeshError(f"{path}: it names vertex {max(lines.vertices)}; export it again") from problem
+        raise MeshError(f"{path}: it refers to vertex {max(lines.vertices)}; export it again") from problem
     return RigNetText(
-        list(places),
+        list(index_of),
         np.array(list(lines.joints.values())),
-        [places[lines.above[name]] if name in lines.above else -1 for name in places],
+        [index_of[lines.parent_of[name]] if name in lines.parent_of else -1 for name in index_of],
         vertices,
-        np.array([places[name] for name in lines.bound], dtype=np.int64),
+        np.array([index_of[name] for name in lines.bound], dtype=np.int64),
         np.array(lines.weights),
     )
 
 
 def rignet_mesh(path: Path) -> Path:
-    """The OBJ of a RigNet text: the same stem, less "_rig", beside it or in ../obj… for ../rig_info….
+    """The OBJ file of a RigNet text: the same stem, less "_rig", beside it or in ../obj… for ../rig_info….
 
     Raises MeshError naming the text if there is none.
     """
@@ -131,13 +131,14 @@ def rignet_mesh(path: Path) -> Path:
             if (folder / f"{stem}.obj").is_file():
                 return folder / f"{stem}.obj"
     tried = " or ".join(str(folder) for folder in folders)
-    raise MeshError(f"{path}: its mesh {path.stem}.obj is not in {tried}; put it there")
+    raise MeshError(f"{path}: its mesh {path.stem}.obj is not in {tried}; copy it there")
 
 
 def read_obj_geometry(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """All vertices (V, 3) of an OBJ in file order, used or not, and its faces (F, 3) as triangle fans.
+    """All vertices (V, 3) float64 of an OBJ in file order and its faces (F, 3) int64, triangulated as fans.
 
-    `load_mesh` drops vertices of no face, and texts count them all. Raises MeshError naming the file.
+    Unlike `load_mesh` it keeps unreferenced vertices, because RigNet's indices count them. Raises MeshError
+    naming the file.
     """
     vertices: list[list[bytes]] = []
     faces: list[tuple[int, int, int]] = []

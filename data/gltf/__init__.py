@@ -1,1 +1,1 @@
-"""glTF 2.0: the document and its accessors, geometry and skins, rigged GLB files in and out."""
+"""glTF 2.0: parses the container, extracts geometry and skins, reads and writes skinned GLB files."""

@@ -1,4 +1,4 @@
-"""The glTF 2.0 container and its accessors, decoded strictly: what is damaged is refused, not guessed."""
+"""Parses glTF 2.0 files (.glb and .gltf) strictly: JSON, buffers, accessors and node transforms."""
 
 import base64
 import binascii
@@ -31,15 +31,15 @@ _COMPRESSED: dict[str, str] = {
     "EXT_meshopt_compression": "meshopt",
     "KHR_meshopt_compression": "meshopt",
 }
-# A sparse or empty accessor costs no bytes in the file: its count must not decide our memory alone.
+# A sparse or empty accessor takes no bytes in the file, so its count alone must not size an allocation.
 _MAX_COUNT = 100_000_000
 
 
 @dataclass
 class Gltf:
-    """A parsed glTF file: `json` is its document, buffers are read when an accessor needs them.
+    """A parsed glTF file: `json` is its document; buffers are loaded when an accessor needs them.
 
-    Every method raises MeshError, naming the file, when the document contradicts itself.
+    Every method raises MeshError, naming the file, if the document is inconsistent.
     """
 
     path: Path
@@ -48,29 +48,30 @@ class Gltf:
     _buffers: dict[int, bytes] = field(default_factory=dict)
 
     def error(self, reason: str, fix: str = "export the file again") -> MeshError:
+        """A MeshError that reads "<file>: <reason>; <fix>"."""
         return MeshError(f"{self.path}: {reason}; {fix}")
 
     def items(self, key: str) -> list[dict[str, Any]]:
         """A top-level list such as "nodes", empty if absent."""
         found = self.json.get(key, [])
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise self.error(f'"{key}" of its JSON is no list of objects')
+            raise self.error(f'the "{key}" entry of its JSON is not a list of objects')
         return found
 
     def item(self, key: str, index: Any) -> dict[str, Any]:
         """Entry `index` of a top-level list."""
         found = self.items(key)
         if not _is_index(index) or index >= len(found):
-            raise self.error(f"it refers to {key}[{index}] but has {len(found)}")
+            raise self.error(f"it refers to {key}[{index}] but has only {len(found)}")
         return found[index]
 
     def accessor(self, index: Any) -> NDArray[Any]:
-        """Accessor `index` as (count, width): native dtype, or float32 if it is normalised.
+        """Decode accessor `index` to (count, width): stored dtype, or float32 if it is normalised.
 
-        Strided buffer views, sparse accessors and accessors without a buffer view are resolved.
+        Handles strided buffer views, sparse accessors and accessors without a buffer view (zeros).
         """
         accessor = self.item("accessors", index)
-        count = self._whole(accessor.get("count"), f"accessors[{index}].count")
+        count = self._non_negative(accessor.get("count"), f"accessors[{index}].count")
         if count > _MAX_COUNT:
             raise self.error(f"accessors[{index}] claims {count} elements", "reduce the mesh")
         component = accessor.get("componentType")
@@ -78,7 +79,7 @@ class Gltf:
         if component not in _COMPONENTS or width is None:
             raise self.error(f"accessors[{index}] has unknown type {accessor.get('type')}/{component}")
         if "bufferView" in accessor:
-            start = self._whole(accessor.get("byteOffset", 0), f"accessors[{index}].byteOffset")
+            start = self._non_negative(accessor.get("byteOffset", 0), f"accessors[{index}].byteOffset")
             values = self._read(accessor["bufferView"], start, count, width, component)
         else:
             values = np.zeros((count, width), dtype=_COMPONENTS[component])
@@ -90,36 +91,36 @@ class Gltf:
 
     def _apply_sparse(self, values: NDArray[Any], sparse: Any, index: Any, component: int) -> NDArray[Any]:
         try:
-            count = self._whole(sparse["count"], f"accessors[{index}].sparse.count")
+            count = self._non_negative(sparse["count"], f"accessors[{index}].sparse.count")
             where, what = sparse["indices"], sparse["values"]
             index_type = where["componentType"]
             if index_type not in (5121, 5123, 5125):
                 raise self.error(f"accessors[{index}].sparse has index type {index_type}")
-            places = self._read(where["bufferView"], where.get("byteOffset", 0), count, 1, index_type)
+            indices = self._read(where["bufferView"], where.get("byteOffset", 0), count, 1, index_type)
             width = values.shape[1]
             changed = self._read(what["bufferView"], what.get("byteOffset", 0), count, width, component)
         except (KeyError, TypeError) as problem:
             raise self.error(f"accessors[{index}].sparse is incomplete ({problem})") from problem
-        if count and places.max() >= len(values):
-            raise self.error(f"accessors[{index}].sparse names element {places.max()} of {len(values)}")
+        if count and indices.max() >= len(values):
+            raise self.error(f"accessors[{index}].sparse refers to element {indices.max()} of {len(values)}")
         values = values.copy()
-        values[places[:, 0].astype(np.int64)] = changed
+        values[indices[:, 0].astype(np.int64)] = changed
         return values
 
     def _read(self, view_index: Any, start: int, count: int, width: int, component: int) -> NDArray[Any]:
         view = self.item("bufferViews", view_index)
         where = f"bufferViews[{view_index}]"
         buffer = self._buffer(view.get("buffer"))
-        offset = self._whole(view.get("byteOffset", 0), f"{where}.byteOffset")
-        length = self._whole(view.get("byteLength"), f"{where}.byteLength")
+        offset = self._non_negative(view.get("byteOffset", 0), f"{where}.byteOffset")
+        length = self._non_negative(view.get("byteLength"), f"{where}.byteLength")
         dtype = np.dtype(_COMPONENTS[component])
         size = dtype.itemsize * width
-        stride = self._whole(view.get("byteStride", size), f"{where}.byteStride")
+        stride = self._non_negative(view.get("byteStride", size), f"{where}.byteStride")
         needed = start + stride * (count - 1) + size if count else 0
         if needed > length or offset + length > len(buffer) or stride < size:
             raise self.error(
-                f"{where} is cut short (truncated file?): {max(needed, length)} bytes from {offset} are "
-                f"needed and the buffer has {len(buffer)}"
+                f"{where} is truncated: it needs {max(needed, length)} bytes from offset {offset} and the "
+                f"buffer has {len(buffer)}"
             )
         if not count:
             return np.zeros((0, width), dtype=dtype)
@@ -135,12 +136,12 @@ class Gltf:
                     raise self.error(f"buffers[{index}] has no data (truncated file?)")
                 data = self.binary
             elif not isinstance(uri, str):
-                raise self.error(f"buffers[{index}].uri is no text")
+                raise self.error(f"buffers[{index}].uri is not a string")
             elif uri.startswith("data:"):
                 data = self._data_uri(uri, index)
             else:
                 data = self._side_file(uri)
-            length = self._whole(buffer.get("byteLength"), f"buffers[{index}].byteLength")
+            length = self._non_negative(buffer.get("byteLength"), f"buffers[{index}].byteLength")
             if len(data) < length:
                 raise self.error(
                     f"buffers[{index}] has {len(data)} of its {length} bytes (truncated)",
@@ -160,25 +161,25 @@ class Gltf:
 
     def _side_file(self, uri: str) -> bytes:
         if urllib.parse.urlparse(uri).scheme:
-            raise self.error(f"its buffer lies at {uri[:80]}, which is not fetched", "export it as one GLB")
+            raise self.error(f"its buffer is at {uri[:80]}, which is not downloaded", "export it as one GLB")
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
             return side.read_bytes()
         except OSError as problem:
             reason = f"its buffer file {side.name} cannot be read ({problem.strerror})"
-            raise self.error(reason, "put it beside the .gltf or export one GLB") from problem
+            raise self.error(reason, "put it beside the .gltf or export as one GLB") from problem
 
-    def _whole(self, value: Any, what: str) -> int:
+    def _non_negative(self, value: Any, what: str) -> int:
         if not _is_index(value):
-            raise self.error(f"{what} is {value!r}, not a whole number >= 0")
+            raise self.error(f"{what} is {value!r}, not an integer >= 0")
         return int(value)
 
 
 def read_gltf(path: Path) -> Gltf:
-    """Read a .glb or .gltf file (told apart by content), without decoding its buffers.
+    """Parse a .glb or .gltf file (recognised by its content) without decoding its buffers.
 
-    Raises MeshError naming the file: empty, truncated, not glTF 2, broken JSON, Draco- or
-    meshopt-compressed (other readers load those silently as garbage). OSError if it cannot be opened.
+    Raises MeshError naming the file: empty, truncated, not glTF 2, invalid JSON, or compressed with Draco
+    or meshopt (other readers silently load those as garbage). OSError if it cannot be opened.
     """
     data = path.read_bytes()
     if not data:
@@ -191,9 +192,9 @@ def read_gltf(path: Path) -> Gltf:
     try:
         document = json.loads(text.decode("utf-8-sig"))
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise MeshError(f"{path}: its JSON cannot be read ({problem}); export the file again") from problem
+        raise MeshError(f"{path}: its JSON cannot be parsed ({problem}); export the file again") from problem
     if not isinstance(document, dict):
-        raise MeshError(f"{path}: it is no glTF document; export the file again")
+        raise MeshError(f"{path}: it is not a glTF document; export the file again")
     asset = document.get("asset")
     version = str(asset.get("version")) if isinstance(asset, dict) else "unknown"
     if not version.startswith("2."):
@@ -206,7 +207,7 @@ def read_gltf(path: Path) -> Gltf:
 
 @contextmanager
 def malformed(gltf: Gltf) -> Iterator[None]:
-    """Turn what a walk through a stranger's JSON raises (a list where an object belongs) into MeshError."""
+    """Turn errors from walking malformed JSON (such as a list instead of an object) into MeshError."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
@@ -214,7 +215,7 @@ def malformed(gltf: Gltf) -> Iterator[None]:
 
 
 def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
-    """JSON and BIN chunks (glTF 2.0, section 4.4)."""
+    """The JSON and BIN chunks of a GLB (glTF 2.0, section 4.4); BIN is None if absent."""
     if len(data) < 20:
         raise MeshError(f"{path}: the GLB is truncated ({len(data)} bytes); copy or export it again")
     version, length = struct.unpack_from("<II", data, 4)
@@ -229,7 +230,7 @@ def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
     while offset + 8 <= length:
         size, kind = struct.unpack_from("<I4s", data, offset)
         if offset + 8 + size > length:
-            raise MeshError(f"{path}: a GLB chunk is cut short (truncated); copy or export it again")
+            raise MeshError(f"{path}: a GLB chunk is truncated; copy or export it again")
         chunks.setdefault(kind, data[offset + 8 : offset + 8 + size])
         offset += 8 + size
     if b"JSON" not in chunks:
@@ -238,23 +239,23 @@ def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _refuse_compression(gltf: Gltf) -> None:
-    named: set[str] = set()
+    extensions: set[str] = set()
     for key in ("extensionsUsed", "extensionsRequired"):
-        named.update(gltf.json.get(key, []))
+        extensions.update(gltf.json.get(key, []))
     for view in gltf.items("bufferViews"):
-        named.update(view.get("extensions", {}))
+        extensions.update(view.get("extensions", {}))
     for mesh in gltf.items("meshes"):
         for primitive in mesh.get("primitives", []):
-            named.update(primitive.get("extensions", {}))
-    for name, plain in _COMPRESSED.items():
-        if name in named:
-            raise gltf.error(f"it is {plain}-compressed ({name})", "export it without mesh compression")
+            extensions.update(primitive.get("extensions", {}))
+    for name, scheme in _COMPRESSED.items():
+        if name in extensions:
+            raise gltf.error(f"it is {scheme}-compressed ({name})", "export it without mesh compression")
 
 
 def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], dict[int, int]]:
-    """The nodes of the default scene: (indices in visiting order, world matrices (4, 4), parents).
+    """The nodes of the default scene: (indices in depth-first order, world matrices (4, 4), parents or -1).
 
-    Without scenes, every node that is nobody's child counts as a root. Raises MeshError for loops.
+    Without scenes, every node without a parent is a root. Raises MeshError for cycles and shared children.
     """
     nodes = gltf.items("nodes")
     scenes = gltf.items("scenes")
@@ -271,7 +272,7 @@ def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], 
         index, parent = stack.pop()
         node = gltf.item("nodes", index)
         if index in worlds:
-            raise gltf.error(f"nodes[{index}] has two parents or lies in a loop")
+            raise gltf.error(f"nodes[{index}] has two parents or is part of a cycle")
         local = _local_matrix(gltf, node, index)
         worlds[index] = local if parent < 0 else worlds[parent] @ local
         parents[index] = parent
@@ -281,7 +282,7 @@ def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], 
 
 
 def _local_matrix(gltf: Gltf, node: dict[str, Any], index: int) -> NDArray[np.float64]:
-    """A node's local matrix (glTF 2.0, section 3.5.3): given column by column, or T R S."""
+    """A node's local matrix (4, 4) (glTF 2.0, section 3.5.3): stored column-major, or as T R S."""
     try:
         if "matrix" in node:
             matrix = np.array(node["matrix"], dtype=np.float64).reshape(4, 4).T

@@ -1,4 +1,4 @@
-"""Triangles, skins and bind poses out of a parsed glTF file."""
+"""Extracts triangles, skinning weights and bind poses from a parsed glTF file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Flattened:
-    """A glTF scene as one mesh in the file's world frame, not normalised.
+    """A glTF scene flattened to one mesh, in the file's world frame and units.
 
-    `vertices` (V, 3) float64, `faces` (F, 3) int64. For a skinned file everything is in bind pose and
-    `joints` (J, 3), `parents` (J,) with the root first and parents before children, `weights` (V, J) as
-    stored and `names` are filled in; for any other file they are None.
+    `vertices` (V, 3) float64, `faces` (F, 3) int64. A skinned file is in bind pose and has `joints` (J, 3)
+    float64, `parents` (J,) int64 with the root first and parents before children, `weights` (V, J) float32
+    as stored, and `names` (J,); for any other file these are None.
     """
 
     vertices: Floats
@@ -30,8 +30,8 @@ class Flattened:
 
 
 @dataclass(frozen=True, eq=False)
-class _Piece:
-    """The triangles of one primitive of one node, vertices in the mesh's own space."""
+class _Primitive:
+    """The triangles of one primitive of one node, vertices in mesh space (before the node transform)."""
 
     node: int
     skin: int | None
@@ -44,55 +44,55 @@ class _Piece:
 @dataclass(frozen=True, eq=False)
 class _Skin:
     joint_nodes: list[int]
-    inverse_bind: Floats | None  # (n, 4, 4); None: not stored, the skin has no bind pose of its own
+    inverse_bind: Floats | None  # (n, 4, 4); None: not stored, so the node pose is the bind pose
 
 
 def flatten(gltf: Gltf) -> Flattened:
-    """All triangles of the default scene with node transforms; in bind pose if any mesh is skinned.
+    """All triangles of the default scene with node transforms applied; in bind pose if any mesh is skinned.
 
-    A skinned file keeps its skinned meshes and what is rigidly attached below a joint (weight 1 for that
-    joint); meshes that hang on no joint (a stage, a prop) are left out. Vertices of
-    no triangle are dropped. See `read_skinned_glb` for the
-    other rules. Raises MeshError naming the file for anything damaged or contradictory.
+    Of a skinned file, skinned meshes and meshes rigidly attached below a joint (weight 1 for that joint) are
+    kept; meshes attached to no joint (a stage, say) are dropped. So are unreferenced vertices. See
+    `read_skinned_glb` for the other rules. Raises MeshError naming the file if it is damaged or inconsistent.
     """
-    # Absurd numbers overflow silently here and are refused as non-finite later.
+    # Extreme values overflow silently here and are refused as non-finite later.
     with malformed(gltf), np.errstate(all="ignore"):
         order, worlds, parents = node_worlds(gltf)
-        pieces = [piece for index in sorted(order) for piece in _pieces(gltf, index)]
-        if not pieces:
+        primitives = [primitive for index in sorted(order) for primitive in _primitives(gltf, index)]
+        if not primitives:
             raise gltf.error("no triangles in its scene (a point cloud or lines?)", "export a triangle mesh")
-        if any(piece.skin is not None for piece in pieces):
-            return _flatten_skinned(gltf, pieces, order, worlds, parents)
-        parts = [_apply(worlds[piece.node], piece.vertices) for piece in pieces]
-        flips = [np.linalg.det(worlds[piece.node][:3, :3]) < 0 for piece in pieces]
-        return Flattened(np.concatenate(parts), _joined_faces(pieces, flips))
+        if any(primitive.skin is not None for primitive in primitives):
+            return _flatten_skinned(gltf, primitives, order, worlds, parents)
+        parts = [_apply(worlds[primitive.node], primitive.vertices) for primitive in primitives]
+        flips = [bool(np.linalg.det(worlds[primitive.node][:3, :3]) < 0) for primitive in primitives]
+        return Flattened(np.concatenate(parts), _joined_faces(primitives, flips))
 
 
-def _pieces(gltf: Gltf, index: int) -> Iterator[_Piece]:
+def _primitives(gltf: Gltf, index: int) -> Iterator[_Primitive]:
+    """The triangle primitives of node `index`, without unreferenced vertices."""
     node = gltf.item("nodes", index)
     if "mesh" not in node:
         return
-    for number, primitive in enumerate(gltf.item("meshes", node["mesh"])["primitives"]):
-        attributes = primitive["attributes"]
-        mode = primitive.get("mode", 4)
+    for number, entry in enumerate(gltf.item("meshes", node["mesh"])["primitives"]):
+        attributes = entry["attributes"]
+        mode = entry.get("mode", 4)
         if mode not in (4, 5, 6) or "POSITION" not in attributes:
             continue
         where = f"meshes[{node['mesh']}].primitives[{number}]"
         vertices = gltf.accessor(attributes["POSITION"]).astype(np.float64)
         if vertices.shape[1] != 3:
-            raise gltf.error(f"{where} has positions of {vertices.shape[1]} numbers")
+            raise gltf.error(f"{where} has positions with {vertices.shape[1]} components")
         if not np.isfinite(vertices).all():
-            raise gltf.error(f"{where} has positions that are not finite", "repair the mesh")
-        if "indices" in primitive:
-            indices = gltf.accessor(primitive["indices"])
+            raise gltf.error(f"{where} has non-finite positions", "repair the mesh")
+        if "indices" in entry:
+            indices = gltf.accessor(entry["indices"])
             if not np.issubdtype(indices.dtype, np.integer) or indices.shape[1] != 1:
-                raise gltf.error(f"{where} has indices that are no whole numbers")
+                raise gltf.error(f"{where} has indices that are not integers")
             flat = indices[:, 0].astype(np.int64)
         else:
             flat = np.arange(len(vertices))
         if len(flat) and (flat.min() < 0 or flat.max() >= len(vertices)):
             raise gltf.error(
-                f"{where} names vertex {max(flat.max(), -flat.min())} but has {len(vertices)}",
+                f"{where} refers to vertex {max(flat.max(), -flat.min())} but has only {len(vertices)}",
                 "repair the mesh",
             )
         faces = _triangles(flat, mode)
@@ -104,11 +104,11 @@ def _pieces(gltf: Gltf, index: int) -> Iterator[_Piece]:
             slots, weights = _influences(gltf, attributes, len(vertices), where)
         kept, compact = np.unique(faces, return_inverse=True)
         if len(kept) < len(vertices):
-            # Primitives often share one vertex list; stray vertices would distort the bounding box.
+            # Primitives often share a vertex buffer; unreferenced vertices would distort the bounding box.
             vertices, faces = vertices[kept], compact.reshape(-1, 3)
             slots = None if slots is None else slots[kept]
             weights = None if weights is None else weights[kept]
-        yield _Piece(index, skin, vertices, faces, slots, weights)
+        yield _Primitive(index, skin, vertices, faces, slots, weights)
 
 
 def _triangles(flat: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
@@ -126,7 +126,7 @@ def _triangles(flat: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
 def _influences(
     gltf: Gltf, attributes: dict[str, Any], count: int, where: str
 ) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-    """JOINTS_n and WEIGHTS_n of all n, side by side, or None if the primitive has none."""
+    """JOINTS_n and WEIGHTS_n concatenated over n, both (V, 4 n), or None if the primitive has none."""
     slots: list[NDArray[np.int64]] = []
     weights: list[NDArray[np.float64]] = []
     number = 0
@@ -138,7 +138,7 @@ def _influences(
         if joint.shape != (count, 4) or weight.shape != (count, 4) or joint.dtype.kind not in "ui":
             raise gltf.error(f"{where} has JOINTS_{number} or WEIGHTS_{number} of the wrong shape or type")
         if weight.dtype.kind in "ui":
-            # Integer weights are normalised by definition; some files forget the flag.
+            # glTF requires integer weights to be normalised; some exporters forget the flag.
             weight = weight / np.iinfo(weight.dtype).max
         slots.append(joint.astype(np.int64))
         weights.append(weight.astype(np.float64))
@@ -149,46 +149,51 @@ def _influences(
 
 
 def _flatten_skinned(
-    gltf: Gltf, pieces: list[_Piece], order: list[int], worlds: dict[int, Floats], parents: dict[int, int]
+    gltf: Gltf,
+    primitives: list[_Primitive],
+    order: list[int],
+    worlds: dict[int, Floats],
+    parents: dict[int, int],
 ) -> Flattened:
-    used = list(dict.fromkeys(piece.skin for piece in pieces if piece.skin is not None))
+    used = list(dict.fromkeys(primitive.skin for primitive in primitives if primitive.skin is not None))
     skins = {index: _skin(gltf, index, worlds) for index in used}
-    to_world, bind = _bind_poses(gltf, pieces, skins, worlds)
+    to_world, bind = _bind_poses(gltf, primitives, skins, worlds)
     hierarchy = _Hierarchy(gltf, skins, order, parents)
-    place = {node: number for number, node in enumerate(hierarchy.nodes)}
+    column = {node: number for number, node in enumerate(hierarchy.nodes)}
     joints = np.array([bind[node][:3, 3] for node in hierarchy.nodes])
     vertices, weights, flips, kept = [], [], [], []
-    for piece in pieces:
-        rows = np.zeros((len(piece.vertices), len(place)), dtype=np.float32)
-        skin = None if piece.skin is None else skins[piece.skin]
-        if skin is not None and piece.joint_slots is not None and piece.slot_weights is not None:
-            slots = _checked_slots(gltf, piece, len(skin.joint_nodes))
-            columns = np.array([place[node] for node in skin.joint_nodes])
-            np.add.at(rows, (np.arange(len(rows))[:, None], columns[slots]), piece.slot_weights)
+    for primitive in primitives:
+        rows = np.zeros((len(primitive.vertices), len(column)), dtype=np.float32)
+        skin = None if primitive.skin is None else skins[primitive.skin]
+        if skin is not None and primitive.joint_slots is not None and primitive.slot_weights is not None:
+            slots = _checked_slots(gltf, primitive, len(skin.joint_nodes))
+            columns = np.array([column[node] for node in skin.joint_nodes])
+            np.add.at(rows, (np.arange(len(rows))[:, None], columns[slots]), primitive.slot_weights)
             if skin.inverse_bind is None:
                 stack = np.stack([worlds[node] for node in skin.joint_nodes])
-                points, transform = _posed(piece, slots, stack), np.eye(4)
+                points, transform = _node_posed(primitive, slots, stack), np.eye(4)
             else:
-                assert piece.skin is not None
-                points, transform = piece.vertices, to_world[piece.skin]
+                assert primitive.skin is not None
+                points, transform = primitive.vertices, to_world[primitive.skin]
         else:
-            holder = hierarchy.holder(piece.node)
-            if holder is None:
+            joint = hierarchy.nearest_joint(primitive.node)
+            if joint is None:
                 continue
-            rows[:, place[holder]] = 1
-            points = piece.vertices
-            # Where the piece lies relative to its joint in the node pose, carried over to the bind pose.
-            transform = bind[holder] @ _inverse(gltf, worlds[holder], f"nodes[{holder}]") @ worlds[piece.node]
+            rows[:, column[joint]] = 1
+            points = primitive.vertices
+            # Its transform relative to the joint in the node pose also holds in the bind pose.
+            to_joint = _inverse(gltf, worlds[joint], f"nodes[{joint}]")
+            transform = bind[joint] @ to_joint @ worlds[primitive.node]
         vertices.append(_apply(transform, points))
         weights.append(rows)
         flips.append(bool(np.linalg.det(transform[:3, :3]) < 0))
-        kept.append(piece)
+        kept.append(primitive)
     all_weights = np.concatenate(weights)
     return Flattened(
         np.concatenate(vertices),
         _joined_faces(kept, flips),
         joints,
-        np.array([-1 if up is None else place[up] for up in hierarchy.up], dtype=np.int64),
+        np.array([-1 if node is None else column[node] for node in hierarchy.parents], dtype=np.int64),
         all_weights,
         hierarchy.names(),
     )
@@ -213,9 +218,9 @@ def _skin(gltf: Gltf, index: int, worlds: dict[int, Floats]) -> _Skin:
 
 
 def _bind_poses(
-    gltf: Gltf, pieces: list[_Piece], skins: dict[int, _Skin], worlds: dict[int, Floats]
+    gltf: Gltf, primitives: list[_Primitive], skins: dict[int, _Skin], worlds: dict[int, Floats]
 ) -> tuple[dict[int, Floats], dict[int, Floats]]:
-    """Per skin the matrix from its mesh space to the world, and per joint node its bind matrix there."""
+    """Each skin's matrix (4, 4) from mesh space to world, and each joint node's bind matrix in the world."""
     to_world: dict[int, Floats] = {}
     bind: dict[int, Floats] = {}
     for index, skin in skins.items():
@@ -230,22 +235,22 @@ def _bind_poses(
         ]
         shared = next((number for number, node in enumerate(skin.joint_nodes) if node in bind), None)
         if shared is not None:
-            # A joint two skins share has one place: it ties the second mesh space to the first.
+            # A joint shared by two skins has one position, which aligns the second mesh space with the first.
             to_world[index] = bind[skin.joint_nodes[shared]] @ skin.inverse_bind[shared]
         else:
-            holder = next(piece.node for piece in pieces if piece.skin == index)
-            to_world[index] = _upright(worlds[holder], worlds[skin.joint_nodes[0]] @ skin.inverse_bind[0])
+            node = next(primitive.node for primitive in primitives if primitive.skin == index)
+            to_world[index] = _upright(worlds[node], worlds[skin.joint_nodes[0]] @ skin.inverse_bind[0])
         for node, inverse in zip(skin.joint_nodes, inverses, strict=True):
             bind.setdefault(node, to_world[index] @ inverse)
     return to_world, bind
 
 
 def _upright(mesh_world: Floats, shown: Floats) -> Floats:
-    """The bind pose's place in the world: the mesh node's transform, if viewers show it roughly so.
+    """The bind pose's transform to the world: the mesh node's, if it agrees roughly with what viewers show.
 
-    glTF ignores that transform for skinned meshes, but nearly every exporter leaves the object's own
-    orientation in it. `shown` is what viewers do to the first joint's vertices, which an animation's
-    first frame may tilt; a difference of more than 45 degrees means that the node's transform is stale.
+    glTF ignores the node transform of a skinned mesh, but nearly every exporter stores the object's
+    orientation there. `shown` is the transform that viewers apply to the first joint's vertices; the first
+    frame of an animation may tilt it. If they differ by more than 45 degrees, the node transform is stale.
     """
     rotations = []
     for matrix in (mesh_world, shown):
@@ -258,15 +263,19 @@ def _upright(mesh_world: Floats, shown: Floats) -> Floats:
 
 
 class _Hierarchy:
-    """The joint nodes of all skins, root first and parents before children, otherwise in file order."""
+    """The joint nodes of all skins, root first and parents before children, otherwise in file order.
+
+    `nodes` (J,): node indices. `parents` (J,): each one's parent joint as a node index, None for the root.
+    Joints without a joint above them become children of the root with the most descendants.
+    """
 
     def __init__(
         self, gltf: Gltf, skins: dict[int, _Skin], order: list[int], parents: dict[int, int]
     ) -> None:
-        self._gltf, self._parents = gltf, parents
+        self._gltf, self._node_parents = gltf, parents
         found = list(dict.fromkeys(node for skin in skins.values() for node in skin.joint_nodes))
         self._joints = set(found)
-        above = {node: self.holder(parents[node]) for node in found}
+        above = {node: self.nearest_joint(parents[node]) for node in found}
         roots = [node for node in found if above[node] is None]
         size = dict.fromkeys(found, 1)
         for node in reversed(order):
@@ -286,16 +295,16 @@ class _Hierarchy:
                 placed.add(current)
                 current = above[current]
             self.nodes.extend(reversed(chain))
-        self.up = [above[node] for node in self.nodes]
+        self.parents = [above[node] for node in self.nodes]
 
-    def holder(self, node: int) -> int | None:
-        """The joint at or above `node`."""
+    def nearest_joint(self, node: int) -> int | None:
+        """The joint at or above `node`, None if there is none."""
         while node >= 0 and node not in self._joints:
-            node = self._parents[node]
+            node = self._node_parents[node]
         return node if node >= 0 else None
 
     def names(self) -> tuple[str, ...]:
-        """Node names, or "node<index>", made unique."""
+        """Unique joint names: the node name or "node<index>", with ".001", ".002", … after duplicates."""
         seen: dict[str, int] = {}
         result = []
         for node in self.nodes:
@@ -305,30 +314,30 @@ class _Hierarchy:
         return tuple(result)
 
 
-def _checked_slots(gltf: Gltf, piece: _Piece, count: int) -> NDArray[np.int64]:
-    """Joint slots with those of weight 0 set to 0: files leave anything there."""
-    assert piece.joint_slots is not None
-    assert piece.slot_weights is not None
-    if not np.isfinite(piece.slot_weights).all():
-        raise gltf.error("it has skin weights that are NaN or infinite", "repair the weights")
-    if piece.slot_weights.size and piece.slot_weights.min() < 0:
-        raise gltf.error("it has negative skin weights", "repair the weights")
-    slots = np.where(piece.slot_weights > 0, piece.joint_slots, 0)
+def _checked_slots(gltf: Gltf, primitive: _Primitive, count: int) -> NDArray[np.int64]:
+    """Joint slots (V, 4 n), set to 0 where the weight is 0: exporters leave arbitrary values there."""
+    assert primitive.joint_slots is not None
+    assert primitive.slot_weights is not None
+    if not np.isfinite(primitive.slot_weights).all():
+        raise gltf.error("it has skinning weights that are NaN or infinite", "repair the weights")
+    if primitive.slot_weights.size and primitive.slot_weights.min() < 0:
+        raise gltf.error("it has negative skinning weights", "repair the weights")
+    slots = np.where(primitive.slot_weights > 0, primitive.joint_slots, 0)
     if slots.size and slots.max() >= count:
         raise gltf.error(
-            f"a vertex is bound to joint {slots.max()} of a skin with {count}", "repair the skin"
+            f"a vertex is bound to joint {slots.max()} of a skin that has only {count}", "repair the skin"
         )
     return slots
 
 
-def _posed(piece: _Piece, slots: NDArray[np.int64], matrices: Floats) -> Floats:
-    """Linear blend skinning in the node pose, for skins that store no bind pose."""
-    assert piece.slot_weights is not None
-    total = piece.slot_weights.sum(axis=1, keepdims=True)
-    weights = piece.slot_weights / np.where(total > 0, total, 1)
+def _node_posed(primitive: _Primitive, slots: NDArray[np.int64], matrices: Floats) -> Floats:
+    """Vertices (V, 3) by linear blend skinning in the node pose, for skins that store no bind pose."""
+    assert primitive.slot_weights is not None
+    total = primitive.slot_weights.sum(axis=1, keepdims=True)
+    weights = primitive.slot_weights / np.where(total > 0, total, 1)
     blended = np.einsum("vk,vkij->vij", weights, matrices[slots])
     blended[total[:, 0] <= 0] = matrices[0]
-    return np.einsum("vij,vj->vi", blended[:, :3, :3], piece.vertices) + blended[:, :3, 3]
+    return np.einsum("vij,vj->vi", blended[:, :3, :3], primitive.vertices) + blended[:, :3, 3]
 
 
 def _inverse(gltf: Gltf, matrix: Floats, what: str) -> Floats:
@@ -345,12 +354,12 @@ def _apply(matrix: Floats, points: Floats) -> Floats:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _joined_faces(pieces: list[_Piece], flips: list[Any]) -> NDArray[np.int64]:
-    """All faces, with offsets; mirrored pieces are turned so that they face outward again."""
-    starts = np.cumsum([0] + [len(piece.vertices) for piece in pieces[:-1]])
+def _joined_faces(primitives: list[_Primitive], flips: list[bool]) -> NDArray[np.int64]:
+    """All faces with vertex offsets; mirrored primitives get the reverse winding to face outward."""
+    starts = np.cumsum([0] + [len(primitive.vertices) for primitive in primitives[:-1]])
     return np.concatenate(
         [
-            (piece.faces[:, ::-1] if flip else piece.faces) + start
-            for piece, flip, start in zip(pieces, flips, starts, strict=True)
+            (primitive.faces[:, ::-1] if flip else primitive.faces) + start
+            for primitive, flip, start in zip(primitives, flips, starts, strict=True)
         ]
     )

@@ -1,6 +1,5 @@
-"""Reading and writing rigged GLB files."""
+"""Reads and writes skinned GLB files: a mesh with its rig in bind pose."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pygltflib
 from numpy.typing import NDArray
 
+from data.atomic import write_atomic
 from data.gltf.document import read_gltf
 from data.gltf.geometry import Flattened, flatten
 from data.mesh import Mesh, MeshError, normalise
@@ -21,19 +21,17 @@ INFLUENCES = 4
 def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
     """Read a skinned .glb or .gltf file in bind pose: mesh and rig, both in the mesh frame.
 
-    - Vertices are taken in bind pose (as stored, in the skin's mesh space) and joints from the inverse
-      of the inverse bind matrices, not from the node pose, which often differs. Both are then turned
-      upright by the skinned node's transform. A skin without inverse bind matrices has no bind pose of
-      its own: it is read as its nodes pose it.
-    - All primitives, meshes and skins are joined. Skins that share a joint are aligned at it. Meshes
-      without a skin below a joint get weight 1 for it; meshes on no joint are left out.
-    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised). Vertices of no triangle are
-      dropped.
-    - Joints keep the skin's order except that the root comes first and parents before children; a
-      joint's parent is the nearest joint above it. If there are several roots, the one with the most
-      descendants becomes the parent of the others.
+    - Vertices are those of the bind pose (as stored, in mesh space). Joints come from the inverse of the
+      inverse bind matrices, not from the node pose, which often differs. The skinned node's transform then
+      turns both upright. A skin without inverse bind matrices is read in its node pose.
+    - All primitives, meshes and skins are merged. Skins that share a joint are aligned at it. A mesh
+      without a skin gets weight 1 for the nearest joint above it and is dropped if there is none.
+    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised). Unreferenced vertices are dropped.
+    - Joints keep the skin's order, except that the root comes first and parents before children. A
+      joint's parent is the nearest joint above it. Of several roots, the one with the most descendants
+      becomes the parent of the others.
 
-    Raises MeshError naming the file: no skin, and whatever makes the file unusable as a mesh.
+    Raises MeshError naming the file: missing, no skin, or unusable as a mesh.
     """
     path = Path(path)
     try:
@@ -43,7 +41,7 @@ def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
 
 
 def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
-    """Mesh and rig in the mesh frame of a flattened skinned file. MeshError if it has no skin."""
+    """Mesh and rig of a flattened skinned file, both in the mesh frame. MeshError if it has no skin."""
     if flat.joints is None or flat.parents is None or flat.weights is None or flat.names is None:
         raise MeshError(f"{path}: it has no skin; use load_mesh for meshes without a rig")
     mesh = replace(normalise(flat.vertices, flat.faces, str(path)), name=path.stem)
@@ -58,34 +56,34 @@ def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
 def write_skinned_glb(path: str | Path, mesh: Mesh, rig: Rig) -> None:
     """Write mesh and rig as a skinned GLB in the mesh's original frame (mesh.centre, mesh.scale).
 
-    One node with the mesh and its skin, and a node hierarchy of world-aligned joints in bind pose with
-    inverse bind matrices. Each vertex keeps its 4 largest weights, renormalised to sum 1; a vertex
-    without any weight is bound to the root. Normals are vertex normals. The file appears whole or not
-    at all (temporary name, then rename).
+    The file has one node with the mesh and its skin, and a node hierarchy of world-aligned joints in bind
+    pose with inverse bind matrices. Each vertex keeps its 4 largest weights, renormalised to sum to 1; a
+    vertex without any weight is bound to the root. Normals are area-weighted vertex normals. The write is
+    atomic.
 
-    Raises MeshError naming the file: weights that are NaN, infinite, negative or of another number of
-    vertices. OSError if the folder cannot be written.
+    Raises MeshError naming the file if weights are NaN, infinite, negative or for another number of
+    vertices; OSError if it cannot be written.
     """
     path = Path(path)
     check_weights(rig.weights, len(rig.joints), str(path))
     if len(rig.weights) != len(mesh.vertices):
         raise MeshError(
             f"{path}: {len(rig.weights)} rows of weights for {len(mesh.vertices)} vertices; "
-            "decode the weights at this mesh's vertices"
+            "pass one row of weights per vertex of this mesh"
         )
-    _replace(path, _glb_bytes(mesh, rig))
+    write_atomic(path, _glb_bytes(mesh, rig))
 
 
 def top_influences(weights: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The `count` largest weights of each row, largest first: (joints, weights), both (V, count).
 
-    weights (V, J), finite and >= 0. The result's rows sum to 1; entries of weight 0 name joint 0. A row
-    of zeros becomes weight 1 for joint 0, the root.
+    weights (V, J) float32, finite and >= 0. Returned rows sum to 1; entries of weight 0 refer to joint 0. A
+    row of zeros becomes weight 1 for joint 0, the root.
     """
     kept = min(count, weights.shape[1])
     joints = np.zeros((len(weights), count), dtype=np.int64)
     values = np.zeros((len(weights), count))
-    # A stable sort: of equal weights the first joints stay.
+    # A stable sort: of equal weights the first joints are kept.
     joints[:, :kept] = np.argsort(-weights, axis=1, kind="stable")[:, :kept]
     values[:, :kept] = np.take_along_axis(weights, joints[:, :kept], axis=1)
     total = values.sum(axis=1, keepdims=True)
@@ -102,7 +100,7 @@ def _glb_bytes(mesh: Mesh, rig: Rig) -> bytes:
     vertices = (mesh.vertices.astype(np.float64) / mesh.scale + mesh.centre).astype(np.float32)
     joints = rig.joints.astype(np.float64) / mesh.scale + mesh.centre
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    # glTF wants unit normals everywhere; a vertex of no face of positive area has none.
+    # glTF requires unit normals everywhere; a vertex without a face of positive area has none.
     normals[~(np.abs(normals).sum(axis=1) > 0)] = (0, 0, 1)
     slots, weights = top_influences(rig.weights, INFLUENCES)
     inverse_bind = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
@@ -158,7 +156,7 @@ def _glb_bytes(mesh: Mesh, rig: Rig) -> bytes:
 
 
 class _Buffer:
-    """The binary chunk with its views and accessors, each starting at a multiple of 4 bytes."""
+    """The binary chunk with its views and accessors, each aligned to 4 bytes."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -191,12 +189,3 @@ _COMPONENT_TYPES = {
     "uint32": pygltflib.UNSIGNED_INT,
     "float32": pygltflib.FLOAT,
 }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Data sets: samples with their train/eval split, prepared rigs, mixtures by weight."""
+"""Data sets: mesh samples and the train/eval split, folders of prepared rigs, weighted mixtures."""

@@ -1,4 +1,4 @@
-"""Mesh samples, the train/eval split, and data sets of creatures, of files and of prepared rigs."""
+"""Mesh samples from creatures, mesh files or prepared rigs, and the train/eval split."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from data.sampling import sample_surface
 from data.sets.prepared import PreparedEntry, PreparedRigs
 from data.transforms import turned
 
-# Creatures to learn from and creatures to be judged by never share a seed.
+# Training and evaluation creatures never share a seed.
 TRAIN_FIRST_SEED = 0
 EVAL_FIRST_SEED = 1_000_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class MeshSample:
-    """What a model gets to see of a mesh, and its known rig, if any.
+    """A mesh with the surface points that a model is conditioned on, and its ground-truth rig if known.
 
     `points`, `normals` (N, 3) float32: surface points and flat unit face normals, mesh frame.
     `rig`: bind pose in depth-first joint order, weights (V, J) for `mesh.vertices`; None if unknown.
@@ -39,6 +39,8 @@ class MeshSample:
 
 
 class Named(Protocol):
+    """Anything with a `name`."""
+
     @property
     def name(self) -> str: ...
 
@@ -47,14 +49,16 @@ NamedItem = TypeVar("NamedItem", bound=Named)
 
 
 def make_sample(mesh: Mesh, rig: Rig | None, points: int, seed: int) -> MeshSample:
-    """Draw `points` surface points of a mesh; the same mesh name and seed give the same points.
+    """Sample `points` surface points of a mesh; the same mesh name and seed give the same points.
+
+    rig: mesh frame, any joint order; the sample has it in depth-first order.
 
     Raises MeshError if `rig` has weights for another number of vertices than the mesh has.
     """
     if rig is not None and len(rig.weights) != len(mesh.vertices):
         raise MeshError(
-            f"{mesh.name}: the rig has weights for {len(rig.weights)} vertices and the mesh has "
-            f"{len(mesh.vertices)}; use the rig that was read with this mesh"
+            f"{mesh.name}: the rig has weights for {len(rig.weights)} vertices but the mesh has "
+            f"{len(mesh.vertices)}; use the rig that was loaded with this mesh"
         )
     rng = np.random.default_rng([seed, _hash(mesh.name)])
     drawn, normals = sample_surface(mesh.vertices, mesh.faces, points, rng)
@@ -64,17 +68,17 @@ def make_sample(mesh: Mesh, rig: Rig | None, points: int, seed: int) -> MeshSamp
 def creature_samples(
     count: int, first_seed: int, points: int, kinds: Sequence[str] | None = None, max_turn: float = 0.0
 ) -> list[MeshSample]:
-    """Samples of the creatures with seeds first_seed ... first_seed + count - 1.
+    """Samples of the creatures with seeds first_seed to first_seed + count - 1, `points` points each.
 
-    Start at TRAIN_FIRST_SEED for training and at EVAL_FIRST_SEED for held-out creatures. `kinds`: take
-    these kinds in turn instead of what each seed chooses. `max_turn`, radians: turn each about the up axis
-    by a uniform angle up to that, drawn from its seed. Raises ValueError if the seeds would run from the
-    training range into the evaluation range, or for an unknown kind.
+    Start at TRAIN_FIRST_SEED for training and at EVAL_FIRST_SEED for held-out creatures. `kinds`: cycle
+    through these kinds instead of letting each seed choose. `max_turn` (radians): rotate each creature about
+    the up axis by a uniform angle in [-max_turn, max_turn] drawn from its seed. Raises ValueError for an
+    unknown kind or if the seeds cross from the training range into the evaluation range.
     """
     if first_seed < EVAL_FIRST_SEED < first_seed + count:
         raise ValueError(
             f"creature seeds {first_seed} to {first_seed + count - 1} reach into the evaluation range, which "
-            f"begins at {EVAL_FIRST_SEED}; choose a smaller first seed or count"
+            f"starts at {EVAL_FIRST_SEED}; choose a smaller first seed or count"
         )
     samples = []
     for seed in range(first_seed, first_seed + count):
@@ -89,10 +93,10 @@ def creature_samples(
 def file_samples(
     pattern: Pattern, points: int, seed: int = 0, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
 ) -> tuple[list[MeshSample], list[Refusal]]:
-    """Samples of all usable files that `pattern` names (see `find_meshes`), and the refused files.
+    """Samples of all usable files that match `pattern` (see `find_meshes`), and the refused files.
 
-    Names are file stems, made unique. Skinned files bring their rig. Raises MeshError, with each file's
-    reason, if no file is usable.
+    Names are file stems, made unique. Samples of skinned files have a rig. Raises MeshError, with the reason
+    for each file, if no file is usable.
     """
     assets, refusals = load_assets(pattern, max_faces, max_bytes)
     if not assets:
@@ -101,7 +105,7 @@ def file_samples(
             raise MeshError(f"{shown}: no file matches; check the path or pattern (quote it in a shell)")
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         raise MeshError(
-            f"{shown}: none of its {len(refusals)} files is a usable mesh; mend or replace them:{reasons}"
+            f"{shown}: none of its {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
         )
     return [make_sample(mesh, rig, points, seed) for mesh, rig in assets], refusals
 
@@ -114,10 +118,10 @@ def prepared_samples(
     max_faces: int = MAX_FACES,
     most: int | None = None,
 ) -> tuple[list[MeshSample], list[Refusal]]:
-    """Samples, with rigs, of one split of a folder made by `python -m data.prepare`, and the refused files.
+    """Samples with rigs of one split of a folder made by `python -m data.prepare`, and the refused files.
 
-    `most`: no more than so many rigs, chosen by a hash of (seed, name). Raises MeshError if the folder has
-    no rig in this split, or, with each file's reason, none that is usable.
+    `most`: maximum number of rigs, chosen by a hash of (seed, name). Raises MeshError if the folder has no
+    rig in this split or, with the reason for each file, no usable one.
     """
     rigs = PreparedRigs(folder, part)
     entries: Sequence[PreparedEntry] = rigs.entries
@@ -148,16 +152,16 @@ def prepared_samples(
 def split(
     items: Sequence[NamedItem], eval_count: int, seed: int = 0
 ) -> tuple[list[NamedItem], list[NamedItem]]:
-    """Split into (train, eval) by a hash of (seed, name): deterministic, whatever the items' order.
+    """Split into (train, eval) by a hash of (seed, name), regardless of the order of the items.
 
-    `items` have a unique `name`. Exactly `eval_count` items are held out, and at least one is left to
-    train on; both lists keep the given order. A file more or less moves at most one other item.
-    Raises MeshError if there are too few items, ValueError for names that repeat.
+    `items` have a unique `name`. Exactly `eval_count` items are held out and at least one remains for
+    training; both lists keep the given order. Adding or removing an item moves at most one other item.
+    Raises MeshError if there are too few items, ValueError for duplicate names.
     """
     names = [item.name for item in items]
     if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two items are named {twice!r}; make the names unique")
+        duplicate = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two items are named {duplicate!r}; make the names unique")
     if not 0 <= eval_count < len(items):
         raise MeshError(
             f"data: {len(items)} usable meshes cannot be split into {eval_count} for evaluation and at least "

@@ -1,4 +1,4 @@
-"""Several data sets mixed by weight, such as 70/20/10: what stands at an index depends on nothing else."""
+"""Mixtures: draws from several data sets by weight, such as 70/20/10, reproducible at every index."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from data.sets.prepared import PreparedRigs
 
 T = TypeVar("T")
 
-# Shares are exact to one in this many.
+# Indices per block; every source has its exact share of each block, rounded to 1 / BLOCK.
 BLOCK = 1000
 
 
 @dataclass(frozen=True)
 class MixtureSource(Generic[T]):
-    """A data set and its weight; only the weights' ratios count. `name` is for messages."""
+    """A data set and its relative weight. `name` appears in error messages."""
 
     name: str
     items: Sequence[T]
@@ -29,14 +29,14 @@ class MixtureSource(Generic[T]):
 
 
 class Mixture(Generic[T]):
-    """An endless, repeatable order of draws from several data sets.
+    """An endless, reproducible sequence of draws from several data sets.
 
-    Each run of 1,000 indices, beginning at a multiple of it, holds every source in its exact share (rounded
-    to one in 1,000), shuffled. A source's own items come in shuffled passes: each item once before any comes
-    again. Index, seed, weights and the sources' lengths decide alone, so a resumed run and every process of a
-    distributed one see the same draws. Only the drawn item is read.
-    Raises MeshError if there is no source, one with a positive weight is empty, a weight is negative or not
-    finite, all are 0, or a positive one is below one in 1,000; a source of weight 0 is never drawn.
+    Each block of 1,000 indices contains every source in its exact share (rounded to 1/1,000), shuffled. Each
+    source is drawn in shuffled epochs: every item once before any is repeated. The draw depends only on the
+    index, the seed, the weights and the lengths of the sources, so a resumed run and every process of a
+    distributed run see the same draws. Only the drawn item is loaded. A source of weight 0 is never drawn.
+    Raises MeshError if there is no source, a source with a positive weight is empty, a weight is negative or
+    not finite, all weights are 0, or a positive weight has a share below 1/1,000.
     """
 
     def __init__(self, sources: Sequence[MixtureSource[T]], seed: int = 0) -> None:
@@ -45,18 +45,18 @@ class Mixture(Generic[T]):
         self.counts = _counts([source.weight for source in sources], [source.name for source in sources])
         for source, count in zip(self.sources, self.counts, strict=True):
             if count and not len(source.items):
-                raise MeshError(f"{source.name}: it holds nothing to draw from; add rigs or give it weight 0")
+                raise MeshError(f"{source.name}: it is empty; add rigs or set its weight to 0")
 
     def place(self, index: int) -> tuple[int, int]:
-        """(source, item) at an index from 0: places in `sources` and in that source's items."""
+        """(source, item) at an index >= 0: indices into `sources` and into that source's items."""
         if index < 0:
-            raise IndexError(f"index {index} is negative; a mixture has no end to count from")
+            raise IndexError(f"index {index} is negative; a mixture is endless and cannot count from its end")
         block, offset = divmod(index, BLOCK)
         order, ranks = _shuffled_block(self.counts, self.seed, block)
         source = int(order[offset])
         draw = block * self.counts[source] + int(ranks[offset])
         number, step = divmod(draw, len(self.sources[source].items))
-        return source, int(_shuffled_pass(len(self.sources[source].items), self.seed, source, number)[step])
+        return source, int(_shuffled_epoch(len(self.sources[source].items), self.seed, source, number)[step])
 
     def __getitem__(self, index: int) -> T:
         source, item = self.place(index)
@@ -69,14 +69,14 @@ def prepared_mixture(
     split: Literal["train", "eval"] | None = "train",
     seed: int = 0,
 ) -> Mixture[RiggedMesh]:
-    """Mix folders made by `python -m data.prepare`; without weights each counts by its number of rigs.
+    """Mix folders made by `python -m data.prepare`; by default weighted by their number of rigs.
 
-    Raises MeshError if a folder has no rigs in the split or the weights do not fit, as `Mixture` does.
+    Raises MeshError if a folder has no rigs in the split or the weights are invalid (see `Mixture`).
     """
     sets = [PreparedRigs(folder, split) for folder in folders]
     given = [float(len(one)) for one in sets] if weights is None else list(weights)
     if len(given) != len(sets):
-        raise MeshError(f"mixture: {len(given)} weights for {len(sets)} folders; give one each")
+        raise MeshError(f"mixture: {len(given)} weights for {len(sets)} folders; give one per folder")
     return Mixture(
         [
             MixtureSource(str(folder), one, weight)
@@ -90,7 +90,7 @@ def prepared_mixture(
 def _shuffled_block(
     counts: tuple[int, ...], seed: int, block: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sources at the block's indices, and how often each was drawn in the block before."""
+    """The source at each index of the block, and how often it was drawn earlier in the block."""
     order = np.repeat(np.arange(len(counts)), counts)
     np.random.default_rng([seed, 0, block]).shuffle(order)
     ranks = np.empty_like(order)
@@ -100,25 +100,26 @@ def _shuffled_block(
 
 
 @lru_cache(maxsize=64)
-def _shuffled_pass(length: int, seed: int, source: int, number: int) -> NDArray[np.int64]:
+def _shuffled_epoch(length: int, seed: int, source: int, number: int) -> NDArray[np.int64]:
+    """The order (length,) of a source's items in its epoch `number`."""
     return np.random.default_rng([seed, 1, source, number]).permutation(length)
 
 
 def _counts(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
-    """How many of BLOCK draws each source gets: largest remainders, ties to the first."""
+    """How many of BLOCK draws each source gets (largest remainder method, ties to the first)."""
     values = np.asarray(weights, dtype=np.float64)
     if not len(values):
-        raise MeshError("mixture: it has no sources; name at least one data set")
+        raise MeshError("mixture: there are no sources; give at least one data set")
     if not np.isfinite(values).all() or (values < 0).any():
-        raise MeshError(f"mixture: the weights {list(weights)} must be finite and not negative")
+        raise MeshError(f"mixture: the weights {list(weights)} must be finite and non-negative")
     if not values.any():
-        raise MeshError("mixture: all weights are 0; give one above 0")
+        raise MeshError("mixture: all weights are 0; make at least one positive")
     values = values / values.max()
     shares = values / values.sum() * BLOCK
     small = np.flatnonzero((values > 0) & (shares < 1 - 1e-9))
     if len(small):
         raise MeshError(
-            f"mixture: the weight of {names[small[0]]} is below one in {BLOCK}; raise it or use 0"
+            f"mixture: the share of {names[small[0]]} is below 1/{BLOCK}; raise its weight or set it to 0"
         )
     counts = np.floor(shares + 1e-9).astype(int)
     remainders = shares - counts

@@ -1,4 +1,4 @@
-"""Folders of prepared rigs: the manifest, and a data set that reads one rig at a time."""
+"""Folders of prepared rigs: reads and writes the manifest, and loads one rig at a time as a data set."""
 
 import json
 import re
@@ -21,9 +21,9 @@ SPLITS = ("train", "eval")
 
 @dataclass(frozen=True)
 class PreparedEntry:
-    """One rig of a manifest. `file` is relative to the folder; `notes` say what was mended.
+    """One rig of a manifest. `file` is relative to the folder; `notes` list the repairs.
 
-    `digest`: SHA-256 of geometry, skeleton and weights, in hexadecimal.
+    `digest`: SHA-256 of mesh, skeleton and weights, in hexadecimal.
     """
 
     name: str
@@ -40,7 +40,7 @@ class PreparedEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared folder holds, how it was split, and which files were refused and why."""
+    """The rigs of a prepared folder, the seed of their split, and the refused files with their reasons."""
 
     seed: int
     rigs: tuple[PreparedEntry, ...]
@@ -48,13 +48,13 @@ class Manifest:
 
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, whole or not at all."""
+    """Write `manifest.json` atomically."""
     content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
     write_atomic(Path(folder) / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read a folder's manifest. Raises MeshError naming the file: missing, damaged, of another version."""
+    """Read a folder's manifest. Raises MeshError naming the file: missing, damaged, another version."""
     path = Path(folder) / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -65,10 +65,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     except ValueError as problem:
         raise MeshError(f"{path}: it is damaged ({problem}); prepare the folder again") from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise MeshError(f"{path}: it is no manifest of prepared rigs; run `python -m data.prepare`")
+        raise MeshError(f"{path}: it is not a manifest of prepared rigs; run `python -m data.prepare`")
     if content.get("version") != VERSION:
         raise MeshError(
-            f"{path}: it has version {content.get('version')}, this code reads {VERSION}; prepare it again"
+            f"{path}: its format version is {content.get('version')}, not {VERSION}; prepare it again"
         )
     try:
         rigs = tuple(entry_from(rig) for rig in content["rigs"])
@@ -79,7 +79,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def entry_from(values: dict[str, Any]) -> PreparedEntry:
-    """An entry from JSON. Raises TypeError or ValueError if it is none."""
+    """An entry from its JSON values. Raises TypeError or ValueError if they are invalid."""
     entry = PreparedEntry(**(values | {"notes": tuple(values["notes"])}))
     if entry.split not in SPLITS or not re.fullmatch(rf"{RIGS}/[\w-][\w.-]*\.npz", entry.file, re.ASCII):
         raise ValueError(f"split {entry.split!r}, file {entry.file!r}")
@@ -87,15 +87,15 @@ def entry_from(values: dict[str, Any]) -> PreparedEntry:
 
 
 def is_prepared(folder: str | Path) -> bool:
-    """Whether `folder` looks like one made by `python -m data.prepare`; its manifest may still be damaged."""
+    """Whether `folder` looks like a prepared folder; its manifest may still be damaged."""
     return (Path(folder) / MANIFEST).is_file() and (Path(folder) / RIGS).is_dir()
 
 
 class PreparedRigs(Sequence[RiggedMesh]):
-    """The rigs of one split of a folder made by `python -m data.prepare`, read when asked for.
+    """The rigs of one split of a folder made by `python -m data.prepare`, loaded on access.
 
     `split`: "train", "eval" or None for both. Raises MeshError if the folder has no manifest or no rig in
-    this split, so that nothing starts on an empty set; an item that cannot be read raises MeshError too.
+    this split, so that no run starts on an empty set; accessing an unreadable rig raises MeshError too.
     """
 
     def __init__(self, folder: str | Path, split: Literal["train", "eval"] | None = "train") -> None:
@@ -103,8 +103,9 @@ class PreparedRigs(Sequence[RiggedMesh]):
         rigs = read_manifest(folder).rigs
         self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
         if not self.entries:
-            which = f"no rig for {split}" if split and rigs else "no rig"
-            raise MeshError(f"{self.folder}: it holds {which}; prepare more rigs, or with another --eval")
+            fix = "run `python -m data.prepare` with more rigs or another --eval"
+            where = f" in the {split!r} split" if split and rigs else ""
+            raise MeshError(f"{self.folder}: it has no rigs{where}; {fix}")
 
     def __len__(self) -> int:
         return len(self.entries)

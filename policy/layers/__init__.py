@@ -1,1 +1,1 @@
-"""Layers that TokenRig's mesh encoder and the SkinTokens VAE share."""
+"""Layers shared by TokenRig's mesh encoder and the SkinTokens VAE."""

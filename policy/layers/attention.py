@@ -1,4 +1,4 @@
-"""Attention of the mesh encoder and the skin VAE: torch's fused kernel, or products where it is slow."""
+"""Scaled dot-product attention: torch's fused kernel, or plain matrix products where those are faster."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,10 @@ from torch.nn import functional as F
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention without mask: (B, H, Q, d), (B, H, T, d), (B, H, T, d) to (B, H, Q, d).
+    """Softmax attention without a mask: (B, H, Q, d), (B, H, T, d), (B, H, T, d) to (B, H, Q, d).
 
-    On a CPU the backward pass of the fused kernel takes several times as long in bfloat16 as the products
-    it is made of (half of a training step of the small skin VAE), so that training there spells them out.
+    On a CPU in bfloat16, the fused kernel's backward pass takes several times as long as the plain products
+    (half of a training step of the small skin VAE), so training there uses the products.
     """
     trained = torch.is_grad_enabled() and query.dtype == torch.bfloat16 and query.device.type == "cpu"
     if not trained:

@@ -1,34 +1,37 @@
-"""Query selection: a random draw of candidates, then farthest point sampling (specification, section 4)."""
+"""Query points of encoders: a random draw of surface points, thinned by farthest point sampling."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# The released encoders draw four candidates per query.
+# Specification, section 4.
 CANDIDATES_PER_QUERY = 4
 
 
 def draw_candidates(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw `4 count` of `total` point indices, with replacement only if there are fewer points than that.
 
-    Returns `(4 count,)` int64. The draw depends on `rng`, `total` and `count` alone.
+    Returns `(4 count,)` int64; depends on `rng`, `total` and `count` alone.
     """
     candidates = CANDIDATES_PER_QUERY * count
     return rng.choice(total, candidates, replace=candidates > total)
 
 
 def farthest_point_sampling(points: Tensor, count: int, start: Tensor | None = None) -> Tensor:
-    """Pick `count` points of each cloud, each farthest from those already picked.
+    """Pick `count` points of each cloud, each the farthest from those already picked.
 
-    Squared Euclidean distances in the dtype of `points`; the first of several farthest points wins.
+    Squared Euclidean distances in the dtype of `points`; ties go to the first point.
 
     Args:
         points: `(B, K, 3)`, any frame.
-        count: how many to pick, at most K.
-        start: `(B,)` int64 index of the first pick; the first point of each cloud if not given.
+        count: number of picks, 1 to K.
+        start: `(B,)` int64 index of each first pick; 0 if not given.
 
     Returns:
         `(B, count)` int64 indices into K in the order of selection.
+
+    Raises:
+        ValueError: `points` has another shape or fewer than `count` points.
     """
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"points must be (B, K, 3), got {tuple(points.shape)}")
@@ -51,16 +54,19 @@ def farthest_point_sampling(points: Tensor, count: int, start: Tensor | None = N
 def select_queries(
     points: Tensor, count: int, seed: int | None = 0, rng: np.random.Generator | None = None
 ) -> Tensor:
-    """Choose the points that an encoder turns into its query tokens.
+    """Select the points of each cloud that become an encoder's query tokens.
 
     Args:
         points: `(B, N, 3)`, mesh frame; distances are computed in float32.
         count: number of queries.
-        seed: seed of the draw; the farthest point sampling then starts at the first drawn point.
-        rng: training instead of inference: draw and starting points come from this generator, not the seed.
+        seed: seed of the draw; farthest point sampling starts at the first drawn point.
+        rng: generator of the draw and of random starts, for training; replaces `seed`.
 
     Returns:
-        `(B, count)` int64 indices into N; one draw is shared by the batch, the sampling is per cloud.
+        `(B, count)` int64 indices into N; the draw is shared by the batch, the sampling is per cloud.
+
+    Raises:
+        ValueError: `points` has another shape.
     """
     return candidates_and_queries(points, count, seed, rng)[1]
 
@@ -69,7 +75,7 @@ def select_queries(
 def candidates_and_queries(
     points: Tensor, count: int, seed: int | None = 0, rng: np.random.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Like `select_queries`, with the `(4 count,)` int64 drawn candidates as well."""
+    """The drawn candidates `(4 count,)` int64 and the result of `select_queries`."""
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"points must be (B, N, 3), got {tuple(points.shape)}")
     training = rng is not None
@@ -84,5 +90,5 @@ def candidates_and_queries(
 
 
 def gather_points(values: Tensor, index: Tensor) -> Tensor:
-    """`(B, N, D)` values at `(B, K)` int64 indices: `(B, K, D)`."""
+    """Select rows: `(B, N, D)` values at `(B, K)` int64 indices to `(B, K, D)`."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

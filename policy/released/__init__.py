@@ -1,1 +1,1 @@
-"""Files of the public SkinTokens release: checkpoints and their settings."""
+"""Checkpoints of the public SkinTokens release: reading, parsing and writing them."""

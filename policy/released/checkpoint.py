@@ -1,4 +1,4 @@
-"""Checkpoint files: reading `.ckpt` without running code, writing `.ckpt` and safetensors atomically."""
+"""Checkpoint files: read a released `.ckpt` without running its code, write `.ckpt` and safetensors."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ _SAFETENSORS_TYPES = {
     torch.int32: "I32",
 }
 
-# What reading something that is no checkpoint raises, besides the unpickler's own error.
-_MALFORMED = (
+# Raised by zipfile and torch.load on a file that is not a checkpoint, besides pickle.UnpicklingError.
+_CORRUPT_FILE_ERRORS = (
     RuntimeError,
     EOFError,
     KeyError,
@@ -53,64 +53,85 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A `.ckpt` file.
+    """A parsed `.ckpt` file.
 
     Attributes:
-        path: where it was read.
-        tensors: state dict by normalised name: without `_orig_mod.` and one leading `model.` (specification,
-            section 2); views into the mapped file.
-        stored_names: normalised name to the name in the file.
+        path: the file.
+        tensors: state dict by normalised name (see `normalised_name`); views into the mapped file.
         hyper_parameters: as stored, plain containers.
         other_entries: names of further top-level entries, such as optimizer states.
     """
 
     path: Path
     tensors: dict[str, Tensor]
-    stored_names: dict[str, str]
     hyper_parameters: dict[str, Any]
     other_entries: tuple[str, ...]
 
 
 def normalised_name(name: str) -> str:
-    """The loader's rule: drop every `_orig_mod.`, then one leading `model.`."""
+    """A parameter's name without any `_orig_mod.` and one leading `model.` (specification, section 2)."""
     return name.replace("_orig_mod.", "").removeprefix("model.")
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a Lightning-style `.ckpt` file, the weights mapped instead of copied.
+    """Read a Lightning-style `.ckpt` file with memory-mapped weights.
 
-    Only plain data and tensors are accepted: the file is unpickled with torch's restricted unpickler and a
-    few harmless container types; nothing in it is called or imported. Raises CheckpointError.
+    Only plain data and tensors are accepted: torch's restricted unpickler (`weights_only=True`) reads the
+    file, with an allow-list of a few container types; nothing in it is called or imported. Raises
+    CheckpointError for a missing, truncated, damaged or unsafe file, and for one without state_dict or
+    hyper_parameters.
     """
     source = Path(path)
     content = _load(source, mmap=True)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise CheckpointError(f"{source}: holds no state_dict; give a checkpoint of the SkinTokens release")
+        raise CheckpointError(f"{source}: has no state_dict; give a checkpoint of the SkinTokens release")
     tensors: dict[str, Tensor] = {}
-    stored: dict[str, str] = {}
+    stored_names: dict[str, str] = {}
     for name, tensor in content["state_dict"].items():
         plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
         if not isinstance(name, str) or not plain:
             raise CheckpointError(
-                f"{source}: the state_dict entry {name!r} is no plain tensor; save it again"
+                f"{source}: the state_dict entry {name!r} is not a dense CPU tensor; save it as one"
             )
         key = normalised_name(name)
         if key in tensors:
-            raise CheckpointError(f"{source}: {stored[key]} and {name} are the same parameter; keep one")
-        tensors[key], stored[key] = tensor, name
+            raise CheckpointError(
+                f"{source}: {stored_names[key]} and {name} are the same parameter; delete one"
+            )
+        tensors[key], stored_names[key] = tensor, name
     hyper_parameters = content.get("hyper_parameters")
     if not isinstance(hyper_parameters, Mapping):
-        raise CheckpointError(f"{source}: holds no hyper_parameters, so that its sizes are unknown")
+        raise CheckpointError(
+            f"{source}: has no hyper_parameters, so its sizes are unknown; give a checkpoint of the release"
+        )
     others = sorted(str(name) for name in set(content) - {"state_dict", "hyper_parameters"})
-    return Checkpoint(source, tensors, stored, dict(hyper_parameters), tuple(others))
+    return Checkpoint(source, tensors, dict(hyper_parameters), tuple(others))
 
 
-def _stand_in_path(*parts: str) -> str:
+def settings_section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """A section of the hyper-parameters, such as `model_config`. Raises CheckpointError if there is none."""
+    section = checkpoint.hyper_parameters.get(name)
+    if not isinstance(section, Mapping):
+        raise CheckpointError(
+            f"{checkpoint.path}: hyper_parameters has no {name}, so its sizes are unknown; give a checkpoint "
+            "of the release"
+        )
+    return dict(section)
+
+
+def require_settings(settings: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raise CheckpointError naming those of `names` that `settings` lacks."""
+    missing = [name for name in names if name not in settings]
+    if missing:
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; give a checkpoint of the release")
+
+
+def _path_as_text(*parts: str) -> str:
     return str(PurePath(*parts))
 
 
-# Containers that training frameworks put into hyper_parameters, read as plain dictionaries and text.
-_HARMLESS: list[Any] = [
+# Allow-list: types that training frameworks save in hyper_parameters, read as dictionaries and text.
+_SAFE_GLOBALS: list[Any] = [
     *(
         (dict, f"{module}.AttributeDict")
         for module in (
@@ -120,7 +141,7 @@ _HARMLESS: list[Any] = [
             "pytorch_lightning.utilities.parsing",
         )
     ),
-    *((_stand_in_path, f"pathlib.{kind}Path") for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
+    *((_path_as_text, f"pathlib.{kind}Path") for kind in ("Posix", "Windows", "PurePosix", "PureWindows")),
 ]
 
 
@@ -130,34 +151,34 @@ def _load(source: Path, mmap: bool) -> Any:
     zipped = zipfile.is_zipfile(source)
     if zipped:
         _check_archive(source)
-    with torch.serialization.safe_globals(_HARMLESS):
+    with torch.serialization.safe_globals(_SAFE_GLOBALS):
         try:
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap and zipped)
         except pickle.UnpicklingError as error:
-            wanted = re.search(r"GLOBAL (\S+)", str(error))
-            if wanted is None:
+            refused = re.search(r"GLOBAL (\S+)", str(error))
+            if refused is None:
                 raise CheckpointError(
-                    f"{source}: is no checkpoint of plain data and tensors; it was not loaded"
+                    f"{source}: is not a checkpoint of plain data and tensors; it was not loaded"
                 ) from error
             raise CheckpointError(
-                f"{source}: wants to load {wanted.group(1)}, which is neither data nor a tensor; the file "
-                "was not loaded, as that could run code"
+                f"{source}: refers to {refused.group(1)}, which is neither data nor a tensor; the file was "
+                "not loaded because that could run code"
             ) from error
-        except _MALFORMED as error:
+        except _CORRUPT_FILE_ERRORS as error:
             raise CheckpointError(
-                f"{source}: is truncated, damaged or no torch checkpoint; fetch it again"
+                f"{source}: is truncated, damaged or not a torch checkpoint; download it again"
             ) from error
 
 
 def _check_archive(source: Path) -> None:
-    """Compare the checksum of everything in the archive: a damaged file must not become a policy."""
+    """Verify the CRC-32 of every entry in the archive: a damaged file must not become a policy."""
     try:
         with zipfile.ZipFile(source) as archive:
             broken = archive.testzip()
-    except _MALFORMED as error:
-        raise CheckpointError(f"{source}: is truncated or damaged; fetch it again") from error
+    except _CORRUPT_FILE_ERRORS as error:
+        raise CheckpointError(f"{source}: is truncated or damaged; download it again") from error
     if broken is not None:
-        raise CheckpointError(f"{source}: its part {broken} is damaged; fetch it again")
+        raise CheckpointError(f"{source}: its entry {broken} is damaged; download it again")
 
 
 # ------------------------------------------------------------------ writing
@@ -165,12 +186,12 @@ def _check_archive(source: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` only when the block succeeds."""
+    """A temporary binary file that is renamed to `path` when the block succeeds."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -183,7 +204,7 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_sha256(path: str | Path) -> str:
-    """Write `PATH.sha256` as `sha256sum` does, return the digest."""
+    """Write `PATH.sha256` in the format of `sha256sum`; return the hexadecimal digest."""
     source = Path(path)
     digest = file_sha256(source)
     with atomic_file(source.with_name(source.name + ".sha256")) as file:
@@ -200,56 +221,63 @@ def file_sha256(path: str | Path) -> str:
 def write_checkpoint(
     path: str | Path, tensors: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any]
 ) -> None:
-    """Write a `.ckpt` with these stored names; tensors that share memory are stored once."""
+    """Write a `.ckpt` file atomically; names are stored as given, tensors that share memory once."""
     content = {"state_dict": dict(tensors), "hyper_parameters": dict(hyper_parameters)}
     with atomic_file(path) as file:
         torch.save(content, file)
 
 
-def write_like(path: str | Path, original: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a copy of the `.ckpt` file `original` in which only weights differ.
+def write_patched_copy(path: str | Path, original: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a copy of the `.ckpt` file `original` with some of its weights replaced.
 
-    Everything else stays byte for byte, and so do weights that did not change: each tensor is written over
-    its place in the copy, in the dtype of the original.
+    Each tensor overwrites its bytes in the copy, in the dtype of the original; everything else, unchanged
+    weights included, stays identical byte for byte.
 
     Args:
-        tensors: by normalised name; the names may be some of the original's, the shapes must be the same.
+        path: the copy, written atomically.
+        original: a file of `torch.save`.
+        tensors: new weights by normalised name; any subset of the original's names, in its shapes
+            (not checked here, see `check_tensors`).
 
     Raises:
-        CheckpointError: the original is no zip archive of `torch.save`, or a name or shape does not fit.
+        CheckpointError: the original is not a zip archive of `torch.save`, or lacks one of the names.
     """
     source = Path(original)
-    places = _places(source)
-    unknown = [name for name in tensors if name not in places]
+    offsets = _tensor_offsets(source)
+    unknown = [name for name in tensors if name not in offsets]
     if unknown:
-        raise CheckpointError(f"{source}: has no {', '.join(unknown)}")
+        raise CheckpointError(
+            f"{source}: has no tensor {', '.join(unknown)}; give the checkpoint that was imported"
+        )
     with atomic_file(path) as file:
         with source.open("rb") as template:
             shutil.copyfileobj(template, file, 1 << 24)
         for name, tensor in tensors.items():
-            offset, like = places[name]
+            offset, stored = offsets[name]
             file.seek(offset)
-            file.write(_raw_bytes(tensor.to(like.dtype)).data)
+            file.write(_raw_bytes(tensor.to(stored.dtype)).data)
         _repair_checksums(file)
 
 
-def _places(source: Path) -> dict[str, tuple[int, Tensor]]:
-    """Byte offset in the file and a fake tensor of each entry of a checkpoint's state dict."""
+def _tensor_offsets(source: Path) -> dict[str, tuple[int, Tensor]]:
+    """Byte offset in the file, and a fake tensor of its shape and dtype, by normalised name."""
     if not zipfile.is_zipfile(source):
-        raise CheckpointError(f"{source}: is truncated or in the format of old torch versions; save it again")
+        raise CheckpointError(
+            f"{source}: is truncated or in the format before torch 1.6; save it again with torch.save"
+        )
     with FakeTensorMode():
         state = _load(source, mmap=False)["state_dict"]
-    places = {}
+    offsets = {}
     for name, tensor in state.items():
         start = tensor.untyped_storage()._checkpoint_offset
         if start is None or not tensor.is_contiguous():
             raise CheckpointError(f"{source}: {name} is not stored contiguously; export without --like")
-        places[normalised_name(name)] = (start + tensor.storage_offset() * tensor.element_size(), tensor)
-    return places
+        offsets[normalised_name(name)] = (start + tensor.storage_offset() * tensor.element_size(), tensor)
+    return offsets
 
 
 def _repair_checksums(file: IO[bytes]) -> None:
-    """Recompute the CRC-32 of every entry of a zip archive whose stored contents were changed in place."""
+    """Recompute the CRC-32 of every entry of an uncompressed zip archive that was modified in place."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         position = archive.start_dir
@@ -290,17 +318,22 @@ def _crc32(file: IO[bytes], position: int, size: int) -> int:
 
 
 def _raw_bytes(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """A tensor's memory, not copied if it is contiguous."""
+    """A tensor's bytes, not copied if it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file tensor by tensor: unlike the library's writer, without a copy of them all."""
+    """Write a safetensors file atomically, tensor by tensor: the library's own writer copies them all first.
+
+    Raises CheckpointError for an unsupported dtype.
+    """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, tensor in tensors.items():
         if tensor.dtype not in _SAFETENSORS_TYPES:
-            raise CheckpointError(f"{name} has the dtype {tensor.dtype}, which is not supported")
+            raise CheckpointError(
+                f"{name} has the unsupported dtype {tensor.dtype}; convert it to a float or integer dtype"
+            )
         end = offset + tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": _SAFETENSORS_TYPES[tensor.dtype],
@@ -318,7 +351,10 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_safetensors(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """Tensors of one model in one or several files, without `_orig_mod.`; views into the mapped files."""
+    """Tensors of one model, saved in one or several files, by name without `_orig_mod.`; memory-mapped.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
@@ -327,6 +363,6 @@ def read_safetensors(paths: Iterable[Path]) -> dict[str, Tensor]:
                     tensors[name.replace("_orig_mod.", "")] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: is truncated, damaged or no safetensors file ({error})"
+                f"{path}: is truncated, damaged or not a safetensors file ({error}); save the model again"
             ) from error
     return tensors

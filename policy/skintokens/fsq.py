@@ -1,4 +1,4 @@
-"""Finite scalar quantisation with several levels per dimension (specification, section 8)."""
+"""FSQ: finite scalar quantisation of vectors to integer codes and back."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,21 @@ from torch.nn import functional as F
 
 
 class FSQ(nn.Module):
-    """Quantise vectors to one integer code each; the first level is the least significant digit.
+    """Quantise each vector to one integer index; the first level is its least significant digit.
 
     Args:
-        levels: l_k, number of values of each of the K quantised dimensions.
-        dim: size of the vectors; `project_in` / `project_out` exist only if it differs from K.
+        levels: l_k, number of values of each of the K quantised dimensions; 2 or more each.
+        dim: channels of the vectors; `project_in` and `project_out` exist only if it differs from K.
 
-    Everything is computed in fp32, whatever the type of the weights and whether autocast is on: rounding a
-    lower precision would change codes.
+    Everything is computed in float32, whatever the dtype of the weights and under autocast: rounding in a
+    lower precision would change indices. Raises ValueError for other levels. Source: Mentzer et al. 2023
+    (arXiv 2309.15505); specification, section 8.
     """
 
     def __init__(self, levels: Sequence[int], dim: int) -> None:
         super().__init__()
         if not levels or min(levels) < 2:
-            raise ValueError(f"FSQ levels must be two or more each, got {list(levels)}")
+            raise ValueError(f"every FSQ level must be 2 or more, got {list(levels)}")
         self.levels = tuple(int(level) for level in levels)
         self.dim = dim
         projected = dim != len(self.levels)
@@ -30,7 +31,7 @@ class FSQ(nn.Module):
 
     @property
     def codebook_size(self) -> int:
-        """Number of different codes: the product of the levels."""
+        """Number of different indices: the product of the levels."""
         size = 1
         for level in self.levels:
             size *= level
@@ -46,12 +47,12 @@ class FSQ(nn.Module):
         return torch.tensor(basis, dtype=torch.int64, device=device)
 
     def bound(self, z: Tensor) -> Tensor:
-        """Squash `(..., K)` projected values so that rounding gives exactly l_k integers; float32."""
+        """Bound `(..., K)` projected values, float32, so that rounding gives exactly l_k integers."""
         half, offset = self._half_and_offset(z.device)
         return (z.float() + self.shift(z.device)).tanh() * half - offset
 
     def shift(self, device: torch.device) -> Tensor:
-        """`(K,)` float32: minus the projected value that lies in the middle of a code's range."""
+        """`(K,)` float32, added before the tanh; `-shift` is the middle of the projected range."""
         half, offset = self._half_and_offset(device)
         return (offset / half).atanh()
 
@@ -60,39 +61,39 @@ class FSQ(nn.Module):
         return (levels - 1) * (1 + 1e-3) / 2, torch.where(levels % 2 == 0, 0.5, 0.0)
 
     def quantize(self, z: Tensor) -> Tensor:
-        """Codes in [-1, 1] of `(..., K)` projected values; the gradient passes through the rounding."""
+        """`(..., K)` projected values to codes in [-1, 1], float32, straight-through at the rounding."""
         bounded = self.bound(z)
         rounded = bounded + (bounded.round() - bounded).detach()
         return rounded / (self._levels(z.device) // 2)
 
     def codes_to_indices(self, codes: Tensor) -> Tensor:
-        """`(..., K)` codes to `(...)` int64 indices."""
+        """`(..., K)` codes in [-1, 1] to `(...)` int64 indices."""
         half = self._levels(codes.device) // 2
         digits = (codes.float() * half).round().to(torch.int64) + half
         return (digits * self._basis(codes.device)).sum(-1)
 
     def indices_to_digits(self, indices: Tensor) -> Tensor:
-        """`(...)` integers to `(..., K)` int64 digits; any integer is taken modulo the codebook size."""
+        """`(...)` integer indices, taken modulo the codebook size, to `(..., K)` int64 digits."""
         quotient = torch.div(
             indices.to(torch.int64)[..., None], self._basis(indices.device), rounding_mode="floor"
         )
         return quotient.remainder(self._levels(indices.device))
 
     def indices_to_levels(self, indices: Tensor) -> Tensor:
-        """`(...)` integers to `(..., K)` float32 codes in [-1, 1]."""
+        """`(...)` integer indices to `(..., K)` float32 codes in [-1, 1]."""
         half = self._levels(indices.device) // 2
         return (self.indices_to_digits(indices) - half).float() / half
 
     def project(self, z: Tensor) -> Tensor:
-        """`(..., dim)` vectors to `(..., K)` float32, before the bound."""
+        """`(..., dim)` vectors to `(..., K)` float32 projected values, before `bound`."""
         return _linear_fp32(self.project_in, z)
 
     def indices_to_codes(self, indices: Tensor) -> Tensor:
-        """`(...)` integers to `(..., dim)` float32 vectors."""
+        """`(...)` integer indices to `(..., dim)` float32 code vectors."""
         return _linear_fp32(self.project_out, self.indices_to_levels(indices))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise `(..., dim)` vectors: `(..., dim)` float32 vectors and `(...)` int64 indices."""
+        """Quantise `(..., dim)` vectors to `(..., dim)` float32 code vectors and `(...)` int64 indices."""
         codes = self.quantize(self.project(z))
         return _linear_fp32(self.project_out, codes), self.codes_to_indices(codes.detach())
 

@@ -1,1 +1,1 @@
-"""TokenRig: mesh encoder, Qwen3 language model, log-probabilities under the grammar."""
+"""TokenRig: mesh encoder, Qwen3 language model, and log-probabilities under the grammar."""

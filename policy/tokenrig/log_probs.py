@@ -1,4 +1,4 @@
-"""Log-probabilities of rig tokens under the grammar: for training (whole completions) and for sampling."""
+"""Log-probabilities of rig tokens under the grammar: of whole completions (training) and sampled tokens."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from torch.autograd.function import once_differentiable
 
 from policy.tokens.grammar import SKELETON, SKIN, Grammar, GrammarState
 
-# Stands for log 0: finite, so that ratios and KL terms of an illegal token stay numbers (exp of it is 0).
+# In place of log 0: finite, so that ratios and KL terms of an illegal token stay finite (its exp is 0).
 ILLEGAL_LOG_PROB = -1.0e4
 
-# Logits held at once, in elements: 64 MiB of float32, of which two exist at a time.
+# Elements of a chunk of logits: 64 MiB of float32, of which two exist at a time.
 CHUNK_ELEMENTS = 1 << 24
 
-_MASKED_LOGIT = -1.0e30  # finite: 0 * it is 0, and the entropy needs no special case
+_MASKED_LOGIT = -1.0e30  # finite: 0 times it is 0, so the entropy needs no special case
 
 
 @dataclass(frozen=True)
 class CompletionLogProbs:
-    """log_probs: (B, L) float32, of each given token; entropies: (B, L) float32, None if not asked for.
+    """Log-probabilities of a completion's tokens and entropies at their positions, in nats.
 
-    Nats, of the masked, renormalised and temperature-scaled distribution. Both are zero where the grammar
-    leaves one token and at padding.
+    log_probs: (B, L) float32; entropies: (B, L) float32, None if not requested. Both are of the distribution
+    masked by the grammar, renormalised and scaled by the temperature; both are zero at padding and where the
+    grammar leaves a single token.
     """
 
     log_probs: Tensor
@@ -35,7 +36,7 @@ class CompletionLogProbs:
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """tokens: (B,) int64; log_probs: (B,) float32 of the same distribution as :class:`CompletionLogProbs`."""
+    """tokens: (B,) int64; log_probs: (B,) float32, nats, as in :class:`CompletionLogProbs`."""
 
     tokens: Tensor
     log_probs: Tensor
@@ -55,18 +56,20 @@ def completion_log_probs(
     """Log-probabilities and entropies of completions under the grammar's distribution.
 
     hidden: (B, L, H), hidden[:, t] predicts completion_ids[:, t] (last hidden states shifted by one: the
-    first is the one at the prompt's last token); head_weight: (V, H); completion_ids: (B, L) int; mask:
-    (B, L), zero at padding; start: grammar state before position 0, by default after ``[bos, class]``.
+    first is at the prompt's last token); head_weight: (V, H); completion_ids: (B, L) int; mask: (B, L), zero
+    at padding; start: grammar state before position 0, by default after ``[bos, class]``.
 
-    The head is sliced by phase: skeleton positions meet only the few hundred skeleton rows, skin positions
-    only the SkinTokens' rows, forced positions none. Products and sums are float32 whatever the input. At
-    most ``chunk_elements`` logits exist at once; the backward pass computes them again. Gradients reach
-    ``hidden`` and ``head_weight`` from both results; that of the entropies costs nothing unless it is used.
+    The head is sliced by phase: skeleton positions use only the few hundred skeleton rows, skin positions
+    only the SkinTokens' rows, forced positions none. Products and sums are float32 whatever the input. A
+    chunk has at most ``chunk_elements`` logits; the backward pass recomputes them. Both results are
+    differentiable with respect to ``hidden`` and ``head_weight``; the gradient of the entropies costs nothing
+    unless it is used.
 
-    A token that is illegal where it stands has ``ILLEGAL_LOG_PROB`` and no gradient (raising would cost a
-    device-to-host copy; :meth:`Grammar.validity` finds such rows). An illegal *pad* counts as padding of a
-    row cut short and has zero; under the released grammar, where pads are legal SkinTokens, such rows
-    need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is not positive.
+    A token that is illegal at its position has ``ILLEGAL_LOG_PROB`` and no gradient (raising would cost a
+    device-to-host copy; :meth:`Grammar.validity` finds such rows). An illegal *pad* is taken for the padding
+    of a truncated row and has zero; under the released grammar, where pads are legal SkinTokens, truncated
+    rows need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is not
+    positive.
     """
     _check(hidden, head_weight, completion_ids, grammar, temperature)
     batch, length = completion_ids.shape
@@ -93,49 +96,15 @@ def completion_log_probs(
         log_probs = log_probs.index_copy(0, positions, part[0])
         entropies = entropies.index_copy(0, positions, part[1])
     padding = (completion_ids == grammar.vocabulary.pad) & ~scan.legal
-    refused = torch.where(padding, 0.0, ILLEGAL_LOG_PROB)
+    illegal = torch.where(padding, 0.0, ILLEGAL_LOG_PROB)
     return CompletionLogProbs(
-        log_probs=torch.where(scan.legal, log_probs.view(batch, length), refused),
+        log_probs=torch.where(scan.legal, log_probs.view(batch, length), illegal),
         entropies=entropies.view(batch, length).masked_fill(padding, 0.0) if entropy else None,
     )
 
 
-def reference_log_probs(
-    hidden: Tensor,
-    head_weight: Tensor,
-    completion_ids: Tensor,
-    grammar: Grammar,
-    temperature: float = 1.0,
-    mask: Tensor | None = None,
-    start: GrammarState | None = None,
-) -> CompletionLogProbs:
-    """:func:`completion_log_probs` plainly: step the grammar, mask the whole vocabulary, log-softmax."""
-    _check(hidden, head_weight, completion_ids, grammar, temperature)
-    state = grammar.start(len(completion_ids), hidden.device) if start is None else start
-    used = torch.ones_like(completion_ids, dtype=torch.bool) if mask is None else mask.bool()
-    log_probs, entropies = [], []
-    for t in range(completion_ids.shape[1]):
-        allowed, tokens = grammar.allowed(state), completion_ids[:, t]
-        logits = head_logits(hidden[:, t], head_weight) / temperature
-        logp = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
-        finite = logp.masked_fill(~allowed, 0.0)
-        legal = allowed.gather(1, tokens[:, None])[:, 0]
-        padding = ~used[:, t] | ((tokens == grammar.vocabulary.pad) & ~legal)
-        chosen = torch.where(legal, finite.gather(1, tokens[:, None])[:, 0], ILLEGAL_LOG_PROB)
-        log_probs.append(chosen.masked_fill(padding, 0.0))
-        entropies.append(-(logp.exp() * finite).sum(dim=1).masked_fill(padding, 0.0))
-        stepped = grammar.step(state, tokens)
-        state = GrammarState(
-            *(
-                torch.where(used[:, t], getattr(stepped, field), getattr(state, field))
-                for field in ("state", "bones", "skin")
-            )
-        )
-    return CompletionLogProbs(torch.stack(log_probs, dim=1), torch.stack(entropies, dim=1))
-
-
 def head_logits(hidden: Tensor, head_weight: Tensor) -> Tensor:
-    """Logits (..., V) in float32, as training computes them, of hidden states (..., H) in any precision."""
+    """Logits (..., V) of hidden states (..., H) in any dtype, computed in float32 as in training."""
     with torch.autocast(hidden.device.type, enabled=False):
         return hidden.float() @ head_weight.float().T
 
@@ -148,14 +117,13 @@ def sample_tokens(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> SampledTokens:
-    """One token per row by inverse transform sampling, so that a row's token depends on nothing but the row.
+    """Sample one token per row by inverse transform sampling, so that no row depends on another.
 
     logits: (B, V) float; allowed: (B, V) bool, at least one per row; uniforms: (B,) in [0, 1), see
-    :func:`row_uniforms`. temperature 0 takes the most likely token. top_k (0: all) and then top_p restrict
-    the choice as usual, for inference: the log-probabilities returned are those of the unrestricted
-    distribution (of temperature 1 for temperature 0), which equals that of :func:`completion_log_probs` for
-    logits from :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out
-    of range.
+    :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p restrict the
+    candidates, for inference. The returned log-probabilities are of the unrestricted distribution (at
+    temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
+    :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out of range.
     """
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
@@ -178,14 +146,14 @@ def sample_tokens(
         cumulative = weights.double().cumsum(dim=1)
         total = cumulative[:, -1:].contiguous()
         target = uniforms.to(cumulative)[:, None] * total
-        chosen = torch.searchsorted(cumulative, target, right=True)  # first token beyond the target
-        last = torch.searchsorted(cumulative, total)  # of positive weight, should rounding reach the total
+        chosen = torch.searchsorted(cumulative, target, right=True)  # first token past the target
+        last = torch.searchsorted(cumulative, total)  # last of positive weight, if rounding reaches the total
         tokens = torch.minimum(chosen, last)[:, 0]
     return SampledTokens(tokens, logp.gather(1, tokens[:, None])[:, 0])
 
 
 def row_uniforms(seeds: Sequence[int], length: int, device: torch.device | str = "cpu") -> Tensor:
-    """(B, length) float64 in [0, 1): row i depends on seeds[i] alone, shorter lengths give its beginning."""
+    """(B, length) float64 in [0, 1); row i depends on seeds[i] alone, and a shorter length is a prefix."""
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -201,19 +169,19 @@ def _check(
     if hidden.ndim != 3 or hidden.shape[:2] != completion_ids.shape:
         raise ValueError(
             f"hidden states have shape {tuple(hidden.shape)} and ids {tuple(completion_ids.shape)}; "
-            "give (B, L, H) and (B, L)"
+            "pass (B, L, H) and (B, L)"
         )
     if head_weight.shape != (grammar.vocabulary.size, hidden.shape[2]):
         raise ValueError(
-            f"the head has shape {tuple(head_weight.shape)}; this vocabulary and these hidden states take "
+            f"the head has shape {tuple(head_weight.shape)}; this vocabulary and these hidden states need "
             f"{(grammar.vocabulary.size, hidden.shape[2])}"
         )
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; log-probabilities need one above 0")
+        raise ValueError(f"temperature is {temperature}; it must be above 0")
 
 
 class _SlicedHead(torch.autograd.Function):
-    """Log-probabilities and entropies of N targets among K classes, without (N, K) logits.
+    """Log-probabilities and entropies of N targets among K classes, in chunks and without saving logits.
 
     With p the softmax of the scaled logits s, log p = s - lse and the entropy E = -sum p log p:
     d log p_target / d s_k = [k = target] - p_k and dE / d s_k = -p_k (log p_k + E).
@@ -291,6 +259,6 @@ class _SlicedHead(torch.autograd.Function):
 def _masked_logits(
     hidden: Tensor, transposed: Tensor, scale: float, table: Tensor | None, rows: Tensor
 ) -> Tensor:
-    """(n, K) float32 scaled logits; illegal classes, if there is a table, at the masked value."""
+    """Scaled logits (n, K) float32, with illegal classes masked if there is a table."""
     logits = (hidden.float() * scale) @ transposed
     return logits if table is None else logits.masked_fill_(~table[rows], _MASKED_LOGIT)

@@ -1,4 +1,4 @@
-"""The mesh encoder: surface points to conditioning tokens of the language model (section 4)."""
+"""Mesh encoder: surface points and normals to the conditioning tokens of the language model."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,30 +17,51 @@ from policy.layers.queries import candidates_and_queries, gather_points
 class MeshEncoderConfig:
     """Sizes and switches of the mesh encoder; the defaults are the released model's.
 
-    Attributes:
-        token_num: conditioning tokens per mesh; of several values the largest is used at inference and a
-            random one at training.
-        use_full_input: tokens read all points, not only the drawn candidates.
-        init_scale: standard deviation of initial weights times sqrt(width).
+    Also the `mesh_encoder` section of stage-2 recipes. Raises ValueError for sizes that do not fit each
+    other. Source: specification, section 4.
     """
 
     width: int = 512
+    """Channels of the encoder's layers; a multiple of `heads`. Source: specification, section 4."""
+
     heads: int = 8
+    """Heads of every attention layer; a divisor of `width`. Source: specification, section 4."""
+
     num_encoder_layers: int = 8
+    """Self-attention layers after the cross-attention layer; at least 0. Source: specification, section 4."""
+
     token_num: int | tuple[int, ...] = 512
+    """Conditioning tokens per mesh, at least 1; of several values inference uses the largest and training
+    draws one for every batch. Source: specification, section 4."""
+
     num_freqs: int = 8
+    """Frequencies per axis of the positional embedding; at least 1. Source: specification, section 4."""
+
     include_pi: bool = False
+    """Whether the embedding's frequencies are pi 2^i instead of 2^i. Source: specification, section 4."""
+
     point_feats: int = 3
+    """Channels per point besides its position: the normal; always 3. Source: specification, section 4."""
+
     qkv_bias: bool = False
+    """Whether query, key and value projections have a bias. Source: specification, section 4."""
+
     use_ln_post: bool = True
+    """Whether a layer norm follows the last layer. Source: specification, section 4."""
+
     use_full_input: bool = True
+    """Whether tokens attend to all points instead of the drawn candidates only.
+    Source: specification, section 4."""
+
     init_scale: float = 0.25
+    """Standard deviation of initial weights times sqrt(`width`), the input projection excepted; above 0.
+    Source: specification, section 4."""
 
     def __post_init__(self) -> None:
         if isinstance(self.token_num, list):
             object.__setattr__(self, "token_num", tuple(self.token_num))
         if self.width % self.heads:
-            raise ValueError(f"mesh encoder width {self.width} is no multiple of heads {self.heads}")
+            raise ValueError(f"mesh encoder width {self.width} is not a multiple of heads {self.heads}")
         if self.point_feats != 3:
             raise ValueError(f"point_feats must be 3 (the normal), got {self.point_feats}")
 
@@ -50,7 +71,7 @@ class MeshEncoderConfig:
         return self.token_num if isinstance(self.token_num, int) else max(self.token_num)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """JSON-ready values."""
         values = asdict(self)
         if isinstance(self.token_num, tuple):
             values["token_num"] = list(self.token_num)
@@ -66,7 +87,7 @@ class MeshEncoderConfig:
 
 
 def _heads(fused: Tensor, heads: int, parts: int) -> tuple[Tensor, ...]:
-    """Cut (B, L, parts C) head by head into `parts` tensors (B, H, L, d): interleaved, not [q | k | v]."""
+    """Split (B, L, parts C) by head first, then into `parts` tensors (B, H, L, d): not [q | k | v]."""
     batch, length, _ = fused.shape
     return fused.view(batch, length, heads, -1).transpose(1, 2).chunk(parts, dim=-1)
 
@@ -148,7 +169,7 @@ class _SelfStack(nn.Module):
 
 
 class _Perceiver(nn.Module):
-    """The encoder proper under the released names."""
+    """Cross attention from queries to points, then self-attention; parameters have the released names."""
 
     def __init__(self, config: MeshEncoderConfig) -> None:
         super().__init__()
@@ -167,9 +188,10 @@ class _Perceiver(nn.Module):
 
 
 class MeshEncoder(nn.Module):
-    """Surface points and normals to a sequence of tokens.
+    """Encode surface points and normals as a sequence of conditioning tokens.
 
-    The embedding is computed in fp32 whatever the type of the weights; distances of the query selection too.
+    Positional embedding and query selection are computed in float32, whatever the dtype of the weights.
+    Source: specification, section 4.
     """
 
     def __init__(self, config: MeshEncoderConfig) -> None:
@@ -180,16 +202,17 @@ class MeshEncoder(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Section 4's initialisation of a stand-alone encoder."""
+        """Initialise a stand-alone encoder as in the specification, section 4."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                init_linear(module, self.initial_deviation(module))
+                init_linear(module, self.initial_std(module))
 
-    def initial_deviation(self, layer: nn.Linear, scale: float | None = None) -> float | None:
-        """Standard deviation of a layer's initial weights; None is PyTorch's default.
+    def initial_std(self, layer: nn.Linear, scale: float | None = None) -> float | None:
+        """Standard deviation of a layer's initial weights; None for PyTorch's default.
 
-        N(0, init_scale / sqrt(width)) except for `input_proj`; `scale` instead of the configured one counts
-        for that layer as well (section 4, the model's own `init_scale`).
+        `init_scale / sqrt(width)`, with PyTorch's default for `input_proj`. A given `scale` (TokenRigConfig's
+        `init_scale`) replaces the configured one and applies to `input_proj` too. Source: specification,
+        section 4.
         """
         if layer is self.encoder.input_proj and scale is None:
             return None
@@ -206,11 +229,14 @@ class MeshEncoder(nn.Module):
 
         Args:
             points, normals: `(M, N, 3)`, mesh frame, unit normals.
-            seed: seed of the draw of query points (the released model always uses 0).
-            rng: training: random draw and start of the query selection, from this generator.
+            seed: seed of the query point draw; the released model always uses 0.
+            rng: generator of the training draw and of the number of tokens, instead of `seed`.
 
         Returns:
-            `(M, T, W)` in the dtype of the weights; token order is the order of the query selection.
+            `(M, T, W)` in the dtype of the weights; tokens are in the order of query selection.
+
+        Raises:
+            ValueError: points and normals have other shapes.
         """
         if points.ndim != 3 or points.shape[-1] != 3 or points.shape != normals.shape:
             raise ValueError(
@@ -227,11 +253,11 @@ class MeshEncoder(nn.Module):
         return self.encoder(context, gather_points(features, queries))
 
 
-def init_linear(layer: nn.Linear, deviation: float | None) -> None:
-    """Draw N(0, deviation) weights and set biases to 0, or PyTorch's default for None."""
-    if deviation is None:
+def init_linear(layer: nn.Linear, std: float | None) -> None:
+    """Draw weights from N(0, std²) and zero the bias; PyTorch's default initialisation for None."""
+    if std is None:
         layer.reset_parameters()
         return
-    nn.init.normal_(layer.weight, std=deviation)
+    nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""TokenRig as a Hugging Face model: mesh encoder, projection and Qwen3 language model (sections 3 to 6)."""
+"""TokenRigForCausalLM: mesh encoder, projection and Qwen3 language model as a transformers model."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,14 +18,14 @@ from policy.tokens.grammar import Grammar, Mode
 
 @dataclass
 class TokenRigOutput(ModelOutput):
-    """What a forward pass returns; fields that were not asked for are None.
+    """Output of a forward pass; fields that were not requested are None.
 
     Attributes:
         loss: scalar float32, mean next-token cross entropy over labels other than -100.
         logits: `(B, L, vocab)` float32, position i predicts id i + 1.
-        log_probs: `(B, C)` float32 of the completion under the grammar.
+        log_probs: `(B, C)` float32, nats, of the completion's tokens under the grammar.
         entropies: `(B, C)` float32, nats, of the same distributions.
-        past_key_values: cache of the whole sequence, conditioning included.
+        past_key_values: key/value cache of the whole sequence, conditioning included.
     """
 
     loss: Tensor | None = None
@@ -39,7 +39,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model of rig tokens, conditioned on a mesh.
 
     The sequence is `[T conditioning embeddings, embed(input_ids)]` at positions 0, 1, ... under a plain
-    causal mask (section 3). Parameters carry the released names.
+    causal mask. Parameters carry the released names. Source: specification, sections 3 to 6.
     """
 
     config_class = TokenRigConfig
@@ -60,7 +60,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         language = config.get_qwen3()
         language._attn_implementation = config._attn_implementation
         self.mesh_encoder = MeshEncoder(encoder)
-        # eps: what `RMSNorm(eps=None)` resolves to for every compute type (section 5), said explicitly.
+        # The eps that `RMSNorm(eps=None)` resolves to for every compute dtype (specification, section 5).
         norm = nn.RMSNorm(config.hidden_size, eps=torch.finfo(torch.float32).eps)
         self.output_proj = nn.Sequential(nn.Linear(encoder.width, config.hidden_size), norm)
         self.transformer = Qwen3ForCausalLM(language)
@@ -68,12 +68,12 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Called for every module with parameters of its own; the language model initialises itself.
+        # Called for every module that owns parameters; the language model initialises itself.
         scale = self.config.init_scale
         if isinstance(module, nn.Linear) and module is self.output_proj[0]:
             init_linear(module, None if scale is None else scale / self.config.hidden_size**0.5)
         elif isinstance(module, nn.Linear):
-            init_linear(module, self.mesh_encoder.initial_deviation(module, scale))
+            init_linear(module, self.mesh_encoder.initial_std(module, scale))
         else:
             super()._init_weights(module)
 
@@ -96,15 +96,18 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         self.transformer.set_output_embeddings(value)
 
     def encode_mesh(self, points: Tensor, normals: Tensor, rng: np.random.Generator | None = None) -> Tensor:
-        """Conditioning embeddings of meshes.
+        """Encode meshes to conditioning embeddings.
 
         Args:
             points, normals: `(M, N, 3)` surface points in the mesh frame and their unit normals.
-            rng: training: draw the encoder's query points from this generator. The released, deterministic
-                draw if not given, so that the same points give the same embeddings.
+            rng: generator of the training draw of query points. If not given, the draw is the released,
+                deterministic one: same points, same embeddings.
 
         Returns:
             `(M, T, hidden)` in the dtype of the weights.
+
+        Raises:
+            ValueError: points and normals have other shapes.
         """
         return self.output_proj(self.mesh_encoder(points, normals, rng=rng))
 
@@ -131,30 +134,33 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         rng: np.random.Generator | None = None,
         **kwargs: Any,
     ) -> TokenRigOutput | tuple[Any, ...]:
-        """Run the language model behind the conditioning embeddings.
+        """Run the language model on conditioning embeddings and ids.
 
         Args:
             input_ids: `(B, L)` int64.
-            attention_mask: `(B, L)` with ones at ids that may be attended to; right padding needs none,
-                because no earlier position sees it. With a cache it may cover the cached ids as well;
-                positions that it leaves out on the left (the conditioning) are visible.
+            attention_mask: `(B, L)`, 1 at ids that may be attended to. Right padding needs no mask, because
+                attention is causal. With a cache the mask may also cover the cached ids; positions to the
+                left of it (the conditioning) are visible.
             mesh_embeds: conditioning `(B, T, hidden)`, or `(M, T, hidden)` with `mesh_index`. Only in the
                 first pass of incremental decoding.
             points, normals: `(M, N, 3)` meshes to encode instead; M = B, or any M with `mesh_index`.
-            mesh_index: `(B,)` int64, which mesh a row is about.
+            mesh_index: `(B,)` int64, the mesh of each row.
             inputs_embeds: `(B, L, hidden)` instead of `input_ids`.
             past_key_values, use_cache: incremental decoding, as in transformers.
-            labels: `(B, L)` int64, -100 where there is none; position i - 1 is asked for label i.
+            labels: `(B, L)` int64, -100 to ignore; position i - 1 predicts label i.
             completion_ids: `(B, C)` int64, the last C of `input_ids`: return their log-probabilities instead
-                of logits. The head is never applied to all positions and all words.
+                of logits, without computing the logits of all positions over the whole vocabulary.
             grammar_mode, temperature, entropy: for `completion_ids`, see `policy.tokenrig.log_probs`.
-            logits_to_keep: only the last k positions' logits, 0 for all.
-            return_dict: False for a plain tuple.
-            rng: training draw of `points`, see `encode_mesh`.
-            kwargs: what trainers and `generate` pass along; unused.
+            logits_to_keep: compute logits of the last k positions only; 0 for all.
+            return_dict: False returns a plain tuple.
+            rng: generator of the training draw for `points`, see `encode_mesh`.
+            kwargs: ignored arguments of trainers and `generate`.
 
         Returns:
             `TokenRigOutput`.
+
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`, or arguments that do not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
@@ -178,12 +184,12 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         hidden = output.last_hidden_state[:, prefix_length:]
         if logits_to_keep:
             hidden = hidden[:, -logits_to_keep:]
-        # In float32 whatever the precision: rollouts must sample what `completion_ids` is scored with.
+        # Always in float32: rollouts must sample the distribution that scores `completion_ids`.
         logits = head_logits(hidden, self.get_output_embeddings().weight)
         loss = None
         if labels is not None:
             if logits.shape[1] != labels.shape[1]:
-                raise ValueError("labels need the logits of all positions: leave logits_to_keep at 0")
+                raise ValueError("labels need the logits of all positions: set logits_to_keep to 0")
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         result = TokenRigOutput(loss=loss, logits=logits, past_key_values=output.past_key_values)
         return result.to_tuple() if return_dict is False else result
@@ -197,21 +203,21 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         mesh_index: Tensor | None,
         rng: np.random.Generator | None,
     ) -> Tensor | None:
-        """(B, T, hidden) conditioning of every row, or None if there is none in this pass."""
+        """Conditioning (B, T, hidden) of every row, None in passes without one."""
         if points is not None:
             if normals is None or mesh_embeds is not None:
-                raise ValueError("points need normals and exclude mesh_embeds")
+                raise ValueError("points need normals, and cannot be combined with mesh_embeds")
             mesh_embeds = self.encode_mesh(points, normals, rng)
         if mesh_embeds is None:
             return None
         if mesh_index is not None:
             mesh_embeds = mesh_embeds[mesh_index]
         if len(mesh_embeds) != len(embeds):
-            raise ValueError(f"{len(mesh_embeds)} conditionings for {len(embeds)} rows: pass mesh_index")
+            raise ValueError(f"{len(mesh_embeds)} mesh embeddings for {len(embeds)} rows: pass mesh_index")
         return mesh_embeds
 
     def _full_mask(self, mask: Tensor | None, embeds: Tensor, past_key_values: Any) -> Tensor | None:
-        """Extend a mask of the ids by visible positions on the left: the conditioning."""
+        """Extend a mask of the ids on the left by ones for the conditioning."""
         if mask is None or mask.ndim != 2:
             return mask
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
@@ -228,11 +234,14 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         entropy: bool,
         return_dict: bool | None,
     ) -> TokenRigOutput | tuple[Any, ...]:
+        """Log-probabilities of the last ids of `embeds`; see `forward`."""
         count = completion_ids.shape[1]
         if not 1 <= count < embeds.shape[1]:
-            raise ValueError(f"completion of {count} ids needs a prompt before it")
+            raise ValueError(
+                f"a completion of {count} ids needs a prompt before it; got {embeds.shape[1]} positions"
+            )
         mask = self._full_mask(attention_mask, embeds, None)
-        # The last id predicts nothing that is asked for.
+        # Nothing follows the last id, so its hidden state is not needed.
         output = self.transformer.model(
             inputs_embeds=embeds[:, :-1],
             attention_mask=None if mask is None else mask[:, :-1],
@@ -254,14 +263,14 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def next_token_logits(self, mesh_condition: Tensor, ids: Tensor) -> Tensor:
-        """Unmasked logits of `ids` given meshes.
+        """Logits of the next token after every id, without a grammar mask.
 
         Args:
             mesh_condition: `(B, T, hidden)` or `(1, T, hidden)` from `encode_mesh`.
             ids: `(B, L)` int64, starting with `[bos, class]`.
 
         Returns:
-            `(B, L, vocab)`: position i predicts id i + 1.
+            `(B, L, vocab)` float32: position i predicts id i + 1.
         """
         condition = mesh_condition.expand(len(ids), -1, -1)
         return self(input_ids=ids, mesh_embeds=condition, use_cache=False).logits
@@ -273,7 +282,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """For `generate(input_ids, mesh_embeds=...)`: the conditioning goes into the first pass only."""
+        """Hook of `generate(input_ids, mesh_embeds=...)`: passes the conditioning to the first pass only."""
         inputs = super().prepare_inputs_for_generation(
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )

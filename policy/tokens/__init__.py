@@ -1,1 +1,1 @@
-"""Rig tokens: ids, grammar, skeletons to ids and back, readable words."""
+"""Rig tokens: vocabulary, grammar, skeleton tokenizer and text tokenizer."""

@@ -1,4 +1,4 @@
-"""Skeletons and SkinToken codes to token ids and back, drift and errors as in the released tokenizer."""
+"""Skeleton tokenizer: joints, parents and SkinToken codes to token ids and back, as in the release."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from policy.tokens.vocabulary import Vocabulary
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-LOW, HIGH = -1.0, 1.0  # the mesh frame; the released continuous_range
+LOW, HIGH = -1.0, 1.0  # extent of the mesh frame, the released continuous_range
 
 
 class RigTokenError(ValueError):
-    """Token ids that are no rig, malformed or cut short: the fault of whoever wrote them, the policy."""
+    """Token ids that are not a rig, malformed or truncated: an error of the policy that generated them."""
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A skeleton read from tokens, mesh frame.
+    """A skeleton decoded from tokens, mesh frame.
 
     joints: (J, 3) float32; parents: (J,) int64, -1 for joint 0, parents[i] < i; cls: class name or None;
-    parent_joints: (J, 3) float32, position of each joint's parent (joint 0: its own);
-    names: ``bone_0`` and so on.
+    parent_joints: (J, 3) float32, position of each joint's parent (joint 0: its own); names: ``bone_0``, …
     """
 
     joints: FloatArray
@@ -43,23 +42,23 @@ class Skeleton:
 
 
 def discretize(values: npt.ArrayLike, bins: int, low: float = LOW, high: float = HIGH) -> IntArray:
-    """Coordinates of any shape to bins 0..bins-1 (int64), in the precision of the input.
+    """Coordinates of any shape to bins 0..bins-1 (int64), computed in the precision of the input.
 
-    clip(round_half_even((x - low) / (high - low) * bins)) of the specification, section 10. This is no
-    inverse of :func:`undiscretize`: a bin's centre sits half-way between two integers and is rounded to the
-    even one, so odd bins move up by one each time a decoded skeleton is tokenized again.
-    Raises ValueError for values that are not finite.
+    clip(round_half_even((x - low) / (high - low) * bins)). Not the inverse of :func:`undiscretize`: a bin's
+    centre lies halfway between two integers and is rounded to the even one, so odd bins move up by one when a
+    decoded skeleton is tokenized again. Raises ValueError for values that are not finite.
+    Source: specification, section 10.
     """
     x = np.asarray(values)
     if not np.issubdtype(x.dtype, np.floating):
         x = x.astype(np.float64)
     if not np.isfinite(x).all():
-        raise ValueError("coordinates hold a value that is not finite; repair the joints before tokenizing")
+        raise ValueError("coordinates contain a value that is not finite; fix the joints before tokenizing")
     return np.clip(np.round((x - low) / (high - low) * bins), 0, bins - 1).astype(np.int64)
 
 
 def undiscretize(tokens: npt.ArrayLike, bins: int, low: float = LOW, high: float = HIGH) -> FloatArray:
-    """Bins of any shape to the centres of their cells (float32): (k + 0.5) / bins * (high - low) + low."""
+    """Bins of any shape to their centres (float32): (k + 0.5) / bins * (high - low) + low."""
     k = np.asarray(tokens).astype(np.float32)
     return ((k + np.float32(0.5)) / np.float32(bins) * np.float32(high - low) + np.float32(low)).astype(
         np.float32
@@ -72,25 +71,24 @@ def tokenize_skeleton(
     cls: str | None,
     vocabulary: Vocabulary,
 ) -> list[int]:
-    """Skeleton to ``bos, class, joint..., skeleton_eos`` (specification, sections 9.2 and 10).
+    """Tokenize a skeleton: ``bos, class, joint..., skeleton_eos``.
 
-    joints: (J, 3) float, mesh frame, J >= 1; parents: J indices, parents[0] is ignored (joint 0 is the
-    root), parents[i] < i. A joint is ``x y z`` if its parent is the joint before it, otherwise
-    ``branch px py pz x y z`` with the parent's position. An unknown class is "none".
-    Raises ValueError for other shapes, for a joint that comes before its parent and for values that are
-    not finite.
+    joints: (J, 3) float, mesh frame, J >= 1; parents: J indices, parents[i] < i, parents[0] is ignored (joint
+    0 is the root). A joint is ``x y z`` if its parent is the joint before it, otherwise ``branch px py pz x y
+    z`` with the parent's position. An unknown class becomes "none". Raises ValueError for other shapes, for a
+    joint before its parent and for values that are not finite. Source: specification, sections 9.2 and 10.
     """
     positions = np.asarray(joints)
     if positions.ndim != 2 or positions.shape[1] != 3 or len(positions) == 0:
-        raise ValueError(f"joints have shape {positions.shape}; give (J, 3) with at least one joint")
+        raise ValueError(f"joints have shape {positions.shape}; pass (J, 3) with at least one joint")
     if len(parents) != len(positions):
-        raise ValueError(f"{len(positions)} joints have {len(parents)} parents; give one parent per joint")
+        raise ValueError(f"{len(positions)} joints have {len(parents)} parents; pass one parent per joint")
     cells = discretize(positions, vocabulary.bins).tolist()
     tokens = [vocabulary.bos, vocabulary.class_id(cls), *cells[0]]
     for i in range(1, len(cells)):
         parent = parents[i]
         if parent is None or not 0 <= parent < i:
-            raise ValueError(f"joint {i} has parent {parent}; order the joints so that parents come first")
+            raise ValueError(f"joint {i} has parent {parent}; sort the joints so that parents come first")
         if parent != i - 1:
             tokens += [vocabulary.branch, *cells[int(parent)]]
         tokens += cells[i]
@@ -99,12 +97,12 @@ def tokenize_skeleton(
 
 
 def detokenize(ids: Iterable[int], vocabulary: Vocabulary) -> Skeleton:
-    """Inverse of :func:`tokenize_skeleton` up to the size of a bin, with the released behaviour.
+    """Decode a skeleton: the inverse of :func:`tokenize_skeleton` up to the size of a bin, as in the release.
 
-    ids: a whole skeleton ``bos ... skeleton_eos``, pads may follow. As in the release (specification,
-    section 10) only the *first* id of a joint is looked at, so the others may be any id; a joint's parent is
-    the earlier joint nearest to the stated position, the latest one among equals; and a lone incomplete
-    joint passes with garbage. Raises RigTokenError, with the released messages, for what the release refuses.
+    ids: ``bos ... skeleton_eos``, optionally followed by pads. As in the release, only the *first* id of a
+    joint is validated, the others may be any id; a joint's parent is the earlier joint nearest to the given
+    parent position, the latest among equals; a single incomplete joint decodes to garbage. Raises
+    RigTokenError, with the released messages, where the release raises. Source: specification, section 10.
     """
     sequence = [int(token) for token in ids]
     groups, cls = _joint_groups(sequence, vocabulary)
@@ -112,8 +110,8 @@ def detokenize(ids: Iterable[int], vocabulary: Vocabulary) -> Skeleton:
     previous: list[int] | None = None
     for branch, numbers in groups:
         joint = numbers[3:] if branch else numbers
-        stated = numbers[:3] if branch else previous
-        rows.append((joint if previous is None or stated is None else stated) + joint)
+        parent = numbers[:3] if branch else previous
+        rows.append((joint if previous is None or parent is None else parent) + joint)
         previous = joint
     if not rows:
         raise RigTokenError("need at least one array to stack")
@@ -135,7 +133,7 @@ def detokenize(ids: Iterable[int], vocabulary: Vocabulary) -> Skeleton:
 def _joint_groups(
     sequence: list[int], vocabulary: Vocabulary
 ) -> tuple[list[tuple[bool, list[int]]], str | None]:
-    """Skeleton ids to ([(is a branch, its six or three ids; fewer at a torn end)], class)."""
+    """Skeleton ids to ([(is a branch, its six or three ids, fewer if truncated)], class)."""
     if not sequence or sequence[0] != vocabulary.bos:
         raise RigTokenError("first token is not bos")
     end = len(sequence)
@@ -166,7 +164,7 @@ def _joint_groups(
 
 
 def _nearest_earlier(parent_joints: FloatArray, joints: FloatArray) -> IntArray:
-    """(J,) int64: per joint the earlier joint nearest to its stated parent, the latest among equals."""
+    """Per joint, the earlier joint nearest to its parent position, the latest among equals: (J,) int64."""
     count = len(joints)
     parents = np.full(count, -1, dtype=np.int64)
     if count > 1:
@@ -177,19 +175,19 @@ def _nearest_earlier(parent_joints: FloatArray, joints: FloatArray) -> IntArray:
 
 
 def rig_tokens(skeleton_tokens: Iterable[int], codes: npt.ArrayLike, vocabulary: Vocabulary) -> list[int]:
-    """Skeleton tokens and SkinToken codes to the full sequence (specification, section 9.2).
+    """The full sequence of a rig: skeleton tokens, ``skin_first + code`` of joint 0, 1, ..., final eos.
 
     skeleton_tokens: from :func:`tokenize_skeleton`; codes: (J, tokens_per_skin) int, 0 <= code < codebook, in
-    the order of the joints. Result: skeleton, ``skin_first + code`` of joint 0, 1, ..., final eos.
-    Raises ValueError if the codes do not fit the skeleton or the codebook.
+    the order of the joints. Raises ValueError if the codes do not fit the skeleton or the codebook. Source:
+    specification, section 9.2.
     """
     skeleton = [int(token) for token in skeleton_tokens]
     table = np.asarray(codes)
     expected = (len(detokenize(skeleton, vocabulary).joints), vocabulary.tokens_per_skin)
     if table.shape != expected:
-        raise ValueError(f"codes have shape {table.shape}; this skeleton takes {expected}")
+        raise ValueError(f"codes have shape {table.shape}; this skeleton needs {expected}")
     if not np.issubdtype(table.dtype, np.integer) or table.min() < 0 or table.max() >= vocabulary.codebook:
-        raise ValueError(f"codes must be whole numbers from 0 to {vocabulary.codebook - 1}")
+        raise ValueError(f"codes must be integers from 0 to {vocabulary.codebook - 1}")
     return [*skeleton, *(table.astype(np.int64).ravel() + vocabulary.skin_first).tolist(), vocabulary.eos]
 
 
@@ -200,36 +198,34 @@ def tokenize_rig(
     cls: str | None,
     vocabulary: Vocabulary,
 ) -> list[int]:
-    """A whole rig to ids: :func:`tokenize_skeleton`, then :func:`rig_tokens`."""
+    """Tokenize a rig: :func:`tokenize_skeleton`, then :func:`rig_tokens`."""
     return rig_tokens(tokenize_skeleton(joints, parents, cls, vocabulary), codes, vocabulary)
 
 
 def split_rig(ids: Iterable[int], vocabulary: Vocabulary, strict: bool = True) -> tuple[list[int], IntArray]:
-    """A full sequence (prompt included) to (skeleton ids with their eos, codes (J, tokens_per_skin) int64).
+    """Split a full sequence (prompt included) into skeleton ids and codes (J, tokens_per_skin) int64.
 
-    strict: the sequence must be exactly what :func:`rig_tokens` writes, pads may follow: whole joints and
-    branches, J * tokens_per_skin SkinTokens, the final eos. Otherwise the released reading (specification,
-    section 11): the J * tokens_per_skin ids after the skeleton whatever they are, taken modulo the codebook
-    as the released quantiser does, the final eos unchecked. Both raise RigTokenError when tokens are missing.
+    strict: the sequence must be one that :func:`rig_tokens` writes, optionally followed by pads: complete
+    joints and branches, J * tokens_per_skin SkinTokens, the final eos. Otherwise split as the release does:
+    the J * tokens_per_skin ids after the skeleton, whatever they are, modulo the codebook; the final eos is
+    not checked. Both raise RigTokenError for missing tokens. Source: specification, section 11.
     """
     sequence = [int(token) for token in ids]
     if vocabulary.skeleton_eos not in sequence:
-        raise RigTokenError(f"the rig was cut short: no end of skeleton among its {len(sequence)} tokens")
+        raise RigTokenError(f"the rig is truncated: no skeleton eos among its {len(sequence)} tokens")
     where = sequence.index(vocabulary.skeleton_eos) + 1
     skeleton, rest = sequence[:where], sequence[where:]
     bones = len(detokenize(skeleton, vocabulary).joints)
     needed = bones * vocabulary.tokens_per_skin
     if strict:
-        _check_whole(skeleton, vocabulary)
+        _check_complete(skeleton, vocabulary)
         found = next(
             (i for i, t in enumerate(rest) if not vocabulary.skin_first <= t < vocabulary.eos), len(rest)
         )
     else:
         found = len(rest)
     if found < needed:
-        raise RigTokenError(
-            f"the rig was cut short: {found} of the {needed} SkinTokens of its {bones} joints"
-        )
+        raise RigTokenError(f"the rig is truncated: {found} of the {needed} SkinTokens of its {bones} joints")
     if strict and (
         found > needed
         or rest[needed : needed + 1] != [vocabulary.eos]
@@ -240,26 +236,27 @@ def split_rig(ids: Iterable[int], vocabulary: Vocabulary, strict: bool = True) -
     return skeleton, codes.reshape(bones, vocabulary.tokens_per_skin)
 
 
-def _check_whole(skeleton: list[int], vocabulary: Vocabulary) -> None:
-    """Refuses what :func:`tokenize_skeleton` never writes although :func:`detokenize` reads it."""
+def _check_complete(skeleton: list[int], vocabulary: Vocabulary) -> None:
+    """Raise RigTokenError for ids that `detokenize` accepts but `tokenize_skeleton` never writes."""
     groups, cls = _joint_groups(skeleton, vocabulary)
     written = [vocabulary.bos, vocabulary.class_id(cls)]
     for branch, numbers in groups:
-        whole = len(numbers) == (6 if branch else 3) and all(
+        complete = len(numbers) == (6 if branch else 3) and all(
             0 <= number < vocabulary.bins for number in numbers
         )
-        if not whole or (branch and len(written) == 2):
-            raise RigTokenError("the skeleton holds an incomplete joint or branch")
+        if not complete or (branch and len(written) == 2):
+            raise RigTokenError("the skeleton contains an incomplete joint or branch")
         written += [vocabulary.branch, *numbers] if branch else numbers
     if [*written, vocabulary.skeleton_eos] != skeleton:
-        raise RigTokenError("the skeleton holds a control token that belongs to no joint")
+        raise RigTokenError("the skeleton contains a control token outside any joint")
 
 
 @dataclass(frozen=True)
 class ReleasedSkeletonTokenizer:
-    """The released skeleton tokenizer with its grammar as plain loops: the reference for the tensor machine.
+    """The released skeleton tokenizer and its grammar as plain loops, the reference for `Grammar`.
 
-    Also the way to compare with the released system: errors are the built-in ones the release raises.
+    For comparison with the released system: raises the same built-in exceptions. Source: specification,
+    sections 9.3, 9.4 and 10.
     """
 
     vocabulary: Vocabulary
@@ -271,14 +268,14 @@ class ReleasedSkeletonTokenizer:
         return tokenize_skeleton(joints, parents, cls, self.vocabulary)
 
     def detokenize(self, ids: Iterable[int]) -> Skeleton:
-        """See :func:`detokenize`; raises ValueError itself, as the release does."""
+        """See :func:`detokenize`; raises plain ValueError, as the release does."""
         try:
             return detokenize(ids, self.vocabulary)
         except RigTokenError as error:
             raise ValueError(str(error)) from error
 
     def allowed_next(self, ids: Iterable[int]) -> list[int]:
-        """Ids that may follow a skeleton prefix, ascending (specification, section 9.3).
+        """Ids that may follow a prefix of a skeleton, ascending (specification, section 9.3).
 
         Raises AssertionError if a non-empty prefix does not start with bos.
         """
@@ -297,14 +294,14 @@ class ReleasedSkeletonTokenizer:
         return coordinates
 
     def bones_in_sequence(self, ids: Iterable[int]) -> int:
-        """Bones that the released logits processor counts up to the end of the skeleton (section 9.4).
+        """Bones that the released logits processor counts up to the skeleton eos (section 9.4).
 
         Raises AssertionError if a non-empty sequence does not start with bos.
         """
         return self._walk([int(token) for token in ids], stop_at_end=True)[1]
 
     def _walk(self, sequence: list[int], stop_at_end: bool) -> tuple[str, int]:
-        """State after the sequence ("x", "y", "z" expect that coordinate) and bones counted on the way."""
+        """State after the sequence ("x", "y", "z" expect that coordinate) and number of bones in it."""
         v = self.vocabulary
         state, bones, branch = "bos", 0, False
         for token in sequence:
@@ -330,5 +327,5 @@ class ReleasedSkeletonTokenizer:
 
 
 def released_skeleton_tokenizer(vocabulary: Vocabulary | None = None) -> ReleasedSkeletonTokenizer:
-    """The released tokenizer for a vocabulary, by default the released one."""
+    """The released skeleton tokenizer, for the released vocabulary by default."""
     return ReleasedSkeletonTokenizer(Vocabulary() if vocabulary is None else vocabulary)

@@ -1,4 +1,4 @@
-"""Words for token ids, so that prompts and completions are readable, and the text of prompts."""
+"""Text tokenizer: rig token ids as readable words (`<branch>`, `<skin:20417>`) and back, and mesh prompts."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PROMPT = re.compile(r"<mesh:([0-9]+)> <bos> <class:([^\s<>]+)>")
 
 
 def words(vocabulary: Vocabulary) -> list[str]:
-    """The word of every id, by id: ``12``, ``<branch>``, ``<class:rignet>``, ``<skin:20417>``.
+    """The word of each id, in order: ``12``, ``<branch>``, ``<class:rignet>``, ``<skin:20417>``.
 
-    Numbers are coordinates; ``<skin:K>`` names the FSQ code K, not the id.
+    Numbers are coordinate bins; K in ``<skin:K>`` is the FSQ code, not the id.
     """
     return [
         *map(str, range(vocabulary.bins)),
@@ -34,11 +34,11 @@ def words(vocabulary: Vocabulary) -> list[str]:
 
 
 def build_text_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of these words; encoding and decoding are inverse, and add no tokens.
+    """A word-level tokenizer of :func:`words`; decoding inverts encoding, no special tokens are added.
 
-    Text may also write coordinates as :func:`render` does (``x12``). Unknown words, such as a prompt's
-    ``<mesh:7>``, become the pad token: mesh handles are ids beyond the vocabulary, which the rollout makes
-    from the text with :func:`parse_mesh_prompt`.
+    Coordinates may be written as by :func:`render` (``x12``). Unknown words, such as ``<mesh:7>`` in a
+    prompt, become the pad token: mesh ids lie beyond the vocabulary, and the rollout computes them from the
+    text with :func:`parse_mesh_prompt`.
     """
     ids = {word: token for token, word in enumerate(words(vocabulary))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=_PAD))
@@ -57,10 +57,10 @@ def build_text_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
 
 
 def render(ids: Iterable[int], vocabulary: Vocabulary) -> str:
-    """Ids as text with axes, for people: ``<bos> <class:none> x12 y130 z77 <branch> x12 ... <skin:20417>``.
+    """Ids as readable text with axes: ``<bos> <class:none> x12 y130 z77 <branch> x12 ... <skin:20417>``.
 
-    The axes are counted from the last word that is no coordinate. Ids outside the vocabulary, such as mesh
-    handles, are shown as ``<mesh:K>`` with K = id - size, negative ones as ``<?-1>``.
+    Axes restart at x after every word that is not a coordinate. Ids beyond the vocabulary are mesh ids, shown
+    as ``<mesh:K>`` with K = id - size; negative ids are shown as ``<?-1>``.
     """
     names = words(vocabulary)
     text, axis = [], 0
@@ -78,12 +78,12 @@ def render(ids: Iterable[int], vocabulary: Vocabulary) -> str:
 
 
 def mesh_prompt(k: int, class_id: int, vocabulary: Vocabulary) -> str:
-    """The prompt of mesh k and a class id: ``<mesh:7> <bos> <class:articulation>``.
+    """The prompt for mesh k and a class id: ``<mesh:7> <bos> <class:articulation>``.
 
-    Raises ValueError for a negative k and for an id that is no class.
+    Raises ValueError for a negative k and for an id that is not a class.
     """
     if k < 0:
-        raise ValueError(f"mesh number {k} is negative; meshes count from 0")
+        raise ValueError(f"mesh index {k} is negative; meshes count from 0")
     return f"<mesh:{k}> {_BOS} <class:{vocabulary.class_name(class_id) or NO_CLASS_NAME}>"
 
 
@@ -91,9 +91,9 @@ def parse_mesh_prompt(text: str, vocabulary: Vocabulary) -> tuple[int, int]:
     """Inverse of :func:`mesh_prompt`: (k, class id). Raises ValueError for any other text."""
     match = _PROMPT.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"prompt {text!r} names no mesh; write it as '<mesh:7> <bos> <class:articulation>'")
+        raise ValueError(f"prompt {text!r} is malformed; write it as '<mesh:7> <bos> <class:articulation>'")
     name = None if match[2] == NO_CLASS_NAME else match[2]
     if name is not None and name not in vocabulary.classes:
         known = ", ".join((NO_CLASS_NAME, *vocabulary.classes))
-        raise ValueError(f"prompt {text!r} names the unknown class {name!r}; known classes are {known}")
+        raise ValueError(f"prompt {text!r} has the unknown class {name!r}; known classes are {known}")
     return int(match[1]), vocabulary.class_id(name)

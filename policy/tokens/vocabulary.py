@@ -1,4 +1,4 @@
-"""Token ids of a rig: which id means which coordinate, control word, class or SkinToken."""
+"""Vocabulary of rig tokens: the ids of coordinates, control tokens, parts, classes and SkinTokens."""
 
 from __future__ import annotations
 
@@ -11,47 +11,60 @@ NO_CLASS_NAME = "none"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Ids by the construction rule of the released tokenizer (specification, section 9.1).
+    """Token ids of rigs; the defaults are the released checkpoint's 33,036 ids.
 
-    With n = ``bins``: coordinates 0..n-1, branch n, bos n+1, skeleton eos n+2, pad n+3, spring n+4,
-    the parts, "no class", the classes, then one SkinToken per FSQ code (``skin_first`` + code) and at
-    last the final eos. Every id follows from the five fields, so a checkpoint with another codebook
-    needs no other code. The defaults are those of the released checkpoint (33,036 ids).
+    With n = ``bins``: coordinates 0..n-1, branch n, bos n+1, skeleton eos n+2, pad n+3, spring n+4, the
+    parts, "no class", the classes, one SkinToken per FSQ code (``skin_first`` + code), and the final eos. All
+    ids follow from the five fields, so any codebook works.
 
-    Raises ValueError for sizes below one and for names that are empty, repeated, contain white space or
+    Raises ValueError for sizes below one, and for names that are empty, repeated, contain white space or
     angle brackets (they become words such as ``<class:rignet>``), or are the reserved class "none".
+    Source: specification, section 9.1.
     """
 
     bins: int = 256
+    """Quantisation bins per coordinate of [-1, 1]; at least 1. Source: specification, section 10."""
+
     parts: tuple[str, ...] = ("body", "hand")
+    """Names of skeleton parts in the order of their ids. Source: specification, section 9.1."""
+
     classes: tuple[str, ...] = ("rignet", "vroid", "articulation")
+    """Names of rig classes in the order of their ids. Source: specification, section 9.1."""
+
     codebook: int = 32768
+    """Number of SkinTokens, the FSQ's codebook size; at least 1. Source: specification, section 8."""
+
     tokens_per_skin: int = 4
+    """SkinTokens per bone; at least 1. Source: specification, section 9.2."""
 
     def __post_init__(self) -> None:
         for field in ("bins", "codebook", "tokens_per_skin"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"vocabulary.{field} is {value!r}; give a whole number of at least 1")
+                raise ValueError(f"vocabulary.{field} is {value!r}; give an integer of at least 1")
         for field in ("parts", "classes"):
             names = getattr(self, field)
             if isinstance(names, str):
-                raise ValueError(f"vocabulary.{field} is the text {names!r}; give a list of names")
+                raise ValueError(f"vocabulary.{field} is the string {names!r}; give a list of names")
             names = tuple(names)
             object.__setattr__(self, field, names)
             for name in names:
                 if not isinstance(name, str) or not name or any(c.isspace() or c in "<>" for c in name):
                     raise ValueError(
-                        f"vocabulary.{field} has the name {name!r}; use text without white space, '<' and '>'"
+                        f"vocabulary.{field} has the name {name!r}; use one without white space, '<' and '>'"
                     )
             if len(set(names)) != len(names):
-                raise ValueError(f"vocabulary.{field} repeats a name: {', '.join(names)}; name each once")
+                raise ValueError(
+                    f"vocabulary.{field} repeats a name: {', '.join(names)}; list each name once"
+                )
         if NO_CLASS_NAME in self.classes:
-            raise ValueError("vocabulary.classes has the reserved name 'none'; leave it out, None means it")
+            raise ValueError(
+                "vocabulary.classes has the reserved name 'none'; remove it, class None stands for it"
+            )
 
     @property
     def branch(self) -> int:
-        """Announces that the next joint's parent position is spelled out."""
+        """Precedes a joint that is written with its parent's position."""
         return self.bins
 
     @property
@@ -61,17 +74,17 @@ class Vocabulary:
 
     @property
     def skeleton_eos(self) -> int:
-        """End of the skeleton; the SkinTokens follow."""
+        """End of the skeleton; SkinTokens follow."""
         return self.bins + 2
 
     @property
     def pad(self) -> int:
-        """Filling after the final eos."""
+        """Padding after the final eos."""
         return self.bins + 3
 
     @property
     def spring(self) -> int:
-        """The anonymous part."""
+        """Part without a name."""
         return self.bins + 4
 
     @property
@@ -81,7 +94,7 @@ class Vocabulary:
 
     @property
     def skin_first(self) -> int:
-        """SkinToken of code 0; also the number of ids of the skeleton tokenizer."""
+        """SkinToken of code 0; also the number of skeleton ids."""
         return self.class_none + 1 + len(self.classes)
 
     @property
@@ -91,23 +104,23 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids, the width of the language model's head."""
+        """Number of ids, the rows of the language model's head."""
         return self.eos + 1
 
     def class_id(self, name: str | None) -> int:
-        """Id of a class; None and unknown names give ``class_none``, as in the release."""
+        """Id of a class; ``class_none`` for None and unknown names, as in the release."""
         return self.class_none + 1 + self.classes.index(name) if name in self.classes else self.class_none
 
     def class_name(self, token: int) -> str | None:
         """Name of a class id, None for ``class_none``. Raises ValueError for any other id."""
         if not self.class_none <= token < self.skin_first:
             raise ValueError(
-                f"token {token} is no class; classes are {self.class_none} to {self.skin_first - 1}"
+                f"token {token} is not a class; classes are {self.class_none} to {self.skin_first - 1}"
             )
         return None if token == self.class_none else self.classes[token - self.class_none - 1]
 
     def part_id(self, name: str | None) -> int:
-        """Id of a part, None is the anonymous spring. Raises ValueError for an unknown name."""
+        """Id of a part; ``spring`` for None. Raises ValueError for an unknown name."""
         if name is None:
             return self.spring
         if name not in self.parts:
@@ -115,14 +128,14 @@ class Vocabulary:
         return self.spring + 1 + self.parts.index(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The five fields as JSON-ready values."""
+        """JSON-ready values."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Vocabulary:
-        """Inverse of :meth:`to_dict`; missing fields take the released values, unknown ones are errors."""
+        """Inverse of :meth:`to_dict`; missing fields take released values, unknown ones raise ValueError."""
         known = list(cls.__dataclass_fields__)
         unknown = sorted(set(fields) - set(known))
         if unknown:

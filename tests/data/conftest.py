@@ -1,13 +1,18 @@
-"""A small glTF writer of its own for tests: it can write what no exporter should."""
+"""Fixtures of the data tests: a glTF writer that can also write invalid files, and a check for silence."""
 
 import base64
 import json
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from data.creatures import make_creature
+from data.gltf.skinned import write_skinned_glb
+from tests.data.rig_files import write_unirig
 
 TYPES = {"int8": 5120, "uint8": 5121, "int16": 5122, "uint16": 5123, "uint32": 5125, "float32": 5126}
 KINDS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
@@ -93,3 +98,25 @@ class GltfBuilder:
 @pytest.fixture
 def builder() -> GltfBuilder:
     return GltfBuilder()
+
+
+@pytest.fixture
+def silent(capfd: pytest.CaptureFixture[str]) -> Any:
+    """Fails a test that warns or prints."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Six files: four usable, one with NaN weights, one truncated."""
+    folder = tmp_path / "raw"
+    for seed, place in enumerate(("cats/a", "cats/b", "dogs/a")):
+        write_unirig(folder / place, seed)
+    write_unirig(folder / "nan", 3, nan=True)
+    creature = make_creature(4)
+    write_skinned_glb(folder / "wolf é.glb", creature.mesh, creature.rig)
+    (folder / "cut.glb").write_bytes((folder / "wolf é.glb").read_bytes()[:500])
+    return folder

@@ -56,8 +56,8 @@ def test_tiny_and_huge_meshes_keep_their_shape() -> None:
         (np.eye(3), np.array([[0.0, 1, 2]]), "dtype float64"),
         (np.eye(3) * np.nan, TRIANGLE, "3 vertices are not finite"),
         (np.diag([1, np.inf, 1]), TRIANGLE, "1 vertices are not finite"),
-        (np.eye(3), np.array([[0, 1, 3]]), "a face names vertex 3 but there are 3"),
-        (np.eye(3), np.array([[0, 1, -1]]), "a face names vertex -1"),
+        (np.eye(3), np.array([[0, 1, 3]]), "a face refers to vertex 3 but there are only 3"),
+        (np.eye(3), np.array([[0, 1, -1]]), "a face refers to vertex -1"),
         (np.ones((3, 3)), TRIANGLE, "its extent is zero"),
         (np.full((3, 3), 1e9) + np.eye(3) * 1e-3, TRIANGLE, "its extent is zero"),
         (np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]]), TRIANGLE, "zero area"),
@@ -69,7 +69,7 @@ def test_refusals_name_the_mesh(vertices: np.ndarray, faces: np.ndarray, reason:
 
 
 def test_mesh_checks_its_way_back() -> None:
-    with pytest.raises(MeshError, match="no way back"):
+    with pytest.raises(MeshError, match="do not define the original frame"):
         Mesh(np.eye(3), TRIANGLE, "x", np.zeros(3), 0.0)
-    with pytest.raises(MeshError, match="no way back"):
+    with pytest.raises(MeshError, match="do not define the original frame"):
         Mesh(np.eye(3), TRIANGLE, "x", np.zeros(2), 1.0)

@@ -1,9 +1,7 @@
-"""Preparing rig data sets: what is written, refused, split, gone on with, and the command's exit codes."""
+"""Preparing rigs: what is written, refused and split, resuming, and the command's exit codes."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,43 +11,11 @@ import data.prepare as module
 from data.creatures import make_creature
 from data.formats.rig_formats import RigLimits
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
-from data.gltf.skinned import write_skinned_glb
 from data.mesh import MeshError
 from data.prepare import PrepareSettings, main, prepare
 from data.rig import Rig
-from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest, write_manifest
-
-
-def write_unirig(folder: Path, seed: int, nan: bool = False) -> Path:
-    creature = make_creature(seed)
-    weights = creature.rig.weights.copy()
-    if nan:
-        weights[0, 0] = np.nan
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        folder / "raw_data.npz",
-        vertices=creature.mesh.vertices,
-        faces=creature.mesh.faces,
-        joints=creature.rig.joints,
-        parents=np.array([None, *creature.rig.parents[1:].tolist()], dtype=object),
-        names=list(creature.rig.names),
-        skin=weights,
-        cls=None,
-    )
-    return folder / "raw_data.npz"
-
-
-@pytest.fixture
-def raw(tmp_path: Path) -> Path:
-    """Six files: four usable, one with NaN weights, one truncated."""
-    folder = tmp_path / "raw"
-    for seed, place in enumerate(("cats/a", "cats/b", "dogs/a")):
-        write_unirig(folder / place, seed)
-    write_unirig(folder / "nan", 3, nan=True)
-    creature = make_creature(4)
-    write_skinned_glb(folder / "wolf é.glb", creature.mesh, creature.rig)
-    (folder / "cut.glb").write_bytes((folder / "wolf é.glb").read_bytes()[:500])
-    return folder
+from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest
+from tests.data.rig_files import write_unirig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -127,19 +93,19 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return reads
 
 
-def test_a_stopped_run_goes_on(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_resumes(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = prepare([raw], tmp_path / "whole")
     out = tmp_path / "out"
     with pytest.raises(Stop):
         prepare([raw], out, progress=stop_after(2))  # type: ignore[arg-type]
     assert not (out / MANIFEST).exists()
-    # A line of the journal that was cut off counts for nothing.
+    # A truncated line of the journal is ignored.
     with (out / ".prepare.jsonl").open("a") as file:
         file.write('\n{"source": "x", "st')
     reads = count_reads(monkeypatch)
     assert prepare([raw], out) == whole
     assert contents(out) == contents(tmp_path / "whole")
-    # Sorted: cats/a, cats/b were done before; the others, also the refused ones, are read.
+    # Sorted: cats/a and cats/b were prepared before; all others, also refused ones, are read.
     assert reads == ["raw/cut.glb", "a/raw_data.npz", "nan/raw_data.npz", "raw/wolf é.glb"]
 
 
@@ -148,7 +114,7 @@ def test_only_changes_are_read_again(raw: Path, tmp_path: Path, monkeypatch: pyt
     before = prepare([raw], out)
     reads = count_reads(monkeypatch)
     assert prepare([raw], out) == before
-    assert reads == ["raw/cut.glb", "nan/raw_data.npz"], "only what was refused is tried again"
+    assert reads == ["raw/cut.glb", "nan/raw_data.npz"], "only refused files are tried again"
     reads.clear()
     write_unirig(raw / "dogs" / "a", 7)
     os.utime(raw / "dogs" / "a" / "raw_data.npz", ns=(1, 1))
@@ -163,11 +129,11 @@ def test_only_changes_are_read_again(raw: Path, tmp_path: Path, monkeypatch: pyt
     )
     reads.clear()
     labelled = prepare([raw], out, PrepareSettings(class_name="rignet"))
-    assert len(reads) == 6, "another label is in every file"
+    assert len(reads) == 6, "a new label changes every file"
     assert {read_rig_npz(out / rig.file).class_name for rig in labelled.rigs} == {"rignet"}
 
 
-def test_rigs_of_other_sources_leave_the_folder(raw: Path, tmp_path: Path) -> None:
+def test_rigs_of_other_sources_are_removed(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare([raw], out)
     with pytest.raises(MeshError, match="none of"):
@@ -178,22 +144,26 @@ def test_rigs_of_other_sources_leave_the_folder(raw: Path, tmp_path: Path) -> No
     assert sorted(contents(out)) == ["a.npz", "b.npz", "mine.txt"]
 
 
-def test_equal_rigs_are_refused_and_names_are_unique(raw: Path, tmp_path: Path) -> None:
+def test_duplicates_are_refused_and_names_are_unique(raw: Path, tmp_path: Path) -> None:
     write_unirig(tmp_path / "more" / "Cats" / "A", 8)
     write_unirig(tmp_path / "more" / "copy", 1)
     manifest = prepare([raw / "cats", raw, tmp_path / "more"], tmp_path / "out", PrepareSettings(0))
     names = [rig.name for rig in manifest.rigs]
     assert len({name.casefold() for name in names}) == len(names) == 5
-    same = [refusal for refusal in manifest.refused if "the same rig as" in refusal.reason]
-    assert len(same) == 1
-    assert {Path(same[0].file).parent.name, same[0].reason.split("'")[1]} <= {"copy", "b", "copy_2"}
+    duplicates = [refusal for refusal in manifest.refused if "it is a duplicate of" in refusal.reason]
+    assert len(duplicates) == 1
+    assert {Path(duplicates[0].file).parent.name, duplicates[0].reason.split("'")[1]} <= {
+        "copy",
+        "b",
+        "copy_2",
+    }
 
 
 def test_prepared_folders_are_inputs_and_the_output_is_not(raw: Path, tmp_path: Path) -> None:
     prepare([raw], tmp_path / "a")
     merged = prepare([tmp_path / "a" / "rigs"], tmp_path / "b", PrepareSettings(0))
     assert [rig.name for rig in merged.rigs] == ["cats__a", "cats__b", "dogs__a", "wolf_"]
-    # The output folder below the input: what it holds is no input.
+    # An output folder inside the input folder is not searched for inputs.
     inside = prepare([raw], raw / "out")
     assert prepare([raw], raw / "out") == inside
 
@@ -221,7 +191,7 @@ def test_many_rigs_in_one_file(tmp_path: Path) -> None:
     assert len(contents(tmp_path / "out")) == 2
 
 
-def test_long_names_stay_apart(tmp_path: Path) -> None:
+def test_long_names_stay_unique(tmp_path: Path) -> None:
     for seed, end in enumerate("ab"):
         write_unirig(tmp_path / "raw" / ("x" * 120 + end), seed)
     names = [rig.name for rig in prepare([tmp_path / "raw"], tmp_path / "out").rigs]
@@ -233,7 +203,7 @@ def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(MeshError, match=r"none of 1 files .*\n  .*nan/raw_data\.npz: .*NaN"):
         prepare([raw / "nan"], tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
-    with pytest.raises(MeshError, match="no rig file is there"):
+    with pytest.raises(MeshError, match="no rig files found; check the path or pattern"):
         prepare([raw, tmp_path / "typo"], tmp_path / "out")
     (tmp_path / "file").write_text("x")
     with pytest.raises(MeshError, match="it is a file"):
@@ -244,8 +214,8 @@ def test_the_command(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = str(tmp_path / "out")
     assert main([str(raw), "--out", out, "--eval", "0.25", "--class", "rignet"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"4 rigs in {out}: 3 to train on, 1 held out; 0 were mended\n"
-    assert "refused 2:\n" in shown.err
+    assert shown.out == f"4 rigs in {out}: 3 for training, 1 held out; 0 repaired\n"
+    assert "refused 2 files or rigs:\n" in shown.err
     assert "cut.glb: " in shown.err
     assert "prepare:" in shown.err, "the progress bar"
     assert main([str(raw / "nan"), "--out", str(tmp_path / "none")]) == 2
@@ -254,7 +224,7 @@ def test_the_command(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([str(raw), "--out", out, "--eval", "2"]) == 2
     assert main([str(raw), "--out", out, "--max-joints", "1"]) == 2
     assert "the limit is 1" in capsys.readouterr().err
-    assert len(PreparedRigs(out)) == 3, "a run that fails leaves the folder as it was"
+    assert len(PreparedRigs(out)) == 3, "a failed run does not change the folder"
     with pytest.raises(SystemExit) as stopped:
         main([str(raw)])
     assert stopped.value.code == 2
@@ -269,59 +239,20 @@ def test_ctrl_c_and_a_failing_disk(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    for call, code, text in ((fail, 1, "No space left"), (interrupt, 130, "goes on from here")):
+    for call, code, text in (
+        (fail, 1, "No space left"),
+        (interrupt, 130, "run the same command again to resume"),
+    ):
         monkeypatch.setattr(module, "write_rig_npz", call)
         assert main([str(raw), "--out", str(tmp_path / "out")]) == code
         assert text in capsys.readouterr().err
 
 
-def test_prepared_rigs(raw: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = prepare([raw], out, PrepareSettings(0.25))
-    train, held_out, both = (PreparedRigs(out, which) for which in ("train", "eval", None))  # type: ignore[arg-type]
-    assert (len(train), len(held_out), len(both)) == (3, 1, 4)
-    assert [rigged.name for rigged in both] == [rig.name for rig in manifest.rigs]
-    assert [rigged.name for rigged in train[1:]] == [train[1].name, train[-1].name]
-    assert {rigged.name for rigged in train} & {rigged.name for rigged in held_out} == set()
-    (out / train.entries[0].file).write_bytes(b"x")
-    with pytest.raises(MeshError, match="no whole NPZ"):
-        train[0]
-
-
-def test_empty_sets_stop_at_once(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(MeshError, match=r"python -m data\.prepare"):
-        PreparedRigs(tmp_path / "missing")
-    manifest = prepare([raw], tmp_path / "out", PrepareSettings(0))
-    with pytest.raises(MeshError, match="no rig for eval"):
-        PreparedRigs(tmp_path / "out", "eval")
-    write_manifest(tmp_path / "out", replace(manifest, rigs=()))
-    with pytest.raises(MeshError, match="holds no rig;"):
-        PreparedRigs(tmp_path / "out")
-
-
-def test_damaged_manifests(raw: Path, tmp_path: Path) -> None:
-    prepare([raw], tmp_path / "out")
-    path = tmp_path / "out" / MANIFEST
-    good = json.loads(path.read_text())
-    rig = good["rigs"][0]
-    for content, reason in (
-        ("{", "damaged"),
-        ("[]", "no manifest"),
-        (json.dumps(good | {"version": 9}), "version 9, this code reads 1"),
-        (json.dumps(good | {"rigs": [{"name": "x"}]}), "an entry is damaged"),
-        (json.dumps(good | {"rigs": [rig | {"file": "../../secret.npz"}]}), "an entry is damaged"),
-        (json.dumps(good | {"rigs": [rig | {"split": "test"}]}), "an entry is damaged"),
-    ):
-        path.write_text(content)
-        with pytest.raises(MeshError, match=reason):
-            read_manifest(tmp_path / "out")
-
-
-def test_rigs_in_need_of_repair_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repaired_rigs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     creature = make_creature(0)
     doubled = Rig(creature.rig.joints, creature.rig.parents, creature.rig.weights * 2, creature.rig.names)
     write_rig_npz(tmp_path / "a.npz", RiggedMesh(creature.mesh, doubled))
     assert main([str(tmp_path / "a.npz"), "--out", str(tmp_path / "out")]) == 0
-    assert "1 were mended" in capsys.readouterr().out
+    assert "1 repaired" in capsys.readouterr().out
     (entry,) = read_manifest(tmp_path / "out").rigs
-    assert entry.notes == (f"weights of {len(creature.mesh.vertices)} vertices did not sum to 1",)
+    assert entry.notes == (f"weights of {len(creature.mesh.vertices)} vertices normalised to sum to 1",)

@@ -37,7 +37,7 @@ def test_density_multiplies_area() -> None:
     assert abs((index == 1).mean() - 2 / 3) < 0.014
     _, _, index, _ = sample_surface_indexed(VERTICES, FACES, 50, rng, np.array([1, 1, 1, 0, 1]))
     assert set(index) == {1}
-    with pytest.raises(MeshError, match="no face has an area"):
+    with pytest.raises(MeshError, match="all faces have zero area"):
         sample_surface_indexed(VERTICES, FACES, 5, rng, np.zeros(5))
     with pytest.raises(ValueError, match=r"density \(4,\) must have one entry for each of 5 faces"):
         sample_surface_indexed(VERTICES, FACES, 5, rng, np.ones(4))
@@ -62,7 +62,7 @@ def test_sampling_is_deterministic_and_both_forms_agree() -> None:
 
 def test_no_points_and_no_area() -> None:
     assert sample_surface(VERTICES, FACES, 0, np.random.default_rng(0))[0].shape == (0, 3)
-    with pytest.raises(MeshError, match="no face has an area"):
+    with pytest.raises(MeshError, match="all faces have zero area"):
         sample_surface(VERTICES, FACES[[0, 2]], 5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="must be"):
         sample_surface(VERTICES[:, :2], FACES, 5, np.random.default_rng(0))

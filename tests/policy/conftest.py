@@ -1,4 +1,4 @@
-"""Reference outputs of the upstream code and the tiny random checkpoint that they belong to."""
+"""Fixtures: reference outputs of the upstream code and the tiny random checkpoint that produced them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.skintokens.configuration import SkinVAEConfig
+from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
 from policy.tokenrig.modeling import TokenRigForCausalLM
@@ -31,7 +32,7 @@ def released_weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def vae_config() -> SkinVAEConfig:
-    """What the tiny VAE checkpoint says; constants of the embedding in full precision."""
+    """Configuration of the tiny VAE checkpoint, with embedding constants in full precision."""
     return SkinVAEConfig(
         tokens_per_skin=4,
         cond_tokens=24,

@@ -2,7 +2,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -15,15 +14,9 @@ from peft import LoraConfig, get_peft_model
 from policy.bundle import PolicyError, RigPolicy, load
 from policy.convert import describe, export_checkpoint, import_checkpoint, main
 from policy.released.checkpoint import CheckpointError, read_checkpoint, read_safetensors
-from policy.released.release import hyper_parameters_of, vae_hyper_parameters_of
-from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
-from policy.tokenrig.configuration import TokenRigConfig
-from policy.tokenrig.mesh_encoder import MeshEncoderConfig
 from policy.tokenrig.modeling import TokenRigForCausalLM
-from policy.tokens.vocabulary import Vocabulary
+from tests.policy.checkpoint_pairs import RIG, VAE, edited, random_checkpoints
 
-REFERENCE = Path(__file__).parent / "reference"
-RIG, VAE = REFERENCE / "tiny_a.ckpt", REFERENCE / "tiny_a_vae.ckpt"
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 
 
@@ -33,16 +26,8 @@ def imported(tmp_path):
     return tmp_path / "policy"
 
 
-def rewritten(path: Path, change) -> Path:
-    """A copy of the rig checkpoint whose content `change` has edited."""
-    content = torch.load(RIG, weights_only=True)
-    change(content)
-    torch.save(content, path)
-    return path
-
-
 def trained(directory: Path, out: Path) -> Path:
-    """A trainer's checkpoint of the imported policy: fp32, one weight of the language model moved."""
+    """A trainer's checkpoint of the imported policy: fp32, one weight of the language model changed."""
     model = load(directory).model
     with torch.no_grad():
         model.transformer.model.norm.weight[0] = 2.0
@@ -114,7 +99,7 @@ def test_export_like_changes_nothing_but_the_changed_weights(imported, tmp_path)
     assert different == ["model.transformer.model.norm.weight"]
     assert after["state_dict"][different[0]].dtype == torch.bfloat16
     with zipfile.ZipFile(RIG) as old, zipfile.ZipFile(out) as new:
-        assert new.testzip() is None  # the checksums were repaired
+        assert new.testzip() is None  # the checksums were recomputed
         changed = [n for n in old.namelist() if old.read(n) != new.read(n)]
         assert len(changed) == 1
     # Apart from that record (128 bytes of 64 bf16 weights) and its checksums the files are the same.
@@ -146,62 +131,6 @@ def test_export_has_the_released_keys_order_and_shared_head(imported, tmp_path):
     assert (tmp_path / "a.ckpt").stat().st_size < 1.01 * RIG.stat().st_size
 
 
-def other_release(
-    tmp_path: Path, prefix: str, infix: str, dtype: torch.dtype, **changes
-) -> tuple[Path, Path]:
-    """A random checkpoint pair of another layout."""
-    torch.manual_seed(0)
-    vae_changes = {
-        "fsq_levels": (5, 4, 3),
-        "latent_channels": 16,
-        "fsq_dim": 16,
-        "tokens_per_skin": 2,
-        "width_encoder": 24,
-        "width_decoder": 32,
-        **changes.pop("vae", {}),
-    }
-    base = {
-        "cond_tokens": 6,
-        "compress_tokens": 8,
-        "sample_tokens": 8,
-        "num_attention_heads": 4,
-        "num_layers_encoder": 1,
-        "num_layers_decoder": 1,
-    }
-    vae = SkinVAE(SkinVAEConfig(**{**base, **vae_changes}))
-    encoder = MeshEncoderConfig(
-        width=24, heads=2, num_encoder_layers=1, token_num=4, **changes.pop("mesh_encoder", {})
-    )
-    config = TokenRigConfig(
-        vocabulary=Vocabulary(
-            bins=64,
-            parts=(),
-            classes=("a", "b"),
-            codebook=vae.config.codebook_size,
-            tokens_per_skin=vae.config.tokens_per_skin,
-        ).to_dict(),
-        mesh_encoder=encoder.to_dict(),
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=8,
-        intermediate_size=48,
-    )
-    model = TokenRigForCausalLM(config)
-    state = {f"vae.{name}": t for name, t in vae.state_dict().items()} | dict(model.state_dict())
-    named = {prefix + name.replace("model.", f"model.{infix}", 1): t.to(dtype) for name, t in state.items()}
-    torch.save(
-        {"state_dict": named, "hyper_parameters": hyper_parameters_of(config, vae.config)},
-        tmp_path / "rig.ckpt",
-    )
-    own = {f"model.{name}": t.to(dtype) for name, t in vae.state_dict().items()}
-    torch.save(
-        {"state_dict": own, "hyper_parameters": vae_hyper_parameters_of(vae.config)}, tmp_path / "vae.ckpt"
-    )
-    return tmp_path / "rig.ckpt", tmp_path / "vae.ckpt"
-
-
 @pytest.mark.parametrize(
     ("prefix", "infix", "dtype", "changes"),
     [
@@ -220,8 +149,8 @@ def other_release(
         ("model.", "", torch.bfloat16, {"vae": {"fsq_dim": 3, "latent_channels": 3}}),
     ],
 )
-def test_every_layout(tmp_path, prefix, infix, dtype, changes):
-    rig, vae = other_release(tmp_path, prefix, infix, dtype, **changes)
+def test_other_layouts_round_trip(tmp_path, prefix, infix, dtype, changes):
+    rig, vae = random_checkpoints(tmp_path, prefix, infix, dtype, **changes)
     release = import_checkpoint(rig, tmp_path / "policy", vae=vae)
     assert release.unused == ()
     policy = load(tmp_path / "policy")
@@ -244,7 +173,7 @@ def test_every_layout(tmp_path, prefix, infix, dtype, changes):
 
 
 def test_without_the_vae_checkpoint_released_values_are_assumed(tmp_path, capsys):
-    rig, vae = other_release(
+    rig, vae = random_checkpoints(
         tmp_path,
         "model.",
         "",
@@ -269,7 +198,7 @@ def test_hyper_parameters_that_json_would_change(tmp_path):
         content["hyper_parameters"]["transform_config"] = {"scale": (1, 2), 3: None}
         content["epoch"] = 7
 
-    rig = rewritten(tmp_path / "rig.ckpt", change)
+    rig = edited(tmp_path / "rig.ckpt", change)
     release = import_checkpoint(rig, tmp_path / "policy", vae=VAE)
     assert release.other_entries == ("epoch",)
     export_checkpoint(tmp_path / "policy", tmp_path / "out.ckpt")
@@ -292,7 +221,7 @@ def test_a_trainers_checkpoint(imported, tmp_path, capsys):
     assert all(torch.equal(one[name], two[name]) for name in two)
     assert one["transformer.model.norm.weight"][0] == 2.0
     assert main(["info", str(checkpoint)]) == 0
-    assert "no skin VAE here" in capsys.readouterr().out
+    assert "no skin VAE in this directory" in capsys.readouterr().out
 
 
 def test_adapters_are_merged(imported, tmp_path):
@@ -314,7 +243,7 @@ def test_adapters_are_merged(imported, tmp_path):
     assert any("PEFT adapters of" in line for line in describe(tmp_path / "checkpoint-2"))
 
 
-def test_a_policy_that_was_never_released(fresh_model, vae, tmp_path):
+def test_a_policy_that_was_not_imported(fresh_model, vae, tmp_path):
     RigPolicy(fresh_model, vae).save(tmp_path / "own")
     export_checkpoint(tmp_path / "own", tmp_path / "rig.ckpt", vae_out=tmp_path / "vae.ckpt")
     release = import_checkpoint(
@@ -333,14 +262,14 @@ def test_info(imported, tmp_path, capsys):
     for path in (RIG, imported):
         assert main(["info", str(path)]) == 0
         text = capsys.readouterr().out
-        # Sizes of the shipped file, counted in it: 2828 x 64 embedding and so on.
+        # Counted in the reference file: 2828 x 64 embedding and so on.
         for part in (
             "87,216",
             "3,200",
             "255,104",
             "295,269",
             "codebook 2,560",
-            "4 tokens per skin",
+            "4 SkinTokens per bone",
             "bfloat16",
         ):
             assert part in text, part
@@ -354,19 +283,19 @@ def test_info(imported, tmp_path, capsys):
     assert "DIFFERS FROM model.safetensors.sha256" in capsys.readouterr().out
 
 
-def test_import_says_what_was_unused(tmp_path, capsys):
+def test_import_reports_unused_tensors_and_entries(tmp_path, capsys):
     def change(content):
         state = content["state_dict"]
         state["model.vae.model.embedder.phase"] = torch.zeros(8)
         state["ema.decay"] = torch.zeros(1)
         content["optimizer_states"] = [{}]
 
-    rig = rewritten(tmp_path / "rig.ckpt", change)
+    rig = edited(tmp_path / "rig.ckpt", change)
     assert main(["import", str(rig), "--vae", str(VAE), "--out", str(tmp_path / "policy")]) == 0
     text = capsys.readouterr().out
     assert "unused tensors: vae.model.embedder.phase, ema.decay" in text
     assert "unused entries: optimizer_states" in text
-    assert "50 tensors of the skin VAE serve encoding only" in text  # manifest: 50 unused at inference
+    assert "50 tensors of the skin VAE are used for encoding only" in text  # manifest: 50 unused at inference
 
 
 # --------------------------------------------------------------- bad input
@@ -378,11 +307,6 @@ class Malicious:
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
-
-
-class MaliciousImport:
-    def __reduce__(self):
-        return shutil.rmtree, ("/nowhere", True)
 
 
 @pytest.mark.parametrize("command", ["import", "info", "like"])
@@ -407,31 +331,11 @@ def test_code_in_a_file_does_not_run(imported, tmp_path, capsys, command, zipped
     assert error.count("\n") == 1
     assert "bad.ckpt" in error
     if zipped:
-        assert "wants to load" in error
+        assert "refers to" in error
         assert "mkdir" in error
     # The file is really malicious: an ordinary unpickler runs it.
     torch.load(bad, weights_only=False) if zipped else pickle.loads(bad.read_bytes())
     assert marker.exists()
-
-
-def test_what_a_file_wanted_is_named(tmp_path):
-    torch.save({"state_dict": {}, "x": MaliciousImport()}, tmp_path / "bad.ckpt")
-    with pytest.raises(CheckpointError, match=r"wants to load shutil\.rmtree"):
-        read_checkpoint(tmp_path / "bad.ckpt")
-
-
-def test_harmless_containers_are_read(tmp_path, monkeypatch):
-    module = type(sys)("lightning.fabric.utilities.data")
-    kind = type("AttributeDict", (dict,), {"__module__": module.__name__})
-    module.AttributeDict = kind
-    for name in ("lightning", "lightning.fabric", "lightning.fabric.utilities"):
-        monkeypatch.setitem(sys.modules, name, type(sys)(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    content = {"state_dict": {}, "hyper_parameters": kind(where=Path("a/b"), n=3)}
-    torch.save(content, tmp_path / "x.ckpt")
-    found = read_checkpoint(tmp_path / "x.ckpt").hyper_parameters
-    assert type(found) is dict
-    assert found == {"where": "a/b", "n": 3}
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.999])
@@ -442,85 +346,17 @@ def test_truncated_files(tmp_path, capsys, kept):
     assert main(["import", str(bad), "--vae", str(VAE), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert "cut.ckpt" in error
-    assert "truncated" in error or "no checkpoint" in error
+    assert "truncated" in error or "not a checkpoint" in error
     assert not (tmp_path / "out").exists()
 
 
-def test_damaged_file(tmp_path):
-    content = bytearray(RIG.read_bytes())
-    content[900_000] ^= 1  # inside the embedding
-    (tmp_path / "bad.ckpt").write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"its part .*data/\d+ is damaged"):
-        read_checkpoint(tmp_path / "bad.ckpt")
-
-
-def test_missing_and_wrong_tensors_are_all_named(tmp_path, capsys):
-    def change(content):
-        state = content["state_dict"]
-        del state["model.transformer.model.norm.weight"]
-        del state["model.vae.model.quant.bias"]
-        del state["model.transformer.lm_head.weight"]
-        state["model.output_proj.0.bias"] = torch.zeros(63)
-        state["model.mesh_encoder.encoder.ln_post.weight"] = torch.zeros(48, 2)
-        state["model.mesh_encoder.encoder.cross_attn.attn.c_q.bias"] = torch.zeros(48)
-
-    bad = rewritten(tmp_path / "bad.ckpt", change)
-    assert main(["import", str(bad), "--vae", str(VAE), "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    for part in [
-        "bad.ckpt",
-        "3 missing",
-        "transformer.model.norm.weight",
-        "vae.model.quant.bias",
-        "transformer.lm_head.weight",
-        "output_proj.0.bias (expected (64,), found (63,))",
-        "mesh_encoder.encoder.ln_post.weight (expected (48,), found (48, 2))",
-        "1 not of this configuration: mesh_encoder.encoder.cross_attn.attn.c_q.bias",
-    ]:
-        assert part in error, part
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("where", "value", "message"),
-    [
-        (("tokenizer_config", "continuous_range"), [-2, 2], r"continuous_range is \[-2, 2\]"),
-        (("tokenizer_config", "cls_token_id"), {"a": 1}, "do not count from 0"),
-        (("tokenizer_config", "num_discrete"), None, "vocabulary.bins"),
-        (("model_config", "llm", "pretrained_model_name_or_path"), "meta/Llama", "only Qwen3-0.6B"),
-        (("model_config", "llm", "attention_bias"), True, "attention_bias is True"),
-        (("model_config", "llm", "num_hidden_layers"), 3, "missing: transformer.model.layers.2"),
-        (("model_config", "mesh_encoder", "__target__"), "michelangelo", "only 'michelangelo_encoder'"),
-        (("model_config", "mesh_encoder", "query_method"), True, "query_method is True"),
-        (("model_config", "mesh_encoder", "heads"), 5, "no multiple of heads"),
-        (("model_config", "tokens_per_skin"), 9, "learned queries"),
-        (("model_config",), None, "has no model_config"),
-    ],
-)
-def test_settings_that_do_not_fit(tmp_path, where, value, message):
-    def change(content):
-        place = content["hyper_parameters"]
-        for name in where[:-1]:
-            place = place[name]
-        place[where[-1]] = value
-
-    with pytest.raises(CheckpointError, match=message):
-        import_checkpoint(rewritten(tmp_path / "bad.ckpt", change), tmp_path / "out", vae=VAE)
-
-
-def test_an_untied_head_is_refused_or_kept(tmp_path):
+def test_an_untied_head_is_kept(tmp_path):
     def untie(content):
         state = content["state_dict"]
         state["model.transformer.lm_head.weight"] = state["model.transformer.lm_head.weight"] + 1
-
-    with pytest.raises(CheckpointError, match="although the configuration ties them"):
-        import_checkpoint(rewritten(tmp_path / "a.ckpt", untie), tmp_path / "out", vae=VAE)
-
-    def both(content):
-        untie(content)
         content["hyper_parameters"]["model_config"]["llm"]["tie_word_embeddings"] = False
 
-    rig = rewritten(tmp_path / "b.ckpt", both)
+    rig = edited(tmp_path / "b.ckpt", untie)
     import_checkpoint(rig, tmp_path / "out", vae=VAE)
     model = load(tmp_path / "out").model
     assert not torch.equal(model.transformer.lm_head.weight, model.get_input_embeddings().weight)
@@ -538,9 +374,12 @@ def test_other_mistakes(imported, tmp_path, capsys):
     for arguments, message in [
         (["import", str(tmp_path / "none.ckpt"), "--out", out], "no such file"),
         (["import", str(VAE), "--out", out], "is a VAE checkpoint"),
-        (["import", str(RIG), "--vae", str(RIG), "--out", out], "is no VAE checkpoint"),
-        (["import", str(tmp_path / "list.ckpt"), "--out", out], "no state_dict"),
-        (["import", str(RIG), "--vae", str(VAE), "--out", str(tmp_path / "photos")], "no policy directory"),
+        (["import", str(RIG), "--vae", str(RIG), "--out", out], "is not a VAE checkpoint"),
+        (["import", str(tmp_path / "list.ckpt"), "--out", out], "has no state_dict"),
+        (
+            ["import", str(RIG), "--vae", str(VAE), "--out", str(tmp_path / "photos")],
+            "is not a policy directory",
+        ),
         (["export", str(tmp_path / "broken"), "--out", out], "model of type 'llama'"),
         (["export", str(tmp_path / "photos"), "--out", out], "no config.json"),
         (["export", str(imported), "--out", out, "--like", str(VAE)], "missing"),

@@ -341,7 +341,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
         ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),
         ("continuous_steps=-1", "error: 'continuous_steps' must be at least 0, not -1"),
         ("frozen_encoder=true", "error: 'frozen_encoder' keeps the codes of a trained skin VAE: name it in"),
-        ("model.width_encoder=15", "error: 'model': width 15 is no multiple of num_attention_heads 2"),
+        ("model.width_encoder=15", "error: 'model': width 15 is not a multiple of num_attention_heads 2"),
         ("model.tokens_per_skin=9", "error: 'model': tokens_per_skin 9 exceeds the 4 learned queries"),
         ("model.fsq_levels=8", "error: 'model.fsq_levels' must be a list, not 8"),
         ("max_steps=3", "error: unknown key 'max_steps'; the nearest valid key is 'loop.max_steps'"),

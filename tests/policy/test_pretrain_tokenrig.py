@@ -324,7 +324,10 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
             "class_name=articulate",
             "error: 'class_name' must be one of rignet, vroid, articulation or null, not",
         ),
-        ("mesh_encoder.width=15", "error: 'mesh_encoder': mesh encoder width 15 is no multiple of heads 2"),
+        (
+            "mesh_encoder.width=15",
+            "error: 'mesh_encoder': mesh encoder width 15 is not a multiple of heads 2",
+        ),
         (
             "hidden_size=8",
             "error: unknown key 'hidden_size'; the nearest valid key is 'language_model.hidden_size'",

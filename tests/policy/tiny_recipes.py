@@ -100,7 +100,8 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
     write_manifest(prepared, replace(manifest, rigs=held_out))
     return (
         override,
-        f"error: {prepared}: it holds no rig for train; prepare more rigs, or with another --eval",
+        f"error: {prepared}: it has no rigs in the 'train' split; run `python -m data.prepare` with "
+        "more rigs or another --eval",
     )
 
 

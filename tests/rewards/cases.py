@@ -1,4 +1,4 @@
-"""The reference cases: inputs and the numbers an independent program computed (see reference/README.md)."""
+"""Reference cases: inputs, and the numbers that an independent program computed (see reference/README.md)."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""Random meshes and rigs for the scoring entry point, most of them malformed in one way or another."""
+"""Random meshes and rigs for the fuzz test of scoring, most of them malformed."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ NUMBERS = np.array(
 def outcome(seed: int) -> str:
     """Score one random case: `mesh refused`, `rig refused` or `scored`.
 
-    Raises AssertionError for a reward outside [0, 1]; any exception but the typed ones goes through.
+    Raises AssertionError for a reward outside [0, 1]; exceptions other than RewardError propagate.
     """
     rng = np.random.default_rng(seed)
     settings = _settings(rng)
-    # Making a case may overflow; scoring it may not.
+    # Generating a case may overflow; scoring it must not.
     with np.errstate(all="ignore"):
         vertices, faces = _mesh(rng)
     try:

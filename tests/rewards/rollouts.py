@@ -1,4 +1,4 @@
-"""Creature meshes, random rollouts and a tiny skin VAE, for tests of the reward workers."""
+"""Creature meshes, random rollouts and a tiny skin VAE for the tests of the reward service."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ SETTINGS = RewardSettings(resolution=24, max_scoring_vertices=300)
 
 
 def tiny_vae(seed: int = 0) -> SkinVAE:
-    """A VAE of a few thousand weights, large enough that rollouts and meshes get different skins."""
+    """A VAE of a few thousand parameters, scaled so that rollouts and meshes get different skins."""
     torch.manual_seed(seed)
     vae = SkinVAE(
         SkinVAEConfig(
@@ -46,7 +46,7 @@ def meshes(count: int, first_seed: int = 0) -> list[RewardMesh]:
 
 
 def flat_mesh(name: str = "flat") -> RewardMesh:
-    """A mesh no worker can score: its one face has no area."""
+    """A mesh that cannot be scored: its only face has no area."""
     line = np.array([[-1, 0, 0], [0, 0, 0], [1, 0, 0]], dtype=np.float32)
     cloud = np.zeros((64, 3), dtype=np.float32)
     return RewardMesh(name, line, np.array([[0, 1, 2]]), cloud, cloud)
@@ -60,6 +60,6 @@ def rig(rng: np.random.Generator, joints: int) -> RolloutRig:
 
 
 def group(seed: int, size: int, invalid: float = 0.0) -> list[RolloutRig | None]:
-    """Rollouts of 1 to 9 joints; each is None (no rig) with probability `invalid`."""
+    """Rollouts of 1 to 9 joints; each is None (invalid) with probability `invalid`."""
     rng = np.random.default_rng(seed)
     return [None if rng.random() < invalid else rig(rng, int(rng.integers(1, 10))) for _ in range(size)]

@@ -1,4 +1,4 @@
-"""Small meshes and rigs with properties known by hand, for the tests of this folder."""
+"""Small meshes and rigs with known properties, for the tests of the rewards."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Bone containment: values by hand, fast path against reference, properties."""
+"""Bone containment: values by hand, comparison with the reference, properties."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import OccupancyGrid, RigRewardError, bone_containment
-from rewards.containment import bone_containment_reference, bone_points
+from rewards.containment import bone_points
+from rewards.references import bone_containment_reference
 
 # Cells [0, 1) and [2, 3) along x are occupied, [1, 2) and [3, 4] are not; y and z have the one cell [0, 1].
 GAPPED = OccupancyGrid(np.array([True, False, True, False]).reshape(4, 1, 1), np.zeros(3), 1.0)
@@ -29,13 +30,13 @@ def along_x(*positions):
         # Both bones of a chain count their ends: 0.5, 1, 1.5 (in, out, out: x = 1 is the next cell's) and
         # 1.5, 2, 2.5.
         (along_x(0.5, 1.5, 2.5), [-1, 0, 1], 2, (1 + 2) / 6),
-        # The order of joints does not matter: the same chain, root last.
+        # The order of joints does not matter: the same chain with its root last.
         (along_x(2.5, 1.5, 0.5), [1, 2, -1], 2, (1 + 2) / 6),
         # The far face x = 4 belongs to the last cell (free); beyond it is outside.
         (along_x(2.5, 4.5), [-1, 0], 2, 1 / 3),
-        # A bone of no length is s + 1 times its point.
+        # All samples of a zero-length bone are the same point.
         (along_x(0.5, 0.5), [-1, 0], 10, 1.0),
-        # Without bones the roots' own points count.
+        # Without bones the roots are scored.
         (along_x(0.5), [-1], 10, 1.0),
         (along_x(1.5), [-1], 10, 0.0),
         (along_x(0.5, 1.5), [-1, -1], 10, 1 / 2),
@@ -64,7 +65,7 @@ def test_fast_is_the_reference_and_stays_in_bounds(seed, joint_count, samples):
     value = bone_containment(grid, joints, parents, samples)
     assert 0 <= value <= 1
     assert value == pytest.approx(bone_containment_reference(grid, joints, parents, samples), abs=1e-12)
-    # renaming the joints changes nothing
+    # reordering the joints changes nothing
     order = rng.permutation(joint_count)
     position = np.argsort(order)
     renamed = np.where(parents[order] < 0, -1, position[parents[order]])

@@ -1,4 +1,4 @@
-"""Pictures of a rig's rewards, through the real command line."""
+"""`python -m rewards.explain`: pictures of a rig's rewards, through its command line."""
 
 import json
 

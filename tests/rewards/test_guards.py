@@ -1,4 +1,4 @@
-"""The opt-in rewards, by hand."""
+"""Guard rewards: values by hand."""
 
 import math
 from dataclasses import replace
@@ -23,10 +23,10 @@ from tests.rewards.shapes import box
     [
         ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1, 1.0),
         ([[1, 0, 0]] * 5, 1, 1 / 3),  # everything on the root
-        ([[0.3, 0.3, 0.3]] * 5, 1, 1 / 3),  # all alike: the first bone owns everything
+        ([[0.3, 0.3, 0.3]] * 5, 1, 1 / 3),  # all equal: the first bone owns everything
         ([[0.6, 0.4, 0], [0.4, 0.6, 0], [0.4, 0.6, 0]], 1, 2 / 3),
         ([[0.6, 0.4, 0], [0.4, 0.6, 0], [0.4, 0.6, 0]], 2, 1 / 3),
-        ([[0, 0], [0, 0]], 1, 0.0),  # nothing bound, nothing owned
+        ([[0, 0], [0, 0]], 1, 0.0),  # no weight, no owner
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -45,7 +45,7 @@ def test_joint_count_prior():
     assert 0 < joint_count_prior(1) < joint_count_prior(2) < joint_count_prior(29) < 1
 
 
-def test_guards_are_scored_only_when_asked_for():
+def test_guards_are_scored_only_when_enabled():
     settings = RewardSettings(resolution=8)
     mesh = prepare_scoring_mesh(*box(), settings)
     weights = np.zeros((8, 3))

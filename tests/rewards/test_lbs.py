@@ -1,4 +1,4 @@
-"""Linear blend skinning: poses worked by hand, fast path against reference."""
+"""Linear blend skinning: poses worked by hand, comparison with the reference."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import RewardError, RigRewardError, linear_blend_skinning, random_rotations, skinning_matrices
-from rewards.lbs import linear_blend_skinning_reference, skinning_matrices_reference
+from rewards.references import linear_blend_skinning_reference, skinning_matrices_reference
 from tests.rewards.shapes import random_rig
 
 TURN_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees: x to y, y to -x
@@ -41,7 +41,7 @@ def arm(child_turn, root_turn=STILL):
         (arm(TURN_Z), [0, 0], [2, 0, 0], [2, 0, 0]),
         # Both turn: about the child (2, 0, 0) -> (1, 1, 0), then about the root (x, y) -> (-y, x).
         (arm(TURN_Z, TURN_Z), [0, 1], [2, 0, 0], [-1, 1, 0]),
-        # The root's turn carries what hangs on the child: (2, 0, 0) -> (0, 2, 0).
+        # The root's rotation also moves what is bound to the child: (2, 0, 0) -> (0, 2, 0).
         (arm(STILL, TURN_Z), [0, 1], [2, 0, 0], [0, 2, 0]),
         # A joint does not move its own position.
         (arm(TURN_Z), [0, 1], [1, 0, 0], [1, 0, 0]),
@@ -80,7 +80,7 @@ def test_fast_is_the_reference(seed, joints, vertices, poses):
 def test_moving_the_scene_moves_the_result():
     rng = np.random.default_rng(0)
     joints, parents, weights = random_rig(rng, 7, 20)
-    weights[:, 0] += 0.1  # a vertex at rest would not move along
+    weights[:, 0] += 0.1  # a vertex without weight would not move with the scene
     points, turns = rng.uniform(-1, 1, (20, 3)), random_rotations(3, 7, 60, 1)
     shift = np.array([5.0, -3, 2])
     moved = linear_blend_skinning(points, weights, skinning_matrices(joints, parents, turns))
@@ -89,7 +89,7 @@ def test_moving_the_scene_moves_the_result():
 
 
 def test_tiny_weights_do_not_overflow():
-    # 1e-310 has no finite inverse: no weight at all. 1e-290 has one and is normalised as any other.
+    # 1e-310 has no finite inverse and counts as no weight; 1e-290 has one and is normalised.
     joints, parents, turns = arm(TURN_Z)
     for skinning in (linear_blend_skinning, linear_blend_skinning_reference):
         moved = skinning(

@@ -1,4 +1,4 @@
-"""Random poses: what their seed depends on, and that they are rotations of the right size."""
+"""Random poses: what their seed depends on, and that they are rotations within the angle."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_random_rotations_are_rotations_within_the_angle():
     assert np.abs((axes**2).mean(axis=0) - 1 / 3).max() < 0.05
 
 
-def test_joint_j_turns_alike_in_every_rig_of_a_group():
+def test_joint_j_gets_the_same_rotation_in_every_rig_of_a_group():
     many = random_rotations(5, 30, 30, seed=11)
     assert (random_rotations(5, 7, 30, seed=11) == many[:, :7]).all()
     assert not np.allclose(random_rotations(5, 7, 30, seed=12), many[:, :7])
@@ -53,14 +53,14 @@ def test_seed_depends_on_run_mesh_and_step_and_on_nothing_else():
         pose_seed(run, mesh, step) for run in (0, 1) for mesh in ("fox", "cat", 3) for step in (0, 1, 10)
     }
     assert len(seeds) == 18
-    # fixed for all time and machines: blake2b-64 of "0/fox/7"
+    # pinned for all versions and machines: blake2b-64 of "0/fox/7"
     import hashlib
 
     digest = hashlib.blake2b(b"0/fox/7", digest_size=8).digest()
     assert pose_seed(0, "fox", 7) == int.from_bytes(digest, "little")
 
 
-def test_settings_draw_the_poses():
+def test_settings_determine_the_poses():
     turns = RewardSettings(poses=2, max_angle_deg=10).rotations(4, 99)
     assert (turns == random_rotations(2, 4, 10, 99)).all()
     assert (random_rotations(2, 4, 0, 99) == np.eye(3)).all()

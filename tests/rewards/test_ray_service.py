@@ -1,4 +1,4 @@
-"""The reward service on real Ray: the inline twin's numbers, other processes, failures of every kind."""
+"""The reward service on real Ray: numbers of the in-process backend, other processes, failures."""
 
 import json
 import os
@@ -34,11 +34,11 @@ def skin_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(skin_vae):
-    """One Ray for the module: two scoring workers, whatever the machine has."""
+    """One Ray for the module with two scoring workers, on any machine."""
     with pytest.MonkeyPatch.context() as patch:
-        # No cluster of the environment is joined unasked (there is none at this address).
+        # A cluster named by the environment must not be joined (there is none at this address).
         patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-        # Slots for a second service, on whatever machine.
+        # Slots for a second service, on any machine.
         patch.setattr(os, "cpu_count", lambda: 4)
         service = RayRewardService(skin_vae, SETTINGS, workers=2, timeout_s=120, retries=2)
     try:
@@ -93,7 +93,7 @@ class Blocked:
     ("mesh", "size", "invalid"),
     [(0, 1, 0.0), (1, 2, 0.0), (2, 3, 0.0), (3, 24, 0.3), (4, 7, 0.5), (5, 5, 0.0)],
 )
-def test_rewards_and_diagnostics_equal_the_inline_services(service, inline, mesh, size, invalid):
+def test_rewards_and_diagnostics_equal_the_in_process_ones(service, inline, mesh, size, invalid):
     rigs = group(mesh, size, invalid)
     found = service.submit(mesh, rigs, 11 + mesh).result()
     expected = inline.submit(mesh, rigs, 11 + mesh).result()
@@ -104,14 +104,14 @@ def test_rewards_and_diagnostics_equal_the_inline_services(service, inline, mesh
     assert found.score_seconds > 0
 
 
-def test_many_groups_under_way_at_once(service, inline):
+def test_many_groups_in_flight(service, inline):
     jobs = [(k % 6, group(k, 1 + k % 5, 0.2), k) for k in range(20)]
     pending = [service.submit(*job) for job in jobs]
     for job, scores in reversed(list(zip(jobs, pending, strict=True))):
         assert scores.result().scores == inline.submit(*job).result().scores
 
 
-def test_the_callers_thread_count_is_no_matter(service, inline):
+def test_the_callers_thread_count_does_not_matter(service, inline):
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -121,12 +121,12 @@ def test_the_callers_thread_count_is_no_matter(service, inline):
     assert service.submit(1, group(8, 24), 3).result().scores == expected
 
 
-def test_the_answer_stays_the_same(service):
+def test_the_result_is_cached(service):
     pending = service.submit(0, group(0, 2), 0)
     assert pending.result() is pending.result()
 
 
-def test_groups_without_any_rig(service):
+def test_groups_without_a_valid_rig(service):
     assert service.submit(0, [], 0).result().scores == []
     result = service.submit(0, [None, None], 0).result()
     assert [score.rewards for score in result.scores] == [dict.fromkeys(REWARD_NAMES, 0.0)] * 2
@@ -160,7 +160,7 @@ def test_groups_go_to_all_scoring_workers(service):
 
     assert len({run_in(actor(service, name), os.getpid) for name in service.address.scorers}) == 2
     service.submit(0, group(0, 4), 0).result()
-    # Both have unpacked the mesh, so both have scored a part.
+    # Both have unpacked the mesh, so both have scored a chunk.
     for name in service.address.scorers:
         kept = ray.get(actor(service, name).__ray_call__.remote(lambda self: list(self._meshes._values)))
         assert MESHES[0].key in kept
@@ -169,7 +169,7 @@ def test_groups_go_to_all_scoring_workers(service):
 # ---------------------------------------------------------------- meshes
 
 
-def test_refused_meshes_are_named_and_cannot_be_asked_for(service):
+def test_meshes_that_cannot_be_scored_are_reported_and_refused(service):
     reasons = service.prepare_meshes(MESHES)
     assert reasons == [None] * 6 + ["spoon: the mesh has no triangle with area; pass a surface mesh"]
     with pytest.raises(ValueError, match="mesh 6 cannot be scored: spoon: "):
@@ -178,7 +178,7 @@ def test_refused_meshes_are_named_and_cannot_be_asked_for(service):
         service.submit(7, group(0, 2), 0)
 
 
-def test_meshes_prepared_later_take_the_place_of_those_before(service, inline):
+def test_meshes_prepared_later_replace_the_earlier_ones(service, inline):
     rigs = group(3, 4)
     before = service.submit(0, rigs, 5).result().scores
     try:
@@ -190,7 +190,7 @@ def test_meshes_prepared_later_take_the_place_of_those_before(service, inline):
     assert after == expected
     assert after[1] == before
     assert after[0] != before
-    # The same name, faces and number of vertices, but moved: nothing of the old mesh may be served.
+    # The same name, faces and number of vertices, but moved: no cached result of the old mesh may be used.
     moved = replace(MESHES[0], vertices=MESHES[0].vertices * np.float32(0.5), points=MESHES[1].points)
     twin = InlineRewardService(tiny_vae(), SETTINGS)
     twin.prepare_meshes([moved])
@@ -201,8 +201,8 @@ def test_meshes_prepared_later_take_the_place_of_those_before(service, inline):
         service.prepare_meshes(MESHES)
 
 
-def test_known_meshes_are_not_prepared_again(service, tmp_path, monkeypatch):
-    # With every scoring worker busy, only meshes that need no work can come back.
+def test_meshes_are_not_prepared_twice(service, tmp_path, monkeypatch):
+    # With every scoring worker busy, only meshes that need no work can be returned.
     blocked = [Blocked(actor(service, name), tmp_path / name) for name in service.address.scorers]
     monkeypatch.setattr(service, "timeout_s", 0.05)
     try:
@@ -239,7 +239,7 @@ sys.stdout.buffer.write(pickle.dumps((at_once, reasons, again)))
     expected = inline.submit(3, group(5, 4, 0.3), 1).result().scores
     assert at_once == again == expected
     assert reasons[:6] == [None] * 6
-    # The visitor is gone; the service is not.
+    # The other process has left; the service still runs.
     assert service.submit(3, group(5, 4, 0.3), 1).result().scores == expected
 
 
@@ -253,10 +253,11 @@ def test_joining_in_the_same_process_leaves_ray_and_actors_alone(service):
     assert service.submit(0, group(0, 2), 0).result().failure is None
 
 
-def test_joining_what_is_not_there(service):
+def test_joining_a_service_that_does_not_run(service):
     gone = replace(service.address, name="rewards-gone")
     with pytest.raises(
-        RayUnavailableError, match=r"no reward service 'rewards-gone' runs at .*ended or failed"
+        RayUnavailableError,
+        match=r"no reward service 'rewards-gone' is running at .*has exited: restart the job",
     ):
         RayRewardService.join(gone)
     assert ray.is_initialized()
@@ -278,7 +279,7 @@ def test_a_worker_that_dies_is_replaced_and_the_group_scored(service, inline, tm
     assert run_in(actor(service, name), os.getpid) != blocked.pid
 
 
-def test_a_system_failure_beyond_the_tasks_own_retries(service, skin_vae, inline, tmp_path):
+def test_a_system_failure_after_the_tasks_retries(service, skin_vae, inline, tmp_path):
     fragile = RayRewardService(skin_vae, SETTINGS, workers=1, timeout_s=120, retries=0)
     try:
         fragile.prepare_meshes(MESHES)
@@ -294,7 +295,7 @@ def test_a_system_failure_beyond_the_tasks_own_retries(service, skin_vae, inline
             else:
                 assert [score.rewards for score in result.scores] == [None] * 3
                 assert result.failure is not None
-                assert result.failure.startswith("Actor")  # of Ray's errors the first, not those it led to
+                assert result.failure.startswith("Actor")  # Ray's first error, not the ones it caused
                 assert "\n" not in result.failure
             fragile.wait_for_workers()
     finally:
@@ -310,20 +311,20 @@ def test_a_group_that_gets_no_scores_in_time_has_none(service, inline, tmp_path,
     result = pending.result()
     assert result.failure == "no scores within 0.05 s"
     for rig, score in zip(rigs, result.scores, strict=True):
-        # A rollout that is no rig is the policy's fault all the same.
+        # An invalid rollout is still the policy's fault.
         assert score.rewards == (dict.fromkeys(REWARD_NAMES, 0.0) if rig is None else None)
         assert not score.valid
     blocked.release()
     ray.get(blocked.reference, timeout=120)
     monkeypatch.undo()
     assert pending.result() is result
-    # The cancelled tasks hold up nobody: in order, an actor would wait 30 s for each of them.
+    # The cancelled tasks delay nothing: in order, an actor would wait 30 s for each of them.
     monkeypatch.setattr(service, "retries", 0)
     monkeypatch.setattr(service, "timeout_s", 25)
     assert service.submit(0, rigs, 0).result().scores == inline.submit(0, rigs, 0).result().scores
 
 
-def test_a_group_is_tried_again_after_a_time_out(service, inline, tmp_path, monkeypatch):
+def test_a_group_is_retried_after_a_time_out(service, inline, tmp_path, monkeypatch):
     blocked = Blocked(actor(service, service.address.scorers[1]), tmp_path / "pipe")
     start, attempts = service.start, []
 
@@ -343,7 +344,7 @@ def test_a_group_is_tried_again_after_a_time_out(service, inline, tmp_path, monk
     assert result.scores == inline.submit(2, rigs, 4).result().scores
 
 
-def test_errors_of_our_own_reach_the_caller_and_are_not_retried(service, inline, monkeypatch):
+def test_application_errors_reach_the_caller_and_are_not_retried(service, inline, monkeypatch):
     rig = group(0, 1)[0]
     assert rig is not None
     wrong = RolloutRig(rig.joints, rig.parents, np.concatenate([rig.codes, rig.codes]))
@@ -357,7 +358,7 @@ def test_errors_of_our_own_reach_the_caller_and_are_not_retried(service, inline,
     assert len(attempts) == 2
 
 
-def test_a_mesh_that_cannot_be_prepared_in_time_is_refused_by_name(service, tmp_path, monkeypatch):
+def test_a_mesh_that_cannot_be_prepared_in_time_is_reported(service, tmp_path, monkeypatch):
     blocked = [Blocked(actor(service, name), tmp_path / name) for name in service.address.scorers]
     monkeypatch.setattr(service, "timeout_s", 0.05)
     new = replace(MESHES[0], name="giant")
@@ -382,7 +383,7 @@ def test_a_decoder_that_cannot_start(service, tmp_path):
 
 
 def test_no_room_for_the_workers(service, skin_vae):
-    # Ray runs already, with four slots.
+    # Ray is already running, with four slots.
     with pytest.raises(RayUnavailableError, match=r"no room for 8 scoring workers .* lower 'workers\.count'"):
         RayRewardService(skin_vae, SETTINGS, workers=8, timeout_s=0.2)
     assert service.submit(0, group(0, 2), 0).result().failure is None
@@ -400,7 +401,7 @@ except RayUnavailableError as error:
 """
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    # Nobody listens there any more.
+    # Nothing listens there any more.
     done = subprocess.run(
         [sys.executable, "-c", script, address], cwd=ROOT, capture_output=True, text=True, check=True
     )

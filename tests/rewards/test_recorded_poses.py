@@ -1,4 +1,4 @@
-"""Recorded poses: reading the file's three forms, mapping to a rig by name and by depth, and refusals."""
+"""Recorded poses: the file's three forms, mapping to a rig by name and by depth, errors."""
 
 import numpy as np
 import pytest
@@ -80,11 +80,11 @@ def test_poses_come_from_frames_of_the_file(tmp_path):
     chosen = recorded_rotations(poses, 3, parents, seed=9)
     assert chosen.shape == (3, 7, 3, 3)
     frames = [next(t for t in range(4) if (turns[t, 0] == pose[0]).all()) for pose in chosen]
-    assert len(set(frames)) == 3  # none twice while there are enough
+    assert len(set(frames)) == 3  # no frame twice while there are enough
     for frame, pose in zip(frames, chosen, strict=True):
         assert (pose[[1, 2, 3, 4]] == turns[frame][[1, 2, 1, 3]]).all()
         assert (pose[6] == np.eye(3)).all()
-    # the group shares its frames, whatever the rig
+    # the group shares its frames, also with another rig
     assert (recorded_rotations(poses, 3, np.array([-1, 0]), seed=9) == chosen[:, :2]).all()
     assert not (recorded_rotations(poses, 3, parents, seed=10) == chosen).all()
     assert recorded_rotations(poses, 9, parents, seed=9).shape[0] == 9  # more poses than frames: some repeat
@@ -104,15 +104,15 @@ def test_settings_use_the_file(tmp_path):
     [
         ({"rotations": np.zeros((0, 4, 3, 3))}, "shape"),
         ({"rotations": np.eye(3)}, "shape"),
-        ({"rotations": np.full((2, 4, 3, 3), np.nan)}, "frame 0 holds a matrix that is no rotation"),
-        ({"rotations": np.tile(-np.eye(3), (2, 4, 1, 1))}, "no rotation"),  # a reflection
-        ({"rotations": np.tile(2 * np.eye(3), (2, 4, 1, 1))}, "no rotation"),
+        ({"rotations": np.full((2, 4, 3, 3), np.nan)}, "frame 0 has a matrix that is not a rotation"),
+        ({"rotations": np.tile(-np.eye(3), (2, 4, 1, 1))}, "not a rotation"),  # a reflection
+        ({"rotations": np.tile(2 * np.eye(3), (2, 4, 1, 1))}, "not a rotation"),
         ({"names": ("a", "b")}, "2 names for 4 joints"),
         ({"parents": np.array([-1, 0, 0])}, "4 indices"),
         ({"parents": np.array([-1, 2, 1, 0])}, "each below its own"),
     ],
 )
-def test_unusable_files_are_named(tmp_path, change, reason):
+def test_unusable_files_are_reported(tmp_path, change, reason):
     path, _ = recording(tmp_path, **change)
     with pytest.raises(PoseFileError, match=reason) as caught:
         load_recorded_poses(path)
@@ -131,7 +131,7 @@ def test_more_unusable_files(tmp_path):
         load("b.npz", {"poses": turns, "parents": PARENTS})
     with pytest.raises(PoseFileError, match=r"\(T, 272\)"):
         load("c.npz", {"smpl_272": np.zeros((2, 263))})
-    with pytest.raises(PoseFileError, match="no rotation"):
+    with pytest.raises(PoseFileError, match="not a rotation"):
         load("d.npz", {"smpl_272": np.zeros((2, 272))})
     with pytest.raises(PoseFileError, match="rows or columns"):
         load("e.npz", {"rotations_6d": np.zeros((2, 4, 5)), "parents": PARENTS})

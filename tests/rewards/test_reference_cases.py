@@ -1,4 +1,4 @@
-"""Real rigs and their corruptions against numbers computed by an independent brute-force program."""
+"""Real rigs and their corruptions: rewards against an independent brute-force program's numbers."""
 
 import hashlib
 
@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 import rewards
-from rewards.containment import bone_containment_reference
-from rewards.coverage import joint_coverage_reference
 from rewards.poses import rotation_matrices
-from rewards.smoothness import deformation_smoothness_reference, edge_stretch
-from rewards.sparsity import skin_sparsity_reference
+from rewards.references import (
+    bone_containment_reference,
+    deformation_smoothness_reference,
+    joint_coverage_reference,
+    skin_sparsity_reference,
+)
+from rewards.smoothness import edge_stretch
 from tests.rewards import cases
 
 VARIANTS = [(name, variant) for name in cases.NAMES for variant in cases.expected(name)["variants"]]

@@ -1,4 +1,4 @@
-"""Scoring: preparing a mesh, the four rewards of a rig together, groups, diagnostics."""
+"""Rig scoring: preparing a mesh, all rewards of a rig, groups, diagnostics, errors."""
 
 import pickle
 from dataclasses import replace
@@ -91,7 +91,7 @@ def test_welding_by_hand():
 
 
 def test_welding_joins_what_a_seam_splits_and_shows_its_tears():
-    # Two triangles of a square with their own copies of the diagonal; the second hangs on another joint.
+    # Two triangles of a square with their own copies of the diagonal; the second is bound to another joint.
     square = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
     faces = np.array([[0, 1, 2], [3, 4, 5]])
     mesh = prepare_scoring_mesh(square, faces, SMALL)
@@ -155,7 +155,7 @@ def test_large_meshes_are_cut_to_a_fixed_subset_of_edges(limit):
     assert (cut.normals == whole.normals[rows]).all()
 
 
-def test_a_group_scores_as_its_rigs_do_alone_and_survives_a_bad_one():
+def test_a_group_scores_like_its_rigs_alone_and_survives_a_bad_one():
     mesh, joints, parents, weights = fox()
     settings = RewardSettings()
     turns = settings.rotations(len(joints), 5)
@@ -207,7 +207,7 @@ def test_diagnostics_by_hand():
     weights = np.zeros((8, 4))
     weights[:4, 0] = 0.7  # four vertices on the root alone
     weights[4:6] = [0.2, 0.6, 0.0, 0.0]  # two owned by the child, shared with the root
-    weights[6] = [0.0, 0.3, 0.4, 0.0]  # one owned by the grandchild; the last vertex is unbound
+    weights[6] = [0.0, 0.3, 0.4, 0.0]  # one owned by the grandchild; the last vertex has no weight
     score = score_rig(mesh, joints, parents, weights, np.tile(np.eye(3), (1, 4, 1, 1)), SMALL)
     assert score.diagnostics == pytest.approx(
         {
@@ -249,7 +249,7 @@ def test_whose_fault_it_is():
     ):
         with pytest.raises(RigRewardError):
             score_rig(mesh, *bad, turns, SMALL)
-    # Arguments of another mesh or rig are the caller's mistake: neither class, so that no reward hides it.
+    # Arguments for another mesh or rig are the caller's fault: neither subclass, so that no reward hides it.
     for weights_, turns_ in (
         (weights[:5], turns),
         (weights[:, :1], turns),

@@ -15,7 +15,7 @@ def service() -> InlineRewardService:
     return service
 
 
-def test_scores_come_in_order_with_zeros_for_rollouts_that_are_no_rig(service):
+def test_scores_are_in_order_with_zeros_for_invalid_rollouts(service):
     rigs = group(0, 9, invalid=0.4)
     result = service.submit(1, rigs, 7).result()
     assert [score.valid for score in result.scores] == [rig is not None for rig in rigs]
@@ -30,7 +30,7 @@ def test_scores_come_in_order_with_zeros_for_rollouts_that_are_no_rig(service):
     assert result.score_seconds > 0
 
 
-def test_the_answer_stays_the_same_and_follows_mesh_seed_and_rigs(service):
+def test_the_result_is_cached_and_depends_on_mesh_seed_and_rigs(service):
     rigs = group(0, 3)
     pending = service.submit(0, rigs, 7)
     assert pending.result() is pending.result()
@@ -41,14 +41,14 @@ def test_the_answer_stays_the_same_and_follows_mesh_seed_and_rigs(service):
         assert other.result().scores != again.scores
 
 
-def test_groups_without_any_rig(service):
+def test_groups_without_a_valid_rig(service):
     assert service.submit(0, [], 0).result().scores == []
     result = service.submit(0, [None, None], 0).result()
     assert [score.rewards for score in result.scores] == [dict.fromkeys(REWARD_NAMES, 0.0)] * 2
     assert result.failure is None
 
 
-def test_refused_meshes_are_named_and_cannot_be_asked_for():
+def test_meshes_that_cannot_be_scored_are_reported_and_refused():
     service = InlineRewardService(tiny_vae(), SETTINGS)
     reasons = service.prepare_meshes([flat_mesh("spoon"), *meshes(1)])
     assert reasons == ["spoon: the mesh has no triangle with area; pass a surface mesh", None]
@@ -59,7 +59,7 @@ def test_refused_meshes_are_named_and_cannot_be_asked_for():
     assert len(service.submit(1, group(0, 2), 0).result().scores) == 2
 
 
-def test_meshes_prepared_later_take_the_place_of_those_before():
+def test_meshes_prepared_later_replace_the_earlier_ones():
     first, second = meshes(2)
     rigs = group(3, 4)
     service = InlineRewardService(tiny_vae(), SETTINGS)

@@ -1,4 +1,4 @@
-"""The worker's decoder: batches over rollouts, conditions per mesh, one thread."""
+"""Skin decoder: batches over rollouts, condition latents per mesh, one thread."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def queries(count: int) -> tuple[np.ndarray, np.ndarray]:
     return points, points / np.linalg.norm(points, axis=1, keepdims=True)
 
 
-def test_weights_are_the_vaes_own_split_by_rollout(decoder):
+def test_weights_are_the_vaes_split_by_rollout(decoder):
     mesh = meshes(1)[0]
     codes = [rig(np.random.default_rng(seed), joints).codes for seed, joints in enumerate((3, 1, 5))]
     points, normals = queries(17)
@@ -35,7 +35,7 @@ def test_weights_are_the_vaes_own_split_by_rollout(decoder):
         np.testing.assert_allclose(part, expected.numpy().T, atol=1e-6)
         assert part.dtype == np.float32
         assert part.flags["C_CONTIGUOUS"]
-    assert np.ptp(weights[0]) > 0.01  # no constant that any condition would give
+    assert np.ptp(weights[0]) > 0.01  # not a constant, which any condition would give
 
 
 def test_nothing_to_decode(decoder):
@@ -43,28 +43,30 @@ def test_nothing_to_decode(decoder):
 
 
 def test_conditions_are_computed_once_per_mesh_and_never_taken_from_another(decoder, monkeypatch):
-    asked = []
+    encoded = []
     whole = decoder.skin_vae.encode_condition
-    monkeypatch.setattr(decoder.skin_vae, "encode_condition", lambda *cloud: asked.append(1) or whole(*cloud))
+    monkeypatch.setattr(
+        decoder.skin_vae, "encode_condition", lambda *cloud: encoded.append(1) or whole(*cloud)
+    )
     first, second = meshes(2)
     codes = [rig(np.random.default_rng(0), 3).codes]
 
-    def ask(mesh):
+    def decode(mesh):
         return decoder.decode(mesh, *queries(9), codes)[0]
 
-    before = ask(first)
-    assert np.array_equal(ask(first), before)
-    assert not np.array_equal(ask(second), before)
-    assert len(asked) == 2
-    # The same name and place with another cloud is another mesh.
+    before = decode(first)
+    assert np.array_equal(decode(first), before)
+    assert not np.array_equal(decode(second), before)
+    assert len(encoded) == 2
+    # The same mesh with another point cloud is another mesh.
     moved = replace(first, points=second.points)
-    assert not np.array_equal(ask(moved), before)
-    assert len(asked) == 3
-    assert np.array_equal(ask(first), before)
-    assert len(asked) == 3
+    assert not np.array_equal(decode(moved), before)
+    assert len(encoded) == 3
+    assert np.array_equal(decode(first), before)
+    assert len(encoded) == 3
 
 
-def test_a_forgotten_condition_is_computed_again_and_equal(decoder):
+def test_an_evicted_condition_is_recomputed_and_equal(decoder):
     decoder._conditions = LRUCache(1)
     first, second = meshes(2)
     codes = [rig(np.random.default_rng(0), 3).codes]
@@ -73,7 +75,7 @@ def test_a_forgotten_condition_is_computed_again_and_equal(decoder):
     assert np.array_equal(decoder.decode(first, *queries(9), codes)[0], before)
 
 
-def test_decoding_uses_one_thread_and_puts_the_others_back(decoder, monkeypatch):
+def test_decoding_uses_one_thread_and_restores_the_thread_count(decoder, monkeypatch):
     seen = []
     whole = decoder.skin_vae.decode
     monkeypatch.setattr(
@@ -95,7 +97,7 @@ def test_read_only_and_unaligned_arrays_give_the_same_weights(decoder):
     points, normals = queries(50)
     expected = decoder.decode(mesh, points, normals, codes)[0]
     raw = np.zeros(50 * 3 * 4 + 4, dtype=np.uint8)
-    shifted = raw[4:].view(np.float32).reshape(50, 3)  # 4 bytes off whatever the allocator gave
+    shifted = raw[4:].view(np.float32).reshape(50, 3)  # 4 bytes off the allocator's alignment
     shifted[:] = points
     shifted.flags.writeable = False
     assert np.array_equal(decoder.decode(mesh, shifted, normals, codes)[0], expected)

@@ -1,4 +1,4 @@
-"""Deformation smoothness: values by hand, fast path against reference, properties."""
+"""Deformation smoothness: values by hand, comparison with the reference, properties."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import MeshRewardError, RigRewardError, deformation_smoothness, mesh_edges, random_rotations
-from rewards.smoothness import deformation_smoothness_reference, edge_stretch
+from rewards.references import deformation_smoothness_reference
+from rewards.smoothness import edge_stretch
 from tests.rewards.shapes import random_rig
 
 TURN_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
 ARM = (np.array([[0.0, 0, 0], [1, 0, 0]]), np.array([-1, 0]))
 ONE_TURN = np.array([[np.eye(3), TURN_Z]])
 TURN_AND_REST = np.array([[np.eye(3), TURN_Z], [np.eye(3), np.eye(3)]])
-# (-1, 0, 0) hangs on the root and stays; (1, -1, 0) and (2, 0, 0) hang on the child, whose turn about (1, 0,
-# 0) takes them to (2, 0, 0) and (1, 1, 0).
+# (-1, 0, 0) is bound to the root and stays; (1, -1, 0) and (2, 0, 0) are bound to the child, whose rotation
+# about (1, 0, 0) takes them to (2, 0, 0) and (1, 1, 0).
 POINTS = np.array([[-1.0, 0, 0], [1, -1, 0], [2, 0, 0]])
 WEIGHTS = np.array([[1.0, 0], [0, 1], [0, 1]])
 LONGER = 3 / (5**0.5 + 1e-6)  # edge 0-1: sqrt(4 + 1) at rest, 3 posed
@@ -47,7 +48,7 @@ def test_by_hand(smoothness, edges, rotations, options, expected):
 
 
 @BOTH
-def test_edge_without_length_tears_by_the_formulas_epsilon(smoothness):
+def test_an_edge_without_length_is_divided_by_the_formulas_epsilon(smoothness):
     # Two vertices at (2, 0, 0), one on each joint: posed they are sqrt(2) apart, divided by 0 + 1e-6.
     points = np.array([[2.0, 0, 0], [2, 0, 0]])
     value = smoothness(points, [[0, 1]], *ARM, np.eye(2), ONE_TURN)
@@ -80,7 +81,7 @@ def test_everything_on_the_root_is_the_known_loophole():
     )
 
 
-def test_the_edge_that_stretches_most_is_named():
+def test_the_edge_that_stretches_most_is_reported():
     largest, mean, worst = edge_stretch(POINTS, [[1, 2], [0, 2], [0, 1]], *ARM, WEIGHTS, TURN_AND_REST)
     assert largest.tolist() == pytest.approx([LONGER, 1])
     assert mean.tolist() == pytest.approx([(LONGER + 2) / 3, 1])
@@ -116,11 +117,11 @@ def test_invariances(seed, joints):
     shift = rng.normal(size=3)
     moved = deformation_smoothness(points + shift, edges, rest + shift, parents, weights, turns)
     assert moved == pytest.approx(value, abs=1e-9)
-    # scale: up to the formula's 1e-6 beside the rest length
+    # scale matters only through the formula's 1e-6
     scaled = deformation_smoothness(points * 50, edges, rest * 50, parents, weights, turns)
     assert scaled == pytest.approx(value, abs=1e-3)
-    louder = deformation_smoothness(points, edges, rest, parents, weights * np.float32(0.25), turns)
-    assert louder == pytest.approx(value, abs=1e-6)  # weights are normalised
+    scaled_weights = deformation_smoothness(points, edges, rest, parents, weights * np.float32(0.25), turns)
+    assert scaled_weights == pytest.approx(value, abs=1e-6)  # weights are normalised
     order = rng.permutation(joints)
     renamed = np.where(parents[order] < 0, -1, np.argsort(order)[parents[order]])
     permuted = deformation_smoothness(points, edges, rest[order], renamed, weights[:, order], turns[:, order])
@@ -137,7 +138,7 @@ def test_errors():
     for change, error, reason in (
         ({"vertices": POINTS[:, :2]}, MeshRewardError, "vertices have shape"),
         ({"vertices": POINTS * np.nan}, MeshRewardError, "not finite"),
-        ({"edges": [[0, 3]]}, MeshRewardError, "0 to 3, but there are 3"),
+        ({"edges": [[0, 3]]}, MeshRewardError, "0 to 3, but the mesh has 3 vertices"),
         ({"edges": [[-1, 0]]}, MeshRewardError, "-1 to 0"),
         ({"edges": [[0, 1, 2]]}, MeshRewardError, "edges have shape"),
         ({"weights": WEIGHTS * np.nan}, RigRewardError, "not finite"),

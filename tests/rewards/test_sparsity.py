@@ -1,4 +1,4 @@
-"""Skin coverage and sparsity: values by hand, fast path against reference, properties."""
+"""Skin coverage and sparsity: values by hand, comparison with the reference, properties."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import RigRewardError, skin_sparsity
-from rewards.sparsity import skin_sparsity_reference
+from rewards.references import skin_sparsity_reference
 
 GOOD = [0.6, 0.4, 0.0, 0.0, 0.0, 0.0]
-UNBOUND = [0.09, 0.09, 0.09, 0.09, 0.09, 0.09]  # every weight below 0.1, though they sum to 0.54
-CROWDED = [0.2, 0.2, 0.2, 0.2, 0.2, 0.0]  # five weights above 0.1
+UNINFLUENCED = [0.09, 0.09, 0.09, 0.09, 0.09, 0.09]  # every weight below 0.1, though they sum to 0.54
+OVERINFLUENCED = [0.2, 0.2, 0.2, 0.2, 0.2, 0.0]  # five weights above 0.1
 FULL = [0.25, 0.25, 0.25, 0.25, 0.05, 0.05]  # four: still allowed
 
 BOTH = pytest.mark.parametrize("sparsity", [skin_sparsity, skin_sparsity_reference])
@@ -21,16 +21,20 @@ BOTH = pytest.mark.parametrize("sparsity", [skin_sparsity, skin_sparsity_referen
     ("rows", "options", "expected"),
     [
         ([GOOD, FULL], {}, 1.0),
-        ([GOOD, UNBOUND], {}, 1 - (1 / 2) / 2),
-        ([GOOD, CROWDED], {}, 1 - (1 / 2) / 2),
-        ([UNBOUND, CROWDED], {}, 1 - (1 / 2) / 2 - (1 / 2) / 2),
-        ([UNBOUND], {}, 0.5),
-        ([CROWDED], {}, 0.5),
+        ([GOOD, UNINFLUENCED], {}, 1 - (1 / 2) / 2),
+        ([GOOD, OVERINFLUENCED], {}, 1 - (1 / 2) / 2),
+        ([UNINFLUENCED, OVERINFLUENCED], {}, 1 - (1 / 2) / 2 - (1 / 2) / 2),
+        ([UNINFLUENCED], {}, 0.5),
+        ([OVERINFLUENCED], {}, 0.5),
         # powers: R_z = (1/4)^2 = 1/16, R_m = (1/4)^0.5 = 1/2
-        ([GOOD, GOOD, UNBOUND, CROWDED], {"unbound_power": 2, "crowded_power": 0.5}, 1 - 1 / 32 - 1 / 4),
-        # with threshold 0.05, the unbound row has six weights above it: bound, but crowded
-        ([UNBOUND], {"threshold": 0.05}, 0.5),
-        ([CROWDED], {"max_influences": 5}, 1.0),
+        (
+            [GOOD, GOOD, UNINFLUENCED, OVERINFLUENCED],
+            {"unbound_power": 2, "crowded_power": 0.5},
+            1 - 1 / 32 - 1 / 4,
+        ),
+        # with threshold 0.05 the row has six weights above it: influenced, but by too many bones
+        ([UNINFLUENCED], {"threshold": 0.05}, 0.5),
+        ([OVERINFLUENCED], {"max_influences": 5}, 1.0),
         ([FULL], {"max_influences": 3}, 0.5),
         # exactly at the threshold is neither below nor above
         ([[0.1, 0, 0, 0, 0, 0]], {}, 1.0),
@@ -43,7 +47,7 @@ def test_by_hand(sparsity, dtype, rows, options, expected):
 
 
 def test_weights_are_not_normalised():
-    # 0.02 + 0.02: normalised they would be 0.5 each and look bound.
+    # 0.02 and 0.02: normalised they would be 0.5 each and look influenced.
     assert skin_sparsity(np.array([[0.02, 0.02]])) == 0.5
 
 

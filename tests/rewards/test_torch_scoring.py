@@ -1,6 +1,4 @@
-"""The torch path gives the numbers of the CPU path; run on torch's CPU device here, on CUDA where there is
-one.
-"""
+"""Torch scoring equals the CPU path's numbers, on torch's CPU device and, if there is one, on CUDA."""
 
 from types import SimpleNamespace
 
@@ -69,7 +67,7 @@ def test_reference_case(device, monkeypatch):
     assert score.rewards == pytest.approx(expected.rewards, rel=1e-10)
 
 
-def test_faults_are_told_apart():
+def test_rig_and_caller_faults_are_distinguished():
     rng = np.random.default_rng(0)
     settings = RewardSettings(resolution=10)
     mesh = device_path.to_device(prepare_scoring_mesh(*blob(rng, faces=5), settings), "cpu")

@@ -1,4 +1,4 @@
-"""What every reward worker does: mesh keys, preparing, scoring, invalid rollouts, bounded memory."""
+"""What the service's backends share: mesh keys, preparing, scoring, invalid rollouts, the LRU cache."""
 
 import pickle
 import subprocess
@@ -66,12 +66,12 @@ def test_equal_meshes_have_equal_keys(mesh):
 
 
 @pytest.mark.parametrize("field", ["vertices", "faces", "points", "normals"])
-def test_any_other_number_makes_another_key(mesh, field):
+def test_any_changed_number_changes_the_key(mesh, field):
     other = replace(mesh, **{field: changed(getattr(mesh, field))})
     assert other.key != mesh.key
 
 
-def test_names_and_shapes_count_too(mesh):
+def test_names_and_shapes_change_the_key(mesh):
     other_cut = replace(
         mesh, points=mesh.points[:-1], normals=np.concatenate([mesh.points[-1:], mesh.normals])
     )
@@ -87,22 +87,22 @@ def test_a_mesh_is_prepared_with_its_name(mesh, ready):
     assert len(ready.vertices) <= SETTINGS.max_scoring_vertices
 
 
-def test_a_mesh_that_cannot_be_scored_is_a_sentence_with_its_name():
+def test_a_mesh_that_cannot_be_scored_is_reported_by_name():
     assert prepare(flat_mesh("spoon"), SETTINGS) == (
         "spoon: the mesh has no triangle with area; pass a surface mesh"
     )
 
 
-def test_meshes_that_may_be_used():
+def test_only_prepared_meshes_may_be_used():
     check_prepared(1, ["no faces", None])
     with pytest.raises(ValueError, match="mesh 0 cannot be scored: no faces"):
         check_prepared(0, ["no faces", None])
     for missing in (2, -1):
-        with pytest.raises(IndexError, match="never prepared; there are 2"):
+        with pytest.raises(IndexError, match="never prepared; 2 meshes were"):
             check_prepared(missing, ["no faces", None])
 
 
-def test_progress_passes_everything_on_and_stays_quiet_when_quick(capsys):
+def test_progress_yields_everything_and_shows_no_bar_when_fast(capsys):
     assert list(with_progress([3, 1, 2], 3)) == [3, 1, 2]
     assert capsys.readouterr() == ("", "")
 
@@ -122,7 +122,7 @@ def test_scores_are_those_of_score_rig_under_the_groups_poses(ready):
     assert score_rollouts(ready, rigs, weights, seed + 1, SETTINGS) != scores
 
 
-def test_a_score_does_not_depend_on_the_others_in_the_part(ready):
+def test_a_score_does_not_depend_on_the_others_in_the_chunk(ready):
     rigs = [one for one in group(0, 6) if one is not None]
     weights = weights_for(ready, rigs)
     together = score_rollouts(ready, rigs, weights, 9, SETTINGS)
@@ -145,7 +145,7 @@ def test_a_rig_that_cannot_be_scored_is_the_policys_fault_and_its_own(ready):
     assert scores[1] == score_rollouts(ready, [good], weights[1:2], 3, SETTINGS)[0]
 
 
-def test_weights_of_another_rig_are_the_callers_fault(ready):
+def test_weights_for_another_rig_are_the_callers_fault(ready):
     rigs = [rig(np.random.default_rng(0), 4)]
     with pytest.raises(RewardError) as caught:
         score_rollouts(ready, rigs, weights_for(ready, [rig(np.random.default_rng(0), 3)]), 0, SETTINGS)
@@ -153,7 +153,7 @@ def test_weights_of_another_rig_are_the_callers_fault(ready):
 
 
 @given(st.lists(st.booleans(), max_size=12))
-def test_zeros_go_where_a_rollout_was_no_rig(present):
+def test_invalid_rollouts_get_zeros(present):
     one = rig(np.random.default_rng(0), 1)
     scores = [RolloutScore({"coverage": float(k)}, True) for k in range(sum(present))]
     merged = merge_invalid([one if flag else None for flag in present], scores)
@@ -166,31 +166,43 @@ def test_zeros_go_where_a_rollout_was_no_rig(present):
 # ---------------------------------------------------------------- memory
 
 
-def test_recent_makes_a_value_once_and_forgets_the_oldest():
+def test_lru_cache_makes_a_value_once_and_evicts_the_least_recently_used():
     made = []
-    recent: LRUCache[str] = LRUCache(2)
+    cache: LRUCache[str] = LRUCache(2)
 
-    def ask(key: str) -> str:
-        return recent.get(key, lambda: made.append(key) or key.upper())
+    def value(key: str) -> str:
+        return cache.get(key, lambda: made.append(key) or key.upper())
 
-    assert [ask(key) for key in "aabb"] == ["A", "A", "B", "B"]
+    assert [value(key) for key in "aabb"] == ["A", "A", "B", "B"]
     assert made == ["a", "b"]
-    ask("a")  # b is now the oldest
-    ask("c")
+    value("a")  # b is now the least recently used
+    value("c")
     assert made == ["a", "b", "c"]
-    ask("a")
+    value("a")
     assert made == ["a", "b", "c"]
-    ask("b")
+    value("b")
     assert made == ["a", "b", "c", "b"]
 
 
-def test_scoring_workers_load_no_torch():
-    script = "import sys, rewards.ray_service; print([name for name in sys.modules if 'torch' in name])"
+def test_scoring_workers_load_neither_torch_nor_the_references():
+    script = (
+        "import sys, rewards.ray_actors, rewards.ray_service\n"
+        "print([name for name in sys.modules if 'torch' in name or name == 'rewards.references'])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
 
 
-def test_settings_are_what_is_asked_for(mesh):
+def test_importing_the_package_is_light():
+    script = "import sys, rewards; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for heavy in ("torch", "ray", "trimesh", "matplotlib", "data", "policy"):
+        assert f"'{heavy}'" not in done.stdout
+
+
+def test_a_mesh_is_prepared_with_the_given_settings(mesh):
     assert prepare(mesh, RewardSettings(resolution=12)).grid.occupied.shape < (13, 13, 13)

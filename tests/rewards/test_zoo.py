@@ -1,4 +1,4 @@
-"""The zoo of cheats: which degenerate rigs beat an artist's, and what the guards change."""
+"""The zoo of cheats: which degenerate rigs beat the artist's, with and without the guards."""
 
 from functools import cache
 
@@ -60,7 +60,7 @@ def test_with_the_guards_no_cheat_wins(name):
     assert winners(name, GUARDED_WEIGHTS) == set()
 
 
-def test_what_the_guards_cannot_mend():
+def test_what_the_guards_cannot_fix():
     # Half of the Knight's joints own no vertex (handles for animators), so its artist pays for the guard too.
     assert zoo("kaykit_Knight")[ARTIST].rewards["bone_influence"] < 0.5
     remaining = winners("kaykit_Knight", GUARDED_WEIGHTS)

@@ -166,7 +166,7 @@ def test_a_prepared_folder_with_an_empty_split_is_refused(make_recipe, prepared,
     write_manifest(
         prepared, replace(manifest, rigs=tuple(replace(rig, split=other) for rig in manifest.rigs))
     )
-    with pytest.raises(MeshError, match=f"prepared: it holds no rig for {part}"):
+    with pytest.raises(MeshError, match=f"prepared: it has no rigs in the {part!r} split"):
         load_meshes(make_recipe({"data.meshes": str(prepared)}))
 
 

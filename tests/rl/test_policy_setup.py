@@ -35,7 +35,7 @@ def configured(**values: object):
         (damage("model.safetensors", lambda content: content[:-100]), "cannot be loaded"),
         (
             damage("config.json", configured(num_hidden_layers=3)),
-            "11 of the weights that config.json asks for",
+            "11 weights required by config.json are missing",
         ),
         (damage("config.json", configured(hidden_size=48)), "of another size"),
         (damage("skin_vae/model.safetensors", lambda _: None), "skin_vae"),

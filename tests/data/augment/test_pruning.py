@@ -109,7 +109,9 @@ def test_how_many_joints_are_deleted():
 
 def test_the_root_stays():
     for wrong in (gone(0), np.zeros(3, dtype=bool)):
-        with pytest.raises(ValueError, match="say for each of 4 joints whether it goes; the root must stay"):
+        with pytest.raises(
+            ValueError, match="gone must hold one bool for each of 4 joints and be False for the root"
+        ):
             without_joints(*strip(), wrong)
 
 

@@ -1,4 +1,4 @@
-"""Properties of the procedural creatures: parts, joints inside, weights, joint counts, seeds, kinds."""
+"""Properties of procedural creatures: surfaces, joints inside, weights, joint counts, seeds, kinds."""
 
 from collections import Counter
 
@@ -11,7 +11,6 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from data import CREATURE_KINDS, Creature, depth_first, make_creature
-from data.creatures.body import curl_line, even_joints
 
 
 @pytest.fixture(scope="module", params=CREATURE_KINDS)
@@ -20,7 +19,7 @@ def herd(request: pytest.FixtureRequest) -> list[Creature]:
 
 
 def winding_number(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Generalised winding number (van Oosterom and Strackee): the number of closed parts around a point."""
+    """Generalised winding number (van Oosterom and Strackee): how many closed components contain a point."""
     corners = vertices[faces].astype(np.float64)[None] - points[:, None, None].astype(np.float64)
     a, b, c = corners[:, :, 0], corners[:, :, 1], corners[:, :, 2]
     la, lb, lc = (np.linalg.norm(x, axis=2) for x in (a, b, c))
@@ -42,7 +41,7 @@ def open_edges(faces: np.ndarray) -> np.ndarray:
     return unique[uses == 1]
 
 
-def parts_of(creature: Creature) -> list[trimesh.Trimesh]:
+def components_of(creature: Creature) -> list[trimesh.Trimesh]:
     return list(
         trimesh.Trimesh(creature.mesh.vertices, creature.mesh.faces, process=False).split(
             only_watertight=False, repair=False
@@ -67,14 +66,14 @@ def test_no_face_is_degenerate_and_no_vertex_is_unused(herd: list[Creature]) -> 
         assert len(np.unique(creature.mesh.faces)) == len(creature.mesh.vertices)
 
 
-def test_closed_parts_face_outward(herd: list[Creature]) -> None:
-    closed = [part for creature in herd for part in parts_of(creature) if part.is_watertight]
+def test_closed_components_face_outward(herd: list[Creature]) -> None:
+    closed = [part for creature in herd for part in components_of(creature) if part.is_watertight]
     assert len(closed) >= 1
     assert min(part.volume for part in closed) > 0
 
 
-def test_joints_lie_inside_or_on_a_sheet(herd: list[Creature]) -> None:
-    # Joints in the middle of an insect's wing lie on an open sheet, every other one within the surface.
+def test_joints_lie_inside_or_on_a_patch(herd: list[Creature]) -> None:
+    # The joint in the middle of an insect's wing lies on an open patch; all others lie inside the surface.
     for creature in herd:
         vertices, faces = creature.mesh.vertices, creature.mesh.faces
         inside = winding_number(creature.rig.joints, vertices, faces) > 0.5
@@ -90,7 +89,7 @@ def test_weights_are_a_distribution_over_few_joints(herd: list[Creature]) -> Non
         assert weights.shape == (len(creature.mesh.vertices), len(creature.rig.joints))
         np.testing.assert_allclose(weights.sum(axis=1), 1, atol=1e-6)
         assert (weights > 0).sum(axis=1).max() <= 4
-        # Every joint owns some vertices: none of its tokens would be arbitrary.
+        # Every joint dominates some vertices, so none of its SkinTokens is arbitrary.
         assert weights.max(axis=0).min() > 0.5
 
 
@@ -113,31 +112,31 @@ def test_limbs_are_mirrored_from_left_to_right(kind: str) -> None:
         assert left[:, 0].min() > 0  # facing +z with y up, left is +x
 
 
-def test_some_parts_are_open_sheets() -> None:
+def test_some_components_are_open_patches() -> None:
     # A cape or skirt has as many vertices as its grid, and is a component with a border.
-    sheets = [
+    patches = [
         part
         for seed in range(40)
-        for part in parts_of(make_creature(seed, "biped"))
+        for part in components_of(make_creature(seed, "biped"))
         if len(part.vertices) in (9 * 7, 7 * 20) and len(open_edges(part.faces))
     ]
-    assert len(sheets) >= 5
+    assert len(patches) >= 5
 
 
-def test_some_parts_float_freely() -> None:
+def test_some_components_float() -> None:
     for kind in ("biped", "tree"):
         floating = 0
         for seed in range(30):
-            parts = parts_of(make_creature(seed, kind))
-            clouds = [part.vertices for part in parts]
+            components = components_of(make_creature(seed, kind))
+            clouds = [part.vertices for part in components]
             for index, cloud in enumerate(clouds):
                 rest = np.concatenate([*clouds[:index], *clouds[index + 1 :]])
                 floating += bool(np.min(cKDTree(rest).query(cloud)[0]) > 0.03)
         assert floating >= 2, kind
 
 
-def test_some_creatures_lack_hidden_faces_and_some_have_them() -> None:
-    # A snake has no sheets: its border, if any, comes from leaving out what lies within other parts.
+def test_some_creatures_have_their_interior_faces_culled() -> None:
+    # A snake has no patches: an open border can only come from culling interior faces.
     borders = [len(open_edges(make_creature(seed, "snake").mesh.faces)) > 0 for seed in range(24)]
     assert 8 <= sum(borders) <= 22
 
@@ -183,7 +182,7 @@ def test_mesh_frame_and_order(herd: list[Creature]) -> None:
 
 @given(seed=st.integers(0, 2**31 - 1), kind=st.sampled_from((None, *CREATURE_KINDS)))
 @settings(max_examples=25, deadline=None)
-def test_any_seed_gives_a_sound_and_repeatable_creature(seed: int, kind: str | None) -> None:
+def test_any_seed_gives_a_valid_and_repeatable_creature(seed: int, kind: str | None) -> None:
     creature, again = make_creature(seed, kind), make_creature(seed, kind)
     np.testing.assert_array_equal(creature.mesh.vertices, again.mesh.vertices)
     np.testing.assert_array_equal(creature.mesh.faces, again.mesh.faces)
@@ -204,23 +203,6 @@ def test_the_whole_range_of_joint_counts_occurs() -> None:
     common = [len(make_creature(seed).rig.joints) for seed in range(200)]
     assert 18 <= np.mean(common) <= 27
     assert np.mean([8 <= count <= 35 for count in common]) > 0.75
-
-
-@pytest.mark.parametrize(
-    ("length", "spacing", "count"),
-    [(0.5, 0.25, 2), (0.6, 0.25, 2), (0.65, 0.25, 3), (0.01, 0.25, 1), (9.0, 0.25, 6)],
-)
-def test_a_chain_has_a_joint_for_every_spacing(length: float, spacing: float, count: int) -> None:
-    # 0.6 / 0.25 = 2.4 and 0.65 / 0.25 = 2.6; never fewer than 1 nor more than 6 here.
-    assert even_joints(length, spacing, 1, 6) == count
-
-
-def test_a_curl_is_evenly_spaced() -> None:
-    line = curl_line(np.zeros(3), [0, 0, -2.0], 1.2, 4, [0, 0.8, 0])
-    np.testing.assert_allclose(np.linalg.norm(np.diff(line, axis=0), axis=1), 0.3)
-    np.testing.assert_allclose(line[1], [0, 0, -0.3])
-    assert (np.diff(line[:, 1]) >= 0).all()
-    assert line[-1, 1] > 0.1
 
 
 def test_different_seeds_differ() -> None:

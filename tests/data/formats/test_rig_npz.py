@@ -1,4 +1,4 @@
-"""The project's rig files: round trip, same bytes, and damage that is named."""
+"""The project's rig files: round trip, reproducible bytes, and damage that is reported."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_the_same_rig_gives_the_same_bytes_and_needs_no_pickle(tmp_path: Path) -
 
 def test_rig_of_another_mesh_is_refused() -> None:
     rigged = triangle()
-    with pytest.raises(MeshError, match="weights for 3 vertices and the mesh has"):
+    with pytest.raises(MeshError, match="weights for 3 vertices but the mesh has"):
         RiggedMesh(make_creature(0).mesh, rigged.rig)
 
 
@@ -101,24 +101,24 @@ def rewritten(path: Path, meta: dict[str, Any] | None = None, **arrays: Any) -> 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"meta": {"format": "other"}}, "no prepared rig"),
-        ({"meta": {"version": 2}}, "version 2, this code reads 1"),
+        ({"meta": {"format": "other"}}, "not a prepared rig"),
+        ({"meta": {"version": 2}}, "format version is 2, not 1"),
         ({"meta": {"scale": "1"}}, "'scale'"),
         ({"meta": {"scale": -1.0}}, "scale -1.0"),
         ({"meta": {"names": ["a", 3]}}, "'names'"),
         ({"meta": {"names": ["a"]}}, "1 names for 2 joints"),
         ({"vertices": None}, "lacks 'vertices'"),
         ({"vertices": np.full((3, 3), np.nan)}, "not finite"),
-        ({"vertices": np.array([[0.0, 0, 0], [9, 0, 0], [0, 1, 0]])}, "leave the mesh frame"),
-        ({"faces": np.array([[0, 1, 7]])}, "names vertex 7"),
+        ({"vertices": np.array([[0.0, 0, 0], [9, 0, 0], [0, 1, 0]])}, "lie outside the mesh frame"),
+        ({"faces": np.array([[0, 1, 7]])}, "refers to vertex 7"),
         ({"parents": np.array([1, -1])}, "root"),
         ({"skin_weights": np.array([1, np.nan, 0], dtype=np.float32)}, "NaN"),
         ({"skin_weights": np.array([1.0])}, "sparse weights"),
-        ({"skin_joints": np.array([0, 0, 2])}, "names joint 2 of 2"),
-        ({"skin_vertices": np.array([0, -1, 2])}, "names vertex -1 of 3"),
+        ({"skin_joints": np.array([0, 0, 2])}, "refers to joint 2 of 2"),
+        ({"skin_vertices": np.array([0, -1, 2])}, "refers to vertex -1 of 3"),
     ],
 )
-def test_damage_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+def test_damage_is_reported(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(MeshError, match=reason) as caught:
         read_rig_npz(rewritten(tmp_path / "tri.npz", **changes))
     assert str(caught.value).startswith(str(tmp_path / "tri.npz"))
@@ -128,10 +128,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MeshError, match="cannot be read"):
         read_rig_npz(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("hello")
-    with pytest.raises(MeshError, match="no whole NPZ file"):
+    with pytest.raises(MeshError, match="not a complete NPZ file"):
         read_rig_npz(tmp_path / "text.npz")
     np.savez(tmp_path / "foreign.npz", vertices=np.zeros((3, 3)))
-    with pytest.raises(MeshError, match="no prepared rig"):
+    with pytest.raises(MeshError, match="not a prepared rig"):
         read_rig_npz(tmp_path / "foreign.npz")
 
 

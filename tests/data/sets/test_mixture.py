@@ -1,4 +1,4 @@
-"""Mixtures: exact shares, shuffled passes, the same draws from any starting point."""
+"""Mixtures: exact shares, shuffled epochs, the same draws from any starting point."""
 
 import pickle
 from collections import Counter
@@ -17,7 +17,7 @@ from data.sets.mixture import BLOCK, Mixture, MixtureSource, prepared_mixture
 
 
 def mixture(lengths: list[int], weights: list[float], seed: int = 0) -> Mixture[tuple[int, int]]:
-    """Items are (source, item), so that a draw tells where it comes from."""
+    """Items are (source, item), so that a draw shows its source."""
     return Mixture(
         [
             MixtureSource(f"set {source}", [(source, item) for item in range(length)], weight)
@@ -37,7 +37,7 @@ def test_70_20_10() -> None:
         assert {mixed[start + i][0] for i in range(100)} == {0, 1, 2}
 
 
-def test_weights_count_by_their_ratios() -> None:
+def test_only_ratios_of_weights_matter() -> None:
     one, other = mixture([5, 5], [0.7, 0.3]), mixture([5, 5], [7, 3])
     assert [one[i] for i in range(50)] == [other[i] for i in range(50)]
     # A third each: 333.3 of 1,000; the odd one goes to the first.
@@ -52,7 +52,7 @@ def test_weights_count_by_their_ratios() -> None:
     data=st.data(),
     seed=st.integers(0, 2**31),
 )
-def test_each_item_once_before_any_comes_again(lengths: list[int], data: st.DataObject, seed: int) -> None:
+def test_each_item_once_before_any_is_repeated(lengths: list[int], data: st.DataObject, seed: int) -> None:
     weights = [data.draw(st.floats(0.05, 10)) for _ in lengths]
     mixed = mixture(lengths, weights, seed)
     assert sum(mixed.counts) == BLOCK
@@ -66,7 +66,7 @@ def test_each_item_once_before_any_comes_again(lengths: list[int], data: st.Data
             assert sorted(items[start : start + length]) == list(range(length))
 
 
-def test_an_index_decides_alone() -> None:
+def test_a_draw_depends_only_on_its_index() -> None:
     forwards = [mixture([9, 4], [3, 1])[i] for i in range(2500)]
     backwards = mixture([9, 4], [3, 1])
     assert [backwards[i] for i in reversed(range(2500))] == forwards[::-1]
@@ -82,16 +82,16 @@ def test_an_index_decides_alone() -> None:
 @pytest.mark.parametrize(
     ("lengths", "weights", "reason"),
     [
-        ([], [], "no sources"),
-        ([3, 0], [1, 1], "set 1: it holds nothing"),
-        ([3, 3], [1, -1], "not negative"),
+        ([], [], "there are no sources"),
+        ([3, 0], [1, 1], "set 1: it is empty; add rigs"),
+        ([3, 3], [1, -1], "non-negative"),
         ([3, 3], [1, float("nan")], "finite"),
         ([3, 3], [1, float("inf")], "finite"),
         ([3, 3], [0, 0], "all weights are 0"),
-        ([3, 3], [1, 0.0005], "set 1 is below one in 1000"),
+        ([3, 3], [1, 0.0005], "share of set 1 is below 1/1000"),
     ],
 )
-def test_what_cannot_be_mixed(lengths: list[int], weights: list[float], reason: str) -> None:
+def test_invalid_mixtures_are_refused(lengths: list[int], weights: list[float], reason: str) -> None:
     with pytest.raises(MeshError, match=reason):
         mixture(lengths, weights)
 
@@ -113,5 +113,5 @@ def test_prepared_folders(tmp_path: Path) -> None:
     assert {mixed[i].name for i in range(20)} == {"0", "1", "2", "3"}
     with pytest.raises(MeshError, match="1 weights for 2 folders"):
         prepared_mixture(folders, [1])
-    with pytest.raises(MeshError, match="no rig for eval"):
+    with pytest.raises(MeshError, match="no rigs in the 'eval' split"):
         prepared_mixture(folders, split="eval")

@@ -1,4 +1,4 @@
-"""Attention spelled out against torch's kernel: values and gradients."""
+"""Attention by plain products against torch's kernel: values and gradients."""
 
 import pytest
 import torch

@@ -81,6 +81,6 @@ def test_gather():
     ]
 
 
-def test_too_many_points_wanted():
+def test_too_many_points_requested():
     with pytest.raises(ValueError, match="cannot pick 5 of 4"):
         farthest_point_sampling(torch.zeros(1, 4, 3), 5)

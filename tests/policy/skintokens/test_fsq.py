@@ -93,5 +93,5 @@ def test_low_precision_weights_do_not_change_the_codes(fsq, golden):
 
 
 def test_bad_levels():
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(ValueError, match=r"every FSQ level must be 2 or more, got \[8, 1\]"):
         FSQ((8, 1), 16)

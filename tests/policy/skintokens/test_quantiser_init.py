@@ -1,12 +1,13 @@
-"""Codes fitted to latents that were trained without quantisation."""
+"""FSQ projections fitted to latents that were trained without quantisation."""
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.quantiser_init import _van_der_corput, initialise_quantiser
-from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
+from policy.skintokens.skin_vae import SkinVAE
 
 
 def small_vae(levels: tuple[int, ...] = (7, 5, 4)) -> SkinVAE:
@@ -33,7 +34,7 @@ def small_vae(levels: tuple[int, ...] = (7, 5, 4)) -> SkinVAE:
 
 @pytest.fixture
 def bones() -> tuple[Tensor, Tensor, Tensor]:
-    """Points (300, 24, 3), normals, and weights of a ball about a centre of each bone's own."""
+    """Points (300, 24, 3), normals, and weights that fall off around each bone's own centre."""
     rng = np.random.default_rng(1)
     points = rng.uniform(-1, 1, (300, 24, 3))
     normals = rng.normal(size=(300, 24, 3))
@@ -53,7 +54,9 @@ def error(vae: SkinVAE, latents: Tensor, bones: tuple[Tensor, Tensor, Tensor], t
     return float(residual.square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
-def test_codes_tell_bones_apart_and_more_tokens_more_finely(bones: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_codes_distinguish_bones_and_more_tokens_do_so_more_finely(
+    bones: tuple[Tensor, Tensor, Tensor],
+) -> None:
     vae = small_vae()
     with torch.no_grad():
         latents = vae.encode_latents(*bones, 4)
@@ -88,7 +91,7 @@ def test_the_same_bones_give_the_same_codes(bones: tuple[Tensor, Tensor, Tensor]
 @pytest.mark.parametrize(
     ("index", "value"), [(0, 0.0), (1, 0.5), (2, 0.25), (3, 0.75), (4, 0.125), (6, 0.375), (7, 0.875)]
 )
-def test_fractions(index: int, value: float) -> None:
+def test_van_der_corput_sequence(index: int, value: float) -> None:
     assert _van_der_corput(index) == value
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities: sliced and chunked equals plain, values and gradients, and equals what was sampled."""
+"""Log-probabilities: sliced and chunked values and gradients equal plain ones, and those of sampling."""
 
 import math
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor
 import policy.tokenrig.log_probs
 from policy.tokenrig.log_probs import (
     ILLEGAL_LOG_PROB,
+    CompletionLogProbs,
     completion_log_probs,
     head_logits,
-    reference_log_probs,
     row_uniforms,
     sample_tokens,
 )
-from policy.tokens.grammar import Grammar, Mode
+from policy.tokens.grammar import Grammar, GrammarState, Mode
 from policy.tokens.vocabulary import Vocabulary
 
 MODES: tuple[Mode, ...] = ("strict", "released", "fork")
@@ -24,6 +24,39 @@ SMALL = Vocabulary(bins=3, parts=("tail",), classes=("a",), codebook=4, tokens_p
 # coordinates 0..2, branch 3, bos 4, skeleton eos 5, pad 6, spring 7, tail 8, none 9, a 10, skin 11..14,
 # eos 15
 ODD = Vocabulary(bins=5, parts=(), classes=("a", "b"), codebook=37, tokens_per_skin=3)
+
+
+def plain_log_probs(
+    hidden: Tensor,
+    head_weight: Tensor,
+    completion_ids: Tensor,
+    grammar: Grammar,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+    start: GrammarState | None = None,
+) -> CompletionLogProbs:
+    """Readable reference: step the grammar, mask the whole vocabulary, log-softmax."""
+    state = grammar.start(len(completion_ids), hidden.device) if start is None else start
+    used = torch.ones_like(completion_ids, dtype=torch.bool) if mask is None else mask.bool()
+    log_probs, entropies = [], []
+    for t in range(completion_ids.shape[1]):
+        allowed, tokens = grammar.allowed(state), completion_ids[:, t]
+        logits = head_logits(hidden[:, t], head_weight) / temperature
+        logp = logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
+        finite = logp.masked_fill(~allowed, 0.0)
+        legal = allowed.gather(1, tokens[:, None])[:, 0]
+        padding = ~used[:, t] | ((tokens == grammar.vocabulary.pad) & ~legal)
+        chosen = torch.where(legal, finite.gather(1, tokens[:, None])[:, 0], ILLEGAL_LOG_PROB)
+        log_probs.append(chosen.masked_fill(padding, 0.0))
+        entropies.append(-(logp.exp() * finite).sum(dim=1).masked_fill(padding, 0.0))
+        stepped = grammar.step(state, tokens)
+        state = GrammarState(
+            *(
+                torch.where(used[:, t], getattr(stepped, field), getattr(state, field))
+                for field in ("state", "bones", "skin")
+            )
+        )
+    return CompletionLogProbs(torch.stack(log_probs, dim=1), torch.stack(entropies, dim=1))
 
 
 def sampled(grammar: Grammar, rows: int, length: int, seed: int, noise: float = 0.0) -> Tensor:
@@ -77,7 +110,7 @@ def test_values_and_gradients_equal_the_reference(
     ids = sampled(grammar, rows, length, seed=length, noise=noise)
     hidden, weight = inputs(grammar, rows, length, width, seed=rows)
     found = completion_log_probs(hidden, weight, ids, grammar, temperature, chunk_elements=chunk)
-    expected = reference_log_probs(hidden, weight, ids, grammar, temperature)
+    expected = plain_log_probs(hidden, weight, ids, grammar, temperature)
     assert found.log_probs.shape == found.entropies.shape == ids.shape
     torch.testing.assert_close(found.log_probs, expected.log_probs, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(found.entropies, expected.entropies, atol=1e-5, rtol=1e-6)
@@ -85,13 +118,13 @@ def test_values_and_gradients_equal_the_reference(
         ours = gradients(
             completion_log_probs, hidden, weight, which, ids, grammar, temperature, chunk_elements=chunk
         )
-        plain = gradients(reference_log_probs, hidden, weight, which, ids, grammar, temperature)
+        plain = gradients(plain_log_probs, hidden, weight, which, ids, grammar, temperature)
         for one, other in zip(ours, plain, strict=True):
             torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
     without = gradients(
         completion_log_probs, hidden, weight, "log_probs", ids, grammar, temperature, entropy=False
     )
-    plain = gradients(reference_log_probs, hidden, weight, "log_probs", ids, grammar, temperature)
+    plain = gradients(plain_log_probs, hidden, weight, "log_probs", ids, grammar, temperature)
     torch.testing.assert_close(without, plain, atol=2e-5, rtol=1e-4)
 
 
@@ -146,12 +179,12 @@ def test_half_precision_input_is_accumulated_in_float32() -> None:
     ids = sampled(grammar, 3, 50, seed=1)
     hidden, weight = (t.bfloat16() for t in inputs(grammar, 3, 50, 8, seed=2))
     found = completion_log_probs(hidden, weight, ids, grammar)
-    exact = reference_log_probs(hidden.float(), weight.float(), ids, grammar)
+    exact = plain_log_probs(hidden.float(), weight.float(), ids, grammar)
     assert found.log_probs.dtype == torch.float32
     torch.testing.assert_close(found.log_probs, exact.log_probs, atol=1e-5, rtol=1e-6)
     torch.testing.assert_close(found.entropies, exact.entropies, atol=1e-5, rtol=1e-6)
     ours = gradients(completion_log_probs, hidden, weight, "log_probs", ids, grammar)
-    plain = gradients(reference_log_probs, hidden.float(), weight.float(), "log_probs", ids, grammar)
+    plain = gradients(plain_log_probs, hidden.float(), weight.float(), "log_probs", ids, grammar)
     for one, other in zip(ours, plain, strict=True):
         assert one.dtype == torch.bfloat16
         torch.testing.assert_close(one.float(), other, atol=1e-2, rtol=1e-2)  # rounded once, at the end
@@ -168,7 +201,7 @@ def test_autocast_does_not_lower_the_precision() -> None:
     torch.testing.assert_close(within, plain)
 
 
-def test_no_more_logits_at_once_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = policy.tokenrig.log_probs._masked_logits
 
@@ -226,7 +259,7 @@ def test_illegal_tokens_have_a_finite_log_prob_and_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_padding_after_a_truncated_row_counts_nothing(mode: Mode) -> None:
+def test_padding_after_a_truncated_row_is_zero(mode: Mode) -> None:
     grammar = Grammar(SMALL, mode)
     hidden, weight = inputs(grammar, 2, 9, 4, seed=1)
     pad = SMALL.pad
@@ -234,24 +267,24 @@ def test_padding_after_a_truncated_row_counts_nothing(mode: Mode) -> None:
     mask = ids != pad
     masked = completion_log_probs(hidden, weight, ids, grammar, mask=mask)
     short = completion_log_probs(hidden[:, :5], weight, ids[:, :5], grammar)
-    plain = reference_log_probs(hidden, weight, ids, grammar, mask=mask)
+    plain = plain_log_probs(hidden, weight, ids, grammar, mask=mask)
     for name in ("log_probs", "entropies"):
         values = getattr(masked, name)
         assert not values[:, 5:].any()
         torch.testing.assert_close(values[:, :5], getattr(short, name))
         torch.testing.assert_close(values, getattr(plain, name), atol=1e-5, rtol=1e-6)
-        if mode != "released":  # whose grammar takes pads for SkinTokens
+        if mode != "released":  # under which pads are legal SkinTokens
             unmasked = completion_log_probs(hidden, weight, ids, grammar)
             torch.testing.assert_close(getattr(unmasked, name), values)
 
 
-def test_a_given_beginning() -> None:
+def test_a_given_start_state() -> None:
     grammar = Grammar(ODD)
     ids = sampled(grammar, 3, 50, seed=8)
     hidden, weight = inputs(grammar, 3, 50, 6, seed=2)
     whole = completion_log_probs(hidden, weight, ids, grammar)
     start = grammar.advance(grammar.start(3), ids[:, :17])
-    for function in (completion_log_probs, reference_log_probs):
+    for function in (completion_log_probs, plain_log_probs):
         rest = function(hidden[:, 17:], weight, ids[:, 17:], grammar, start=start)
         torch.testing.assert_close(rest.log_probs, whole.log_probs[:, 17:])
         torch.testing.assert_close(rest.entropies, whole.entropies[:, 17:])
@@ -377,14 +410,14 @@ def test_a_cuda_device_gives_the_same_numbers() -> None:
     assert torch.equal(drawn.tokens.cpu(), sample_tokens(logits, allowed, uniforms).tokens)
 
 
-def test_bad_arguments_are_named() -> None:
+def test_bad_arguments_are_reported() -> None:
     grammar = Grammar(SMALL)
     ids = torch.zeros(2, 3, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"\(2, 4, 5\) and ids \(2, 3\)"):
         completion_log_probs(torch.zeros(2, 4, 5), torch.zeros(16, 5), ids, grammar)
     with pytest.raises(ValueError, match=r"\(17, 5\).*\(16, 5\)"):
         completion_log_probs(torch.zeros(2, 3, 5), torch.zeros(17, 5), ids, grammar)
-    with pytest.raises(ValueError, match="temperature is 0"):
+    with pytest.raises(ValueError, match="temperature is 0; it must be above 0"):
         completion_log_probs(torch.zeros(2, 3, 5), torch.zeros(16, 5), ids, grammar, temperature=0)
     flat, legal = torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool)
     for settings in ({"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}):

@@ -91,7 +91,7 @@ def test_configuration_round_trip_and_errors():
     assert MeshEncoderConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="widht"):
         MeshEncoderConfig.from_dict({"widht": 3})
-    with pytest.raises(ValueError, match="no multiple of heads"):
+    with pytest.raises(ValueError, match="is not a multiple of heads"):
         replace(TINY, heads=5)
     with pytest.raises(ValueError, match=r"\(M, N, 3\)"):
         MeshEncoder(TINY)(torch.zeros(5, 3), torch.zeros(5, 3))

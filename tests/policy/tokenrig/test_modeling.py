@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -134,7 +132,7 @@ def test_completion_log_probs_are_those_of_the_masked_logits(model, condition, t
 
 
 def test_completion_needs_a_prompt(model, condition, ids):
-    with pytest.raises(ValueError, match="needs a prompt"):
+    with pytest.raises(ValueError, match="a completion of 30 ids needs a prompt before it; got 30 positions"):
         model(input_ids=ids, completion_ids=ids)
 
 
@@ -174,18 +172,6 @@ def test_save_and_load(fresh_model, golden, tmp_path):
     assert low.dtype == torch.bfloat16
     assert logits.dtype == torch.float32  # whatever the precision, as the log-probabilities
     torch.testing.assert_close(logits, full, rtol=0, atol=0.05)
-
-
-def test_configuration_follows_the_vocabulary(tiny_config, tmp_path):
-    assert tiny_config.vocab_size == 267 + 2560 + 1
-    assert (tiny_config.bos_token_id, tiny_config.eos_token_id, tiny_config.pad_token_id) == (257, 2827, 259)
-    tiny_config.save_pretrained(tmp_path)
-    assert "auto_map" not in json.loads((tmp_path / "config.json").read_text())
-    released = TokenRigConfig()
-    assert released.vocab_size == 33036
-    assert released.get_qwen3().rope_parameters["rope_theta"] == 1e6
-    with pytest.raises(ValueError, match="heds"):
-        TokenRigConfig(mesh_encoder={"heds": 8})
 
 
 def test_released_size_and_names():
@@ -239,7 +225,7 @@ def test_lora(fresh_model, golden, ids):
 def test_errors(model, condition, ids):
     with pytest.raises(ValueError, match="either input_ids or inputs_embeds"):
         model(mesh_embeds=condition)
-    with pytest.raises(ValueError, match="1 conditionings for 2 rows"):
+    with pytest.raises(ValueError, match="1 mesh embeddings for 2 rows: pass mesh_index"):
         model(input_ids=ids.repeat(2, 1), mesh_embeds=condition)
     with pytest.raises(ValueError, match="points need normals"):
         model(input_ids=ids, points=torch.zeros(1, 8, 3))

@@ -1,4 +1,4 @@
-"""Grammar: the released cases exactly, strict rigs always whole, one step at a time as all at once."""
+"""Grammar: released cases are exact, strict sequences always complete, and a scan equals stepping."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_logits_processors_of_the_release(case: dict, mode: Mode, key: str) -> N
     assert ranges(grammar.allowed(grammar.advance(grammar.start(1), prefix))[0]) == case[key]
 
 
-# The machine starts after [bos, class] and leaves the skeleton at its end; other prefixes are no completions.
+# The automaton starts after [bos, class] and ends the skeleton at its eos; other prefixes are no completions.
 NEXT = [
     c
     for c in GOLDEN["next_possible_token"]
@@ -134,7 +134,7 @@ def test_phases_cover_exactly_the_legal_tokens() -> None:
 
 
 def slow_allowed(mode: Mode, generated: list[int]) -> list[int]:
-    """Specification, section 9.5, with the plain tokenizer's machine; for sequences without the final eos."""
+    """Specification, section 9.5, by the plain tokenizer's loops; for sequences without the final eos."""
     tokenizer, v = released_skeleton_tokenizer(SMALL), SMALL
     if v.skeleton_eos not in generated:
         return tokenizer.allowed_next(PROMPT + generated)
@@ -234,7 +234,7 @@ def test_only_truncation_makes_a_strict_rig_invalid(seed: int, length: int) -> N
             assert 0 <= codes.min() <= codes.max() < SMALL.codebook
         else:
             assert SMALL.eos not in row
-            with pytest.raises(RigTokenError, match=r"cut short|does not end"):
+            with pytest.raises(RigTokenError, match=r"truncated|does not end"):
                 split_rig(ids, SMALL)
 
 
@@ -253,7 +253,7 @@ def test_every_tokenized_rig_is_accepted(parents: tuple[int, ...], seed: int) ->
         grammar = SMALL_GRAMMARS[mode]
         assert grammar.scan(completion).legal.all()
         facts = grammar.validity(completion)
-        # the released count takes a branch of six coordinates for one bone, so all agree on whole rigs
+        # the released count is one bone per branch of six coordinates, so all agree on complete rigs
         assert (facts.complete.item(), facts.bones.item()) == (True, count)
         assert facts.skeleton_length.item() == ids.index(SMALL.skeleton_eos) - 1
         for length in range(len(ids) - 2):
@@ -312,8 +312,8 @@ def test_illegal_tokens_end_a_strict_sequence() -> None:
     assert not grammar.validity(torch.tensor([[0, SMALL.branch, SMALL.pad]])).complete.item()
 
 
-def test_bad_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="unknown grammar 'loose'; choose strict, released, fork"):
+def test_bad_arguments_are_reported() -> None:
+    with pytest.raises(ValueError, match="unknown grammar 'loose'; choose from strict, released, fork"):
         Grammar(SMALL, "loose")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(3,\)"):
         SMALL_GRAMMARS["strict"].scan(torch.zeros(3, dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Skeleton tokenizer: the released numbers exactly, and whole rigs there and back."""
+"""Skeleton tokenizer: released numbers are exact, and complete rigs round-trip."""
 
 import json
 from pathlib import Path
@@ -116,7 +116,7 @@ WHOLE = [9, 15, 1, 2, 3, 4, 5, 6, 8, 1, 2, 3, 7, 7, 7, 10, 17, 18, 19, 20, 21, 1
 CODES = [[0, 1], [2, 3], [4, 0]]
 
 
-def test_a_whole_rig_by_hand() -> None:
+def test_a_complete_rig_by_hand() -> None:
     joints = undiscretize([[1, 2, 3], [4, 5, 6], [7, 7, 7]], 8) - 0.125  # lower faces of the cells: no drift
     assert tokenize_rig(joints, [-1, 0, 0], CODES, "a", SMALL) == WHOLE
     skeleton, codes = split_rig([*WHOLE, 11, 11], SMALL)
@@ -126,7 +126,7 @@ def test_a_whole_rig_by_hand() -> None:
 
 
 @pytest.mark.parametrize("length", range(len(WHOLE)))
-def test_a_rig_cut_short_anywhere_is_refused(length: int) -> None:
+def test_a_truncated_rig_is_refused(length: int) -> None:
     with pytest.raises(RigTokenError):
         split_rig(WHOLE[:length], SMALL)
     with pytest.raises(RigTokenError):
@@ -157,12 +157,12 @@ def test_malformed_rigs_are_refused(ids: list[int], message: str) -> None:
         split_rig(ids, SMALL)
 
 
-def test_the_released_reading_wraps_the_early_eos() -> None:
+def test_released_decoding_wraps_the_early_eos() -> None:
     # J * tps - 1 SkinTokens, then eos, which is read as 22 - 17 = 5 -> 0 modulo 5; 10 - 17 = -7 -> 3
     skeleton, codes = split_rig([9, 15, 1, 2, 3, 10, 18, 22], SMALL, strict=False)
     assert (skeleton, codes.tolist()) == ([9, 15, 1, 2, 3, 10], [[1, 0]])
     assert split_rig([9, 15, 1, 2, 3, 10, 10, 22], SMALL, strict=False)[1].tolist() == [[3, 0]]
-    with pytest.raises(RigTokenError, match="cut short: 1 of the 2"):
+    with pytest.raises(RigTokenError, match="truncated: 1 of the 2"):
         split_rig([9, 15, 1, 2, 3, 10, 18], SMALL, strict=False)
 
 

@@ -1,4 +1,4 @@
-"""Text tokenizer: every id has one word, text and ids convert both ways, also after saving."""
+"""Text tokenizer: every id has one word, and text and ids round-trip, also after saving and loading."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from policy.tokens.text_tokenizer import build_text_tokenizer, mesh_prompt, parse_mesh_prompt, render, words
 from policy.tokens.vocabulary import Vocabulary
 
-# "fox2" and "x1": names that look as if they held a coordinate
+# "fox2" and "x1": names that look as if they contained a coordinate
 SMALL = Vocabulary(bins=16, parts=("x1",), classes=("fox2", "y3z"), codebook=9, tokens_per_skin=2)
 # branch 16, bos 17, skeleton eos 18, pad 19, spring 20, x1 21, none 22, fox2 23, y3z 24, skin 25..33, eos 34
 TOKENIZER = build_text_tokenizer(SMALL)
@@ -37,7 +37,7 @@ def test_special_tokens_and_sizes() -> None:
     assert (TOKENIZER.pad_token_id, TOKENIZER.eos_token_id, TOKENIZER.bos_token_id) == (19, 34, 17)
     assert len(TOKENIZER) == TOKENIZER.vocab_size == SMALL.size == len(words(SMALL)) == len(set(words(SMALL)))
     assert TOKENIZER.convert_ids_to_tokens(list(range(SMALL.size))) == words(SMALL)
-    # what a trainer shows of a completion: without bos, eos and padding
+    # a completion as trainers log it: without bos, eos and padding
     assert TOKENIZER.decode(RIG, skip_special_tokens=True) == TEXT[6:-12]
 
 
@@ -76,15 +76,15 @@ def test_prompts_round_trip() -> None:
         for k in (0, 7, 123_456_789):
             text = mesh_prompt(k, SMALL.class_id(name), SMALL)
             assert parse_mesh_prompt(text, SMALL) == (k, SMALL.class_id(name))
-    assert TOKENIZER("<mesh:7> <bos> <class:none>").input_ids == [19, 17, 22]  # the handle is no word
+    assert TOKENIZER("<mesh:7> <bos> <class:none>").input_ids == [19, 17, 22]  # the mesh is not a word
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<bos> <class:fox2>", "names no mesh"),
-        ("<mesh:-1> <bos> <class:fox2>", "names no mesh"),
-        ("<mesh:1> <bos> <class:fox2> 3", "names no mesh"),
+        ("<bos> <class:fox2>", "is malformed; write it as"),
+        ("<mesh:-1> <bos> <class:fox2>", "is malformed; write it as"),
+        ("<mesh:1> <bos> <class:fox2> 3", "is malformed; write it as"),
         ("<mesh:1> <bos> <class:wolf>", "'wolf'; known classes are none, fox2, y3z"),
     ],
 )
@@ -96,5 +96,5 @@ def test_other_prompts_are_refused(text: str, message: str) -> None:
 def test_prompts_of_no_mesh_or_class_are_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         mesh_prompt(-1, SMALL.class_none, SMALL)
-    with pytest.raises(ValueError, match="token 3 is no class"):
+    with pytest.raises(ValueError, match="token 3 is not a class"):
         mesh_prompt(0, 3, SMALL)

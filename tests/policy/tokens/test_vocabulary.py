@@ -1,4 +1,4 @@
-"""Vocabulary: ids follow the construction rule, from any sizes."""
+"""Vocabulary: ids follow the construction rule for any sizes."""
 
 import json
 from pathlib import Path
@@ -84,7 +84,7 @@ def test_ids_are_consecutive_and_the_dictionary_round_trips(
         ({"codebok": 3}, "codebok"),
     ],
 )
-def test_bad_fields_are_named(fields: dict, named: str) -> None:
+def test_bad_fields_are_reported(fields: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         Vocabulary.from_dict(fields)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from data.rig import Rig, reorder
 from rewards import random_rotations
-from rewards.lbs import linear_blend_skinning_reference, skinning_matrices_reference
 from rewards.poses import rotation_matrices
+from rewards.references import linear_blend_skinning_reference, skinning_matrices_reference
 from rl.metrics import FAILED_MOTION, MetricError, motion_loss, pair_joints
 from rl.metrics.pairing import _depths
 from tests.rewards import cases

@@ -1,0 +1,1 @@
+"""Numba kernels behind the rewards: unchecked loops, each next to the idea that makes it fast."""
