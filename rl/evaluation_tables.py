@@ -112,7 +112,7 @@ def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     failed = any(each.mean["valid"] < 1 for each in evaluations)
     if metrics:
         valid = [f"{c}{VALID_ONLY}" for c in metrics if f"{c}{VALID_ONLY}" in columns]
-        sections.append((f"{truths} ground-truth rig{'s' * (truths != 1)}, valid rigs only", valid))
+        sections.append((f"valid rigs, {truths} ground truth{'s' * (truths != 1)}", valid))
     if metrics and failed:
         sections.append(("including failed rigs", metrics))
     return sections

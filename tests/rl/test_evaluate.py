@@ -266,7 +266,7 @@ def test_the_command_writes_json_csv_and_tables(recipe_file, policy_path, tmp_pa
     shown = capsys.readouterr().out
     assert f"{written['mean']['total']:.3f}" in shown
     assert f"{100 * written['mean']['unirig_j2j_valid']:.2f}" in shown
-    assert "2 ground-truth rigs, valid rigs only" in shown
+    assert "valid rigs, 2 ground truths" in shown
     assert max(len(line) for line in shown.splitlines() if str(policy_path) not in line) <= 112
 
 
@@ -348,7 +348,7 @@ def test_meshes_with_and_without_a_rig(recipe_file, tmp_path, capsys):
     assert written["mean"]["total"] == pytest.approx((plain["total"] + skinned["total"]) / 2)
     (row,) = (r for r in rows_of(tmp_path / "out" / "evaluation.csv") if r["mesh"] == "plain")
     assert row["unirig_j2j"] == ""
-    assert "1 ground-truth rig," in capsys.readouterr().out
+    assert "valid rigs, 1 ground truth " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["meshes", "eval_meshes"])
@@ -363,7 +363,7 @@ def test_rigs_of_a_prepared_folder_are_the_ground_truth(recipe_file, tmp_path, c
     known = {rig.name: rig.joints for rig in read_manifest(tmp_path / "prepared").rigs if rig.split == "eval"}
     assert {name: row["true_joints"] for name, row in written.items()} == known
     assert len(known) == 2
-    assert "2 ground-truth rigs," in capsys.readouterr().out
+    assert "valid rigs, 2 ground truths" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
