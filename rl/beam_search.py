@@ -1,4 +1,4 @@
-"""Beam search over rig tokens under the grammar, with a KV cache that follows the beams."""
+"""Beam search over rig tokens under the grammar, with a KV cache reordered along the beams."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def beam_search(
     beams: int,
     length_penalty: float = 1.0,
 ) -> Rollouts:
-    """The best completion of each mesh that a beam of `beams` hypotheses finds.
+    """The best completion of each mesh found by a beam of `beams` hypotheses.
 
-    A hypothesis scores the sum of its tokens' log-probabilities, under the grammar and at temperature 1,
-    over its length to the power of `length_penalty`: 0 is the likeliest whole rig (which favours few
-    joints), 1 the likeliest per token. In every step each hypothesis grows by each legal token and the
-    `beams` best stay; one that has ended keeps its place as long as it is among them, and the best that ever
-    ended is remembered. The search ends when all have ended. A beam of 1 is greedy decoding; one that holds
-    every beginning finds the best completion there is.
+    The score of a hypothesis is the sum of its tokens' log-probabilities, under the grammar and at
+    temperature 1, divided by its length to the power of `length_penalty`: 0 prefers the most likely rig (and
+    so few joints), 1 the highest mean log-probability per token. Each step extends every hypothesis by every
+    legal token and keeps the `beams` best. A finished hypothesis keeps its place while it is among them, and
+    the best one ever finished is kept. The search ends when all hypotheses are finished. A beam of 1 is
+    greedy decoding; a beam wide enough for every prefix finds the global optimum.
 
     Args:
         mesh_embeds: (M, T, hidden) conditioning embeddings.
@@ -38,11 +38,11 @@ def beam_search(
         length_penalty: >= 0.
 
     Returns:
-        M completions; `log_probs` are those of temperature 1. Where nothing ended within the limit it is the
-        best hypothesis, cut off.
+        M completions; `log_probs` are at temperature 1. If no hypothesis of a mesh finished within the
+        limit, its row is the best unfinished one.
 
     Raises:
-        ValueError: beams, length_penalty or the limit out of range, or another number of classes than meshes.
+        ValueError: beams, length_penalty or max_new_tokens out of range, or not one class per mesh.
     """
     meshes = len(mesh_embeds)
     limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
@@ -73,7 +73,7 @@ def _search(
     prompt = torch.stack([torch.full_like(class_ids, vocabulary.bos), class_ids], dim=1)
     output = model(input_ids=prompt, mesh_embeds=mesh_embeds, use_cache=True)
     cache = output.past_key_values
-    first_row = torch.arange(meshes, device=device)[:, None] * beams  # (M, 1): rows of a mesh follow it
+    first_row = torch.arange(meshes, device=device)[:, None] * beams  # (M, 1): a mesh's first row
     row_of_mesh = torch.arange(meshes, device=device).repeat_interleave(beams)
     cache.reorder_cache(row_of_mesh)
     logits = output.logits[:, -1][row_of_mesh]
@@ -81,22 +81,24 @@ def _search(
     ids = torch.full((meshes, beams, limit), vocabulary.pad, device=device)
     log_probs = torch.zeros(meshes, beams, limit, dtype=torch.float64, device=device)
     lengths = torch.zeros(meshes, beams, dtype=torch.int64, device=device)
-    # At first all hypotheses of a mesh are the same: only one of them counts.
+    # All hypotheses of a mesh start identical, so only one of them counts.
     totals = torch.full((meshes, beams), -torch.inf, dtype=torch.float64, device=device)
     totals[:, 0] = 0
     state = grammar.start(meshes * beams, device)
     best = _Best(meshes, limit, vocabulary.pad, device)
     for position in range(limit):
         masked = logits.float().masked_fill(~grammar.allowed(state), -torch.inf)
-        # Float64 sums, so that hypotheses of many tokens are ranked by the tokens and not by rounding.
+        # Sum in float64, so that rounding does not decide the ranking of long hypotheses.
         each = masked.log_softmax(dim=1).double()
-        each, choices = each.topk(min(beams, each.shape[1]), dim=1)  # no beam needs more of one hypothesis
+        each, choices = each.topk(
+            min(beams, each.shape[1]), dim=1
+        )  # a beam never takes more than this from one hypothesis
         each, choices = each.view(meshes, beams, -1), choices.view(meshes, beams, -1)
         running = ~grammar.finished(state).view(meshes, beams)
         grown = (totals[..., None] + each).flatten(1)
         final = (lengths + running)[..., None].expand_as(each).flatten(1)
         ranked = grown / final.double() ** length_penalty
-        # Hypotheses that are none, and fewer choices than beams, rank last.
+        # Unused hypotheses, and the padding if there are fewer choices than beams, rank last.
         chosen = ranked.topk(min(beams, ranked.shape[1]), dim=1).indices
         chosen = torch.nn.functional.pad(chosen, (0, beams - chosen.shape[1]))
         parent = chosen // each.shape[2]
@@ -135,7 +137,7 @@ class _Best:
         self.scores = torch.full((meshes,), -torch.inf, dtype=torch.float64, device=device)
 
     def update(self, ids: Tensor, log_probs: Tensor, lengths: Tensor, scores: Tensor) -> None:
-        """Take what is better; ids, log_probs (M, K, L), lengths, scores (M, K), -inf for none."""
+        """Keep the better ones; ids, log_probs (M, K, L), lengths, scores (M, K), -inf for unfinished."""
         top, place = scores.max(dim=1)
         better = top > self.scores
         mesh = torch.arange(len(place), device=place.device)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written beside, moved to their place when complete, found again for a resume."""
+"""Training checkpoints: moved into place only when complete, pruned, and found again on resume."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 CHECKPOINTS_FOLDER = "checkpoints"
-# The trainer writes this file of a checkpoint last.
+# The last file the trainer writes into a checkpoint.
 TRAINER_STATE_FILE = "trainer_state.json"
 
 
@@ -20,10 +20,10 @@ def find_checkpoints(directory: Path) -> list[Path]:
 
 
 class MoveWhenComplete(TrainerCallback):
-    """Moves a checkpoint that the trainer has finished into `directory`, and keeps the newest there.
+    """Moves each finished checkpoint into `directory` and deletes old ones.
 
-    The trainer writes `checkpoint-N` into its own output directory file by file. Only whole folders get
-    here, by one rename, so a run may stop at any moment. With `save_total_limit` older ones are removed.
+    The trainer writes `checkpoint-N` file by file into its own output directory. One rename moves the
+    finished folder here, so a run may stop at any moment. Beyond `save_total_limit` the oldest are deleted.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +32,7 @@ class MoveWhenComplete(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Clear away what an earlier run did not finish."""
+        """Delete unfinished checkpoints of an earlier run."""
         if state.is_world_process_zero:
             for path in Path(str(args.output_dir)).glob("checkpoint-*"):
                 shutil.rmtree(path)
@@ -40,7 +40,7 @@ class MoveWhenComplete(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Called by the trainer on every process when the process has written its share."""
+        """Move the checkpoint; called on every process once that process has written its part."""
         PartialState().wait_for_everyone()
         if not state.is_world_process_zero:
             return
@@ -54,7 +54,7 @@ class MoveWhenComplete(TrainerCallback):
                 self._remove(old, working)
 
     def _remove(self, checkpoint: Path, working: Path) -> None:
-        """Take the folder out of sight before its files go one by one."""
+        """Rename the folder before deleting its files, so that a partial one is never found."""
         if checkpoint.exists():
             doomed = working / f"{checkpoint.name}-old"
             checkpoint.replace(doomed)

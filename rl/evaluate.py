@@ -1,4 +1,4 @@
-"""Evaluate policies on held-out meshes: rewards, and metrics against known rigs, as tables, JSON and CSV."""
+"""Command: evaluate policies on held-out meshes by rewards and, given ground-truth rigs, by metrics."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
-from rl.evaluation import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
-from rl.ground_truth import FAILED, GroundTruth
-from rl.meshes import MeshBank
+from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
+from rl.evaluation_tables import make_console, print_means, print_meshes
+from rl.ground_truth import FAILED_METRICS, GroundTruthMetrics
+from rl.mesh_bank import MeshBank
+from rl.meshes import RunMeshes, load_meshes, prepare_meshes
+from rl.policy_setup import load_policy
 from rl.recipe import Recipe, load_recipe, total_reward
-from rl.rollout import row_seeds
+from rl.reward_service import reward_service
+from rl.rollout import row_seeds, sample_for_meshes
 from rl.run_directory import make_directory
-from rl.session import RunMeshes, load_meshes, load_policy, prepare_meshes, reward_service, sample_for_meshes
-from rl.tables import make_console, print_means, print_meshes
-from rl.trainer import PendingScore, read_rollout, submit_scores
+from rl.scoring import PendingScore, read_rollout, submit_scores
 
 
 @dataclass(frozen=True)
 class _Pick:
-    """A rig that counts: its rewards and total, and the rig itself if it is one."""
+    """The best of `eval.best_of` rollouts: its rewards and total, and its rig, None if that is invalid."""
 
     rewards: dict[str, float]
     total: float
@@ -49,11 +51,15 @@ def evaluate(
     recipe: Recipe,
     name: str,
 ) -> Evaluation:
-    """Decode rigs as `recipe.eval` says, with seeds that depend on the recipe alone; score and measure them.
+    """Decode rigs as `recipe.eval` specifies, score them, and measure them against ground truth.
 
-    Of `best_of` rigs sampled in a row the one with the highest total reward counts. Rollouts that could not
-    be scored (no fault of the policy) are left out of the means, and so are meshes without any other.
-    Raises RunFailedError if nothing could be scored.
+    Seeds depend only on the recipe, so every policy gets the same ones. Of each `best_of` consecutive
+    rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
+    policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
+    the results.
+
+    Raises:
+        RunFailedError: no rollout could be scored.
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
@@ -65,11 +71,10 @@ def evaluate(
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
     )
-    truth = GroundTruth(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
+    truth = GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
-    each_mesh = tqdm(meshes, desc=f"measure {name}", file=sys.stderr, unit="mesh")
-    for mesh in each_mesh:
+    for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
         places = [place for place, row in enumerate(rows) if row == mesh]
         picks = []
         for start in range(0, len(places), settings.best_of):
@@ -86,10 +91,10 @@ def evaluate(
         reason = next(
             (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
         )
-        raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); look at the Ray logs")
-    measured = [*names, "total", "valid", "joints", "true_joints", *FAILED]
+        raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); check the Ray logs")
+    measured = [*names, "total", "valid", "joints", "true_joints", *FAILED_METRICS]
     mean, error = summarise(
-        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *FAILED))]
+        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *FAILED_METRICS))]
     )
     return Evaluation(
         policy=name,
@@ -105,21 +110,21 @@ def evaluate(
 
 
 def _rigs_per_mesh(recipe: Recipe) -> int:
-    """How many rigs of a mesh count; there is only one greedy and one of a beam."""
+    """Rigs evaluated per mesh: greedy decoding and beam search are deterministic and yield one."""
     return recipe.eval.samples if recipe.eval.decoding == "sampled" else 1
 
 
 def _decode(
     policy: RigPolicy, bank: MeshBank, meshes: Sequence[int], rows: Sequence[int], recipe: Recipe, name: str
 ) -> list[list[int]]:
-    """Token ids of the rollout of each row; `rows` names their meshes, as often as `meshes` are decoded."""
+    """Token ids of one rollout per entry of `rows`, which are mesh indices."""
     settings = recipe.eval
     beams = settings.beams if settings.decoding == "beam" else 1
     size = max(1, settings.batch_size // beams)
     temperature = settings.temperature if settings.decoding == "sampled" else 0.0
     seeds = row_seeds(len(rows), settings.seed)
     ids: list[list[int]] = []
-    for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}", file=sys.stderr):
+    for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
         part = slice(start, start + size)
         if settings.decoding == "beam":
             rollouts = beam_search(
@@ -140,7 +145,7 @@ def _decode(
 def _best(
     tries: Sequence[tuple[RolloutRig | None, PendingScore]], names: Sequence[str], recipe: Recipe
 ) -> _Pick | None:
-    """The try of highest total reward, valid before invalid, the first of equals; None without any score."""
+    """The highest total reward, valid before invalid, the first of ties; None if none has a score."""
     best: _Pick | None = None
     for rig, row in tries:
         score, rewards = row.score(), row.rewards(names)
@@ -153,8 +158,8 @@ def _best(
     return best
 
 
-def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruth | None) -> dict[str, float]:
-    """The columns of one mesh (see `Evaluation`)."""
+def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | None) -> dict[str, float]:
+    """The columns of one mesh; see `Evaluation`."""
     valid = [pick.rig for pick in picks if pick.rig is not None]
     row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}
     row["total"] = mean_of([pick.total for pick in picks])
@@ -164,12 +169,12 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruth | None) -> d
         for name in picks[0].rewards:
             row[f"{name}{VALID_ONLY}"] = mean_of([p.rewards[name] for p in picks if p.rig is not None])
         row[f"total{VALID_ONLY}"] = mean_of([pick.total for pick in picks if pick.rig is not None])
-    known = truth.joints(mesh) if truth is not None else None
-    if truth is None or known is None:
+    true_joints = truth.joints(mesh) if truth is not None else None
+    if truth is None or true_joints is None:
         return row
-    row["true_joints"] = float(known)
+    row["true_joints"] = float(true_joints)
     measured = truth.measure(mesh, valid)
-    for name, worst in FAILED.items():
+    for name, worst in FAILED_METRICS.items():
         values = [values[name] for values in measured]
         row[name] = mean_of([*values, *[worst] * (len(picks) - len(valid))])
         if values:
@@ -178,17 +183,17 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruth | None) -> d
 
 
 def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
-    """`policy.path` and `eval.compare`, one after the other, on the same meshes with the same seeds.
+    """Evaluate `policy.path`, then each of `eval.compare`, on the same meshes with the same seeds.
 
-    The meshes are prepared for scoring once for all policies that share a skin VAE.
+    Meshes are prepared for scoring once for consecutive policies that share a skin VAE.
 
     Raises:
-        RecipeError: a policy named twice, or one that cannot be loaded; before anything is evaluated.
+        RecipeError: a policy is listed twice or cannot be loaded; raised before anything is evaluated.
     """
     paths = [recipe.policy.path, *recipe.eval.compare]
     for path in paths:
         if paths.count(path) > 1:
-            raise RecipeError(f"'eval.compare' names {path} twice, with 'policy.path'; leave one out")
+            raise RecipeError(f"{path} appears twice in 'policy.path' and 'eval.compare'; remove one")
     recipes = [replace(recipe, policy=replace(recipe.policy, path=path)) for path in paths]
     for own in recipes[1:]:
         load_policy(own, "eval.compare")
@@ -213,7 +218,7 @@ def _evaluate_one(policy: RigPolicy, meshes: RunMeshes, service: RewardService, 
 
 
 def same_weights(first: SkinVAE, second: SkinVAE) -> bool:
-    """Whether two skin VAEs decode alike: the same configuration and, to the bit, the same weights."""
+    """Whether two skin VAEs have the same configuration and bitwise equal weights."""
     mine, other = first.state_dict(), second.state_dict()
 
     def equal(a: Tensor, b: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Rollouts against the known rigs of their meshes: the field's metrics of `rl.metrics`, rig by rig."""
+"""Measures sampled rigs against the ground-truth rigs of their meshes, with the metrics of rl.metrics."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rewards.poses import pose_seed, random_rotations
 from rewards.scoring_mesh import vertex_normals, weld
 from rewards.skin_decoder import SkinDecoder
 from rewards.worker import RewardMesh, RolloutRig
+from rl.meshes import reward_meshes
 from rl.metrics import (
     BOX_SIDE,
     FAILED_MOTION,
@@ -32,18 +33,17 @@ from rl.metrics import (
     skin_scores,
 )
 from rl.recipe import Recipe
-from rl.session import reward_meshes
 
 MOTION_POSES = 5
 MOTION_DEGREES = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class KnownRig:
-    """A mesh with its known rig, and where and how rigs are compared with it.
+class GroundTruth:
+    """A mesh with its ground-truth rig, and the points and poses at which rigs are compared with it.
 
-    points, normals (P, 3) float32, mesh frame: distinct vertices and their normals. rig: the known one,
-    weights (P, J) at the points. rotations (poses, J, 3, 3) float64, local, the root's identity.
+    points, normals: (P, 3) float32, mesh frame, distinct vertices and their normals. rig: the ground truth,
+    with weights (P, J) at the points. rotations: (poses, J, 3, 3) float64, local, identity for the root.
     """
 
     mesh: RewardMesh
@@ -53,12 +53,12 @@ class KnownRig:
     rotations: NDArray[np.float64]
 
 
-def known_rig(sample: MeshSample, vertices: int, seed: int) -> KnownRig | None:
-    """What rigs of this mesh are measured against, None if its rig is not known.
+def make_ground_truth(sample: MeshSample, vertices: int, seed: int) -> GroundTruth | None:
+    """The ground truth of this mesh, None if it has no rig.
 
-    The points are the mesh's vertices that a face with area uses, as the rewards' scoring mesh has them:
-    vertices at one place, which files repeat at seams, are one, with the known weights of the first. Of more
-    than `vertices` a fixed random choice is taken, which depends on the mesh alone.
+    The points are the vertices used by faces with area, welded as in the rewards' scoring mesh: coincident
+    vertices, which files repeat at seams, are one point with the weights of the first. Above `vertices`
+    points a fixed random subset is used, which depends only on the mesh. `seed` is the seed of the poses.
     """
     if sample.rig is None:
         return None
@@ -77,19 +77,19 @@ def known_rig(sample: MeshSample, vertices: int, seed: int) -> KnownRig | None:
         MOTION_POSES, len(rig.joints), MOTION_DEGREES, pose_seed(seed, sample.name, 0)
     )
     rotations[:, 0] = np.eye(3)
-    return KnownRig(reward_meshes([sample])[0], points, normals, rig, rotations)
+    return GroundTruth(reward_meshes([sample])[0], points, normals, rig, rotations)
 
 
-def measure(predicted: Rig, known: KnownRig) -> dict[str, float]:
-    """All metrics of a rig whose weights are given at `known.points`; distances in shares of the box side."""
+def rig_metrics(predicted: Rig, truth: GroundTruth) -> dict[str, float]:
+    """All metrics of a rig with weights at `truth.points`, by name; distances as shares of the box side."""
     distances = {
         convention: skeleton_distances(
-            predicted.joints, predicted.parents, known.rig.joints, known.rig.parents, convention
+            predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
         )
         for convention in ("unirig", "rignet")
     }
-    skin = skin_scores(*align_weights(predicted, known.rig))
-    motion = motion_loss(known.points, predicted, known.rig, known.rotations) / BOX_SIDE
+    skin = skin_scores(*align_weights(predicted, truth.rig))
+    motion = motion_loss(truth.points, predicted, truth.rig, truth.rotations) / BOX_SIDE
     return _by_name(distances, skin, motion)
 
 
@@ -108,46 +108,47 @@ def _by_name(distances: dict[str, SkeletonDistances], skin: SkinScores, motion: 
     }
 
 
-# What a rig that failed counts as, by metric.
-FAILED = _by_name(
+# The value of each metric for a failed rig.
+FAILED_METRICS = _by_name(
     {"unirig": FAILED_SKELETON, "rignet": FAILED_SKELETON}, FAILED_SKIN, FAILED_MOTION / BOX_SIDE
 )
 
 
-class GroundTruth:
-    """Measures rollouts against the known rigs of a bank's meshes; decodes their skin itself.
+class GroundTruthMetrics:
+    """Measures rollouts of several meshes; meshes without a usable ground-truth rig are skipped.
 
-    The reward service keeps the weights it decodes, in other processes perhaps, and only at the vertices that
-    it scores.
+    It decodes skinning weights itself: the reward service may run in other processes, does not return its
+    weights, and decodes them only at the vertices that it scores.
     """
 
     def __init__(
         self, samples: Sequence[MeshSample], meshes: Sequence[int], skin_vae: SkinVAE, recipe: Recipe
     ):
-        self._known: dict[int, KnownRig] = {}
+        self._truths: dict[int, GroundTruth] = {}
         for mesh in meshes:
-            known = known_rig(samples[mesh], recipe.eval.metric_vertices, recipe.eval.seed)
-            if known is None:
+            truth = make_ground_truth(samples[mesh], recipe.eval.metric_vertices, recipe.eval.seed)
+            if truth is None:
                 continue
             try:
-                measure(known.rig, known)
+                rig_metrics(truth.rig, truth)
             except MetricError as error:
-                print(f"{known.mesh.name}: its known rig is not used ({error})", file=sys.stderr)
+                print(f"{truth.mesh.name}: ground-truth rig skipped ({error})", file=sys.stderr)
             else:
-                self._known[mesh] = known
+                self._truths[mesh] = truth
         device = torch.device(recipe.workers.decoder_device)
-        here = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
-        # A device of a remote cluster's workers need not be here.
-        self._decoder = SkinDecoder(skin_vae, str(device) if here else "cpu")
+        # The recipe's device may belong to the workers of a remote cluster.
+        available = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+        self._decoder = SkinDecoder(skin_vae, str(device) if available else "cpu")
 
     def joints(self, mesh: int) -> int | None:
-        """Number of joints of the known rig of `mesh`, None if there is none."""
-        return len(self._known[mesh].rig.joints) if mesh in self._known else None
+        """Number of joints of the ground-truth rig of `mesh`, None if it has none."""
+        return len(self._truths[mesh].rig.joints) if mesh in self._truths else None
 
     def measure(self, mesh: int, rigs: Sequence[RolloutRig]) -> list[dict[str, float]]:
-        """The metrics of rigs of one mesh whose own rig is known, by name."""
-        known = self._known[mesh]
-        weights = self._decoder.decode(known.mesh, known.points, known.normals, [rig.codes for rig in rigs])
+        """The metrics of rigs of one mesh that has a ground truth; one mapping per rig, by metric name."""
+        truth = self._truths[mesh]
+        weights = self._decoder.decode(truth.mesh, truth.points, truth.normals, [rig.codes for rig in rigs])
         return [
-            measure(Rig(rig.joints, rig.parents, own), known) for rig, own in zip(rigs, weights, strict=True)
+            rig_metrics(Rig(rig.joints, rig.parents, own), truth)
+            for rig, own in zip(rigs, weights, strict=True)
         ]

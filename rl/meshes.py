@@ -1,77 +1,140 @@
-"""The meshes of a run, as TRL sees them: a handle in the prompt, conditioning embeddings behind it."""
+"""A recipe's meshes: load them, split training from held-out, hand them to the reward service."""
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal
 
-import torch
-from torch import Tensor
+from accelerate import PartialState
 
-from data.sets.dataset import MeshSample
-from policy.tokenrig.modeling import TokenRigForCausalLM
-from policy.tokens.text_tokenizer import mesh_prompt
-from policy.tokens.vocabulary import Vocabulary
+from data.formats.load import Refusal, unique_names
+from data.mesh import MeshError
+from data.sets.dataset import (
+    EVAL_FIRST_SEED,
+    TRAIN_FIRST_SEED,
+    MeshSample,
+    creature_samples,
+    file_samples,
+    prepared_samples,
+    split,
+)
+from data.sets.prepared import is_prepared
+from rewards.service import RewardService
+from rewards.worker import RewardMesh
+from rl.recipe import Recipe
+
+# Distance between the creature seeds of consecutive values of `data.seed`.
+_SEED_STRIDE = 100_000
 
 
-class MeshBank:
-    """Mesh k of `samples` is written `<mesh:k>` in a prompt and `vocabulary.size + k` as a prompt id.
+@dataclass(frozen=True)
+class RunMeshes:
+    """The meshes of a run; `train` and `held_out` are indices into `samples`."""
 
-    Holds the clouds (M, N, 3) and, while the mesh encoder is frozen, each mesh's conditioning
-    embeddings (T, hidden), computed on first use.
+    samples: list[MeshSample]
+    train: list[int]
+    held_out: list[int]
 
-    Raises:
-        ValueError: no samples, or clouds of different sizes.
+
+def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
+    """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
+
+    Without `training`, training meshes are dropped, and read only if the split needs them.
+    Raises MeshError if no mesh remains.
     """
+    data = recipe.data
+    if data.eval_meshes is not None:
+        held_out = _named_samples(_listed(data.eval_meshes), "eval", recipe)
+    elif data.meshes is None:
+        held_out = _creatures(data.eval_count, EVAL_FIRST_SEED, recipe)
+    elif prepared := [name for name in _listed(data.meshes) if is_prepared(name)]:
+        held_out = _named_samples(prepared, "eval", recipe, data.eval_count)
+    else:
+        samples = _named_samples(_listed(data.meshes), "train", recipe)
+        if len(samples) == 1:
+            return RunMeshes(samples, [0] if training else [], [0])
+        train, held_out = split(samples, min(data.eval_count, len(samples) // 2), data.seed)
+        return _joined(train if training else [], held_out)
+    if not training:
+        return _joined([], held_out)
+    if data.meshes is None:
+        return _joined(_creatures(data.train_count, TRAIN_FIRST_SEED, recipe), held_out)
+    return _joined(_named_samples(_listed(data.meshes), "train", recipe), held_out)
 
-    def __init__(self, samples: Sequence[MeshSample], vocabulary: Vocabulary, class_name: str | None) -> None:
-        if not samples:
-            raise ValueError("a mesh bank needs at least one mesh")
-        if len({len(sample.points) for sample in samples}) != 1:
-            raise ValueError("every mesh must be sampled with the same number of points")
-        self.samples = list(samples)
-        self.vocabulary = vocabulary
-        self.class_id = vocabulary.class_id(class_name)
-        self.points = torch.stack([torch.from_numpy(sample.points) for sample in samples])
-        self.normals = torch.stack([torch.from_numpy(sample.normals) for sample in samples])
-        self._embeds: dict[int, Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self.samples)
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
 
-    def prompt(self, index: int) -> str:
-        """`<mesh:k> <bos> <class:…>`."""
-        return mesh_prompt(index, self.class_id, self.vocabulary)
 
-    def prompt_ids(self, index: int) -> list[int]:
-        """`[vocabulary.size + k, bos, class]`, the prompt as TRL carries it through a step."""
-        return [self.vocabulary.size + index, self.vocabulary.bos, self.class_id]
+def _creatures(count: int, first_seed: int, recipe: Recipe) -> list[MeshSample]:
+    data = recipe.data
+    seed, turn = first_seed + data.seed * _SEED_STRIDE, math.radians(data.max_turn_deg)
+    return creature_samples(count, seed, data.points, data.kinds, turn)
 
-    def index_of(self, prompt_ids: Tensor) -> Tensor:
-        """(B,) mesh indices from prompt ids (B, P); raises ValueError if an id names no mesh."""
-        index = prompt_ids[:, 0] - self.vocabulary.size
-        if bool(((index < 0) | (index >= len(self))).any()):
-            raise ValueError(
-                f"prompt ids must begin with a mesh handle in {self.vocabulary.size} + 0..{len(self)}"
-            )
-        return index
 
-    def clouds(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Points and normals (B, N, 3) float32 of the meshes `index` (B,) on `device`."""
-        index = index.cpu()
-        return self.points[index].to(device), self.normals[index].to(device)
+def _named_samples(
+    names: Sequence[str], part: Literal["train", "eval"], recipe: Recipe, most: int | None = None
+) -> list[MeshSample]:
+    """Samples with unique names: up to `most` rigs of a split of each prepared folder, every other mesh."""
+    data = recipe.data
+    samples: list[MeshSample] = []
+    refusals: list[Refusal] = []
+    files = [name for name in names if not is_prepared(name)]
+    if files:
+        max_bytes = data.max_megabytes * 2**20
+        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
+    for folder in dict.fromkeys(name for name in names if is_prepared(name)):
+        more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
+        samples, refusals = [*samples, *more], [*refusals, *refused]
+    _report_skipped(refusals)
+    unique = unique_names([sample.name for sample in samples])
+    return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]
 
-    @torch.no_grad()
-    def embeds(self, index: Tensor, model: TokenRigForCausalLM) -> Tensor:
-        """Conditioning (B, T, hidden) of the meshes `index` (B,) by the frozen encoder of `model`, cached."""
-        device = model.device
-        wanted = index.tolist()
-        missing = sorted({k for k in wanted if k not in self._embeds})
-        for chunk in range(0, len(missing), 16):
-            rows = torch.tensor(missing[chunk : chunk + 16])
-            encoded = model.encode_mesh(*self.clouds(rows, device))
-            self._embeds.update(zip(rows.tolist(), encoded, strict=True))
-        return torch.stack([self._embeds[k] for k in wanted])
 
-    def forget_embeds(self) -> None:
-        """Drop the cached embeddings, after the encoder's weights changed."""
-        self._embeds.clear()
+def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
+    count = len(train)
+    return RunMeshes([*train, *held_out], list(range(count)), list(range(count, count + len(held_out))))
+
+
+def _report_skipped(refusals: Sequence[object]) -> None:
+    if PartialState().is_main_process:
+        for refusal in refusals:
+            print(f"skipped: {refusal}", file=sys.stderr)
+
+
+def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:
+    """Skip meshes that the reward service refused, and report them on standard error.
+
+    Raises MeshError if no training mesh or no held-out mesh remains.
+    """
+    _report_skipped([reason for reason in reasons if reason is not None])
+    train = [k for k in meshes.train if reasons[k] is None]
+    held_out = [k for k in meshes.held_out if reasons[k] is None]
+    if not held_out or (meshes.train and not train):
+        keys = "'data.eval_meshes' or 'data.meshes'" if train or not meshes.train else "'data.meshes'"
+        raise MeshError(f"no mesh can be scored; choose other meshes with {keys}")
+    return RunMeshes(meshes.samples, train, held_out)
+
+
+def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) -> RunMeshes:
+    """Have the reward service prepare the meshes; skip those it refuses.
+
+    Every process of a job must call this: with Ray the main process prepares the meshes once and the other
+    processes find them in the service. Raises MeshError if no training mesh or no held-out mesh remains.
+    """
+    shared = PartialState().main_process_first() if recipe.workers.backend == "ray" else nullcontext()
+    with shared:
+        reasons = service.prepare_meshes(reward_meshes(meshes.samples))
+    return without_refused(meshes, reasons)
+
+
+def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:
+    """The samples in the form the reward service takes."""
+    return [
+        RewardMesh(item.name, item.mesh.vertices, item.mesh.faces, item.points, item.normals)
+        for item in samples
+    ]

@@ -1,4 +1,4 @@
-"""Pictures of a rig: its skeleton drawn over its mesh."""
+"""Draws a rig as a PNG: three views of its skeleton over its mesh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from data.mesh import Mesh
 from data.rig import Rig
 
-# Front, side, and half from above, as (elevation, azimuth) with y up.
+# (title, elevation, azimuth) in degrees, with y up.
 _VIEWS = (("front", 0, 0), ("side", 0, 90), ("oblique", 25, 40))
 _MAX_FACES_DRAWN = 20_000
 
@@ -21,11 +21,11 @@ _MAX_FACES_DRAWN = 20_000
 def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     """Write a PNG: three views of the mesh, coloured by the bone of each vertex's largest weight.
 
-    Above 20,000 faces an even selection is drawn. Written under a temporary name, then renamed.
+    Of more than 20,000 faces an even subset is drawn. Written under a temporary name, then renamed.
     """
     figure = Figure(figsize=(11, 4.3), dpi=110)
     faces = mesh.faces[:: -(-len(mesh.faces) // _MAX_FACES_DRAWN)]
-    # glTF's y is up and +z faces the viewer: matplotlib draws (z, x, y), whose third axis is up.
+    # In glTF y is up and +z faces the viewer; in matplotlib the third axis is up, so plot (z, x, y).
     vertices = mesh.vertices[:, [2, 0, 1]]
     joints = rig.joints[:, [2, 0, 1]]
     palette = matplotlib.colormaps["tab20"]((np.arange(len(joints)) * 7 % 20) / 19.5)
@@ -40,7 +40,7 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     for place, (title, elevation, azimuth) in enumerate(_VIEWS):
         left, width = place / len(_VIEWS), 1 / len(_VIEWS)
         figure.text(left + width / 2, 0.885, title, ha="center", fontsize=9)
-        # Drawn in the order of the calls, so that the skeleton lies over the mesh.
+        # Draw in call order, so that the skeleton lies over the mesh.
         axes: Any = figure.add_axes((left, 0.0, width, 0.87), projection="3d", computed_zorder=False)
         axes.add_collection3d(
             Poly3DCollection(vertices[faces], facecolors=colours, edgecolors="none", zorder=1)

@@ -1,4 +1,4 @@
-"""What a training run tells: a progress bar, one line of metrics per step, and metrics.jsonl."""
+"""Training logs: a progress bar, one console line of metrics per step, and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# What the console shows of a step, in this order; the file has everything.
+# Metrics shown on the console, in this order; the file has all of them.
 _CONSOLE = {
     "reward": "reward",
     "rewards/coverage/mean": "cov",
@@ -32,9 +32,9 @@ _CONSOLE = {
 
 
 class StepTimes(TrainerCallback):
-    """Adds `seconds/train` to the log: the step without its rollout and without waiting for rewards.
+    """Adds `seconds/train` to the logs: the step time minus the rollout and the wait for rewards.
 
-    Must come before the callbacks that report, so that all of them see it.
+    Must run before the reporting callbacks, so that all of them see it.
     """
 
     def on_log(
@@ -45,19 +45,19 @@ class StepTimes(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Called by the trainer with the metrics of a step."""
+        """Add the time to the metrics of a step."""
         if logs is None or "step_time" not in logs:
             return
-        elsewhere = (logs.get("seconds/rollout") or 0.0) + (logs.get("seconds/wait_for_rewards") or 0.0)
-        logs["seconds/train"] = max(0.0, logs["step_time"] - elsewhere)
+        not_training = (logs.get("seconds/rollout") or 0.0) + (logs.get("seconds/wait_for_rewards") or 0.0)
+        logs["seconds/train"] = max(0.0, logs["step_time"] - not_training)
 
 
 class MetricsLog(TrainerCallback):
     """Shows progress and each step's main metrics, and appends all of them to `path` as one JSON line.
 
-    Takes the place of transformers' progress bar, which prints every metric of every step. After a resume,
-    lines of steps that are trained again are dropped first. What has no value in a step, such as the mean
-    of a reward that no rig of it got, is null.
+    Replaces transformers' progress bar, which prints every metric of every step. A resume first drops the
+    lines of the steps it will repeat. A metric without a value, such as the mean of a reward that no rig of
+    the step received, is null.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,7 +67,7 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep the lines of the steps up to the resumed one."""
+        """Drop the lines after the resumed step and start the bar."""
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class MetricsLog(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """End the bar's line; also for a training that did not come to its end."""
+        """Close the bar, also after training that was interrupted."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -111,9 +111,9 @@ class MetricsLog(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write and print a step."""
-        if not state.is_world_process_zero or logs is None or "loss" not in logs:  # the closing summary
+        if not state.is_world_process_zero or logs is None or "loss" not in logs:  # the final summary
             return
-        # An epoch is the whole run (see mesh_schedule): a number that says nothing.
+        # The dataset is the whole run (see rl/mesh_schedule.py), so the epoch carries no information.
         numbers = {
             key: _number(value)
             for key, value in logs.items()
@@ -132,7 +132,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of the steps up to `step`; a last line that a stop cut off is no line."""
+    """The lines up to `step`, without a last line that an interruption truncated."""
     kept = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:

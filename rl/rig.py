@@ -1,4 +1,4 @@
-"""Rig a mesh: mesh file in, rigged GLB and picture out."""
+"""Command: rig a mesh file; writes the rigged GLB and a picture of the rig."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import InlineRewardService
-from rl.meshes import MeshBank
+from rl.mesh_bank import MeshBank
+from rl.meshes import reward_meshes
 from rl.pictures import draw_rig
+from rl.policy_setup import load_policy
 from rl.recipe import Recipe, load_recipe, reward_settings, total_reward
-from rl.rollout import row_seeds
-from rl.session import load_policy, reward_meshes, sample_for_meshes
-from rl.trainer import read_rollout, submit_scores
+from rl.rollout import row_seeds, sample_for_meshes
+from rl.scoring import read_rollout, submit_scores
 
 
 @dataclass(frozen=True)
 class RiggedMesh:
-    """A mesh with the best of the rigs sampled for it, its total reward and the four rewards."""
+    """A mesh with the best rig sampled for it, the rig's total reward and its single rewards."""
 
     sample: MeshSample
     rig: Rig
@@ -43,7 +44,7 @@ def rig_mesh(
 ) -> RiggedMesh:
     """Sample `candidates` rigs and keep the one with the highest total reward.
 
-    Weights are decoded at the mesh's vertices; the writer normalises them.
+    Skinning weights are decoded at the mesh's vertices and not normalised; the GLB writer normalises them.
 
     Raises:
         RunFailedError: no candidate is a complete rig, or the mesh cannot be scored.
@@ -64,10 +65,10 @@ def rig_mesh(
         for rig, row in zip(rigs, rewards, strict=True)
     ]
     best = int(np.argmax(totals))
-    chosen, earned = rigs[best], rewards[best]
-    if chosen is None or earned is None:
+    chosen, best_rewards = rigs[best], rewards[best]
+    if chosen is None or best_rewards is None:
         raise RunFailedError(
-            f"none of {candidates} rigs for {sample.name} was complete; raise rig.candidates or "
+            f"none of the {candidates} rigs sampled for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
         )
     normals = vertex_normals(sample.mesh.vertices, sample.mesh.faces)
@@ -82,30 +83,30 @@ def rig_mesh(
             torch.from_numpy(normals),
         )
     rig = Rig(chosen.joints, chosen.parents, skin.T.contiguous().numpy())
-    return RiggedMesh(sample, rig, float(totals[best]), earned)
+    return RiggedMesh(sample, rig, float(totals[best]), best_rewards)
 
 
 def write_rigged(rigged: RiggedMesh, glb: Path) -> None:
-    """Write the GLB, and the picture beside it with the suffix .png."""
+    """Write the GLB, and the picture next to it as .png."""
     glb.parent.mkdir(parents=True, exist_ok=True)
     write_skinned_glb(glb, rigged.sample.mesh, rigged.rig)
     draw_rig(rigged.sample.mesh, rigged.rig, glb.with_suffix(".png"))
 
 
 def run(recipe: Recipe) -> None:
-    """Rig the recipe's `rig.mesh`; write the GLB and its picture, print joints and rewards.
+    """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
 
     Raises:
-        RecipeError, MeshError: no mesh is named, or it cannot be used.
+        RecipeError, MeshError: `rig.mesh` is missing or cannot be used.
         RunFailedError: see `rig_mesh`.
     """
     settings = recipe.rig
     if settings.mesh is None:
-        raise RecipeError("no mesh to rig; name one with rig.mesh=FILE")
+        raise RecipeError("no mesh to rig; set rig.mesh=FILE")
     source = Path(settings.mesh)
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
-        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture goes beside it as .png")
+        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
     mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
     sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
     rigged = rig_mesh(
@@ -114,7 +115,7 @@ def run(recipe: Recipe) -> None:
     try:
         write_rigged(rigged, output)
     except OSError as error:
-        raise RecipeError(f"'rig.out' {output} cannot be written ({error}); give another") from error
+        raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
     shown = ", ".join(f"{name} {value:.3f}" for name, value in rigged.rewards.items())
     print(f"{output}: {len(rigged.rig.joints)} joints, total reward {rigged.total:.3f} ({shown})")
 

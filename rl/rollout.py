@@ -1,4 +1,4 @@
-"""Rollouts: batched, grammar-constrained sampling of rig tokens with a KV cache and per-row seeds."""
+"""Samples rollouts: batched, grammar-constrained rig tokens with a KV cache and one seed per row."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms, sample_tokens
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
+from rl.mesh_bank import MeshBank
+from rl.recipe import Recipe
 
-# Ids before a completion that the model sees: <bos> and the class.
+# Tokens the model sees before a completion: <bos> and the class.
 PROMPT_LENGTH = 2
 
-# Finished rows are dropped from the batch when this share of it is done, looked at every so many
-# tokens: the look costs one device-to-host copy.
+# Finished rows leave the batch once they are this share of it. It is checked only every so many tokens
+# because each check costs a device-to-host copy.
 _COMPACT_SHARE = 0.25
 _COMPACT_EVERY = 16
 
@@ -26,9 +29,9 @@ _COMPACT_EVERY = 16
 class Rollouts:
     """Completions after the prompt `[mesh, bos, class]`, and their log-probabilities.
 
-    completion_ids (B, L) int64, padded with `pad` after <eos>; log_probs (B, L) float32 under the
-    sampling distribution, 0 on padding; lengths (B,) int64 counts tokens up to and with <eos>;
-    complete (B,) bool is False for rows the token limit cut off.
+    completion_ids: (B, L) int64, padded with `pad` after <eos>. log_probs: (B, L) float32 under the sampling
+    distribution, 0 on padding. lengths: (B,) int64, tokens up to and including <eos>. complete: (B,) bool,
+    False for rows cut off by the token limit.
     """
 
     completion_ids: Tensor
@@ -37,7 +40,7 @@ class Rollouts:
     complete: Tensor
 
     def rows(self) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids and log-probabilities as lists without padding, as TRL takes them."""
+        """Token ids and log-probabilities as lists without padding, the form TRL expects."""
         ids, log_probs = self.completion_ids.tolist(), self.log_probs.tolist()
         lengths = self.lengths.tolist()
         return (
@@ -47,7 +50,7 @@ class Rollouts:
 
 
 def row_seeds(count: int, *key: int) -> list[int]:
-    """One 63-bit seed per row from a key such as (run seed, step, rank): the same key, the same rollouts."""
+    """One 63-bit seed per row from a key such as (run seed, step, rank): equal keys give equal rollouts."""
     texts = ["/".join(map(str, (*key, row))) for row in range(count)]
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
     return [int.from_bytes(digest, "little") >> 1 for digest in digests]
@@ -70,13 +73,22 @@ def sample_rigs(
 ) -> Rollouts:
     """Sample one completion per row.
 
-    mesh_embeds (M, T, hidden): conditioning embeddings, each prefix is run once however many rows use
-    it; mesh_index (B,) names each row's mesh; class_ids (B,) its class token. `temperature` 0 is greedy;
-    `top_k`, `top_p` are for inference only (training needs the whole distribution). Rows are sampled in
-    chunks of `batch_size`; a row's tokens depend on its seed and its mesh, not on the chunk.
+    A row's tokens depend on its seed and mesh, not on the chunk it is sampled in. Rows of one mesh and class
+    in a chunk share one prefix pass.
+
+    Args:
+        mesh_embeds: (M, T, hidden) conditioning embeddings.
+        mesh_index: (B,) int64, the mesh of each row.
+        class_ids: (B,) int64, the class token of each row.
+        max_new_tokens: limit of the completion, <eos> included.
+        seeds: B seeds.
+        temperature: 0 is greedy.
+        top_k, top_p: for inference only; training needs the whole distribution.
+        batch_size: rows sampled at once, None for all.
 
     Raises:
-        ValueError: lengths of mesh_index, class_ids and seeds differ, or the limit leaves no room.
+        ValueError: mesh_index, class_ids and seeds differ in length or are empty, or `max_new_tokens`
+            exceeds the model's positions.
     """
     rows = len(seeds)
     if mesh_index.shape != (rows,) or class_ids.shape != (rows,) or rows == 0:
@@ -113,6 +125,30 @@ def sample_rigs(
     return Rollouts(ids, log_probs, lengths, ended)
 
 
+def sample_for_meshes(
+    policy: RigPolicy,
+    bank: MeshBank,
+    meshes: Sequence[int],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    temperature: float,
+    batch_size: int,
+) -> Rollouts:
+    """Sample one rollout per entry of `meshes` (bank indices) with the recipe's grammar and token limit."""
+    used, mesh_index = torch.unique(torch.tensor(list(meshes)), return_inverse=True)
+    return sample_rigs(
+        policy.model,
+        bank.embeds(used, policy.model),
+        mesh_index,
+        torch.full((len(seeds),), bank.class_id),
+        Grammar(bank.vocabulary, recipe.policy.grammar),
+        max_new_tokens=recipe.train["max_completion_length"],
+        seeds=seeds,
+        temperature=temperature,
+        batch_size=batch_size,
+    )
+
+
 def _sample_chunk(
     model: TokenRigForCausalLM,
     mesh_embeds: Tensor,
@@ -124,12 +160,12 @@ def _sample_chunk(
     top_k: int,
     top_p: float,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens and log-probabilities (B, L') of one chunk; L' ends where the last row ended."""
+    """Tokens and log-probabilities (B, L') of one chunk, L' being the longest completion."""
     device = mesh_embeds.device
     vocabulary = grammar.vocabulary
     rows, limit = uniforms.shape
     uniforms = uniforms.to(device)
-    # One prefix pass per distinct (mesh, class), expanded to its rows through the cache.
+    # One prefix pass per distinct (mesh, class); the cache then expands it to the rows.
     pairs, pair_of_row = torch.unique(
         torch.stack([mesh_index, class_ids.to(mesh_index.device)], dim=1), dim=0, return_inverse=True
     )
@@ -142,7 +178,7 @@ def _sample_chunk(
 
     ids = torch.full((rows, limit), vocabulary.pad, device=device)
     log_probs = torch.zeros((rows, limit), device=device)
-    alive = torch.arange(rows, device=device)  # rows still in the batch, by their place in the chunk
+    alive = torch.arange(rows, device=device)  # rows still in the batch, as indices into the chunk
     state = grammar.start(rows, device)
     for position in range(limit):
         drawn = sample_tokens(

@@ -1,10 +1,13 @@
-"""A run's output directory: new, to be gone on with, finished, or another run's."""
+"""A training run's output directory: start a new run, resume one, or refuse another recipe's."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.bundle import PolicyError, check_replaceable
@@ -15,7 +18,7 @@ RECIPE_FILE = "recipe.yaml"
 POLICY_FOLDER = "policy"
 METRICS_FILE = "metrics.jsonl"
 
-# Keys and sections that may change when a run goes on: they do not change what has been trained.
+# Keys and sections that a resumed run may change: they do not affect the steps already trained.
 _MAY_CHANGE = (
     "output_dir",
     "resume",
@@ -36,16 +39,16 @@ _MAY_CHANGE = (
 
 
 def open_run(recipe: Recipe) -> Path | None:
-    """Make the output directory ready and write the recipe there; the checkpoint to go on from, if any.
+    """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
-    With `resume` false, the checkpoints and metrics of an earlier run are kept aside in `previous-N/`.
+    With `resume` false, the checkpoints and metrics of an earlier run are moved to `previous-N/`.
 
     Raises:
-        RecipeError: the directory cannot be used, or holds a run of another recipe.
+        RecipeError: the directory cannot be used, or holds the run of another recipe.
     """
     output = make_directory(recipe)
     try:
-        check_replaceable(output / POLICY_FOLDER)  # now rather than after the training
+        check_replaceable(output / POLICY_FOLDER)  # fail before training, not after
     except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
     checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
@@ -57,25 +60,34 @@ def open_run(recipe: Recipe) -> Path | None:
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
-                f"'output_dir' {output} holds a run with another '{key}'; give another directory, or "
-                "resume=false to start over (the earlier checkpoints are kept aside)"
+                f"'output_dir' {output} holds a run with another '{key}'; choose another directory, or start "
+                "over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
     write_recipe(recipe, written)
     return checkpoints[-1] if checkpoints else None
 
 
+def open_shared_run(recipe: Recipe) -> Path | None:
+    """`open_run` in a multi-process run: the main process opens it, every process gets the checkpoint."""
+    state = PartialState()
+    checkpoint = [open_run(recipe) if state.is_main_process else None]
+    if state.num_processes > 1:
+        broadcast_object_list(checkpoint)
+    return checkpoint[0]
+
+
 def make_directory(recipe: Recipe) -> Path:
-    """The recipe's output directory, made if it is not there (RecipeError if that cannot be)."""
+    """The recipe's output directory, created if missing (RecipeError if that fails)."""
     output = Path(recipe.output_dir)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"'output_dir' {output} cannot be made ({error}); give another") from error
+        raise RecipeError(f"'output_dir' {output} cannot be created ({error}); choose another") from error
     return output
 
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first key by which two recipes train differently, None if there is none."""
+    """The first key on which two recipes differ and that affects training, None if there is none."""
     old, new = _flat(before), _flat(now)
     for key in dict.fromkeys([*new, *old]):
         if any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
@@ -86,7 +98,7 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
-    """Whether a checkpoint is that of step `max_steps` or a later one."""
+    """Whether a checkpoint was saved at step `max_steps` or later."""
     return json.loads((checkpoint / TRAINER_STATE_FILE).read_text())["global_step"] >= max_steps
 
 

@@ -1,13 +1,15 @@
 """The tiny policy and what tests of training share."""
 
 import gc
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policy.bundle import RigPolicy
+from rl import train_grpo
 from rl.recipe import Recipe
 from tests.rl import tiny
 
@@ -41,3 +43,23 @@ def make_recipe(policy_path: Path, tmp_path: Path) -> Callable[..., Recipe]:
         return tiny.make_recipe(policy_path, tmp_path / "run", changes)
 
     return make
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """Training in this process takes SIGTERM as Ctrl-C; the tests' own handler comes back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def here(policy_path: Path, tmp_path: Path, _signals: None) -> Callable[..., int]:
+    """Run the command in this process, inline: `here({"train.max_steps": 3}, "resume=false")`."""
+
+    def command(changes: dict[str, Any] | None = None, *overrides: str) -> int:
+        recipe = tmp_path / "recipe.yaml"
+        tiny.write_recipe_file(recipe, policy_path, tmp_path / "run", changes or {})
+        return train_grpo.main([str(recipe), *overrides])
+
+    return command

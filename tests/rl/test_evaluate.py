@@ -18,17 +18,17 @@ from rewards.service import InlineRewardService
 from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutScore
 from rl import evaluate as module
 from rl.evaluate import evaluate, same_weights
-from rl.evaluation import VALID_ONLY, Evaluation
-from rl.ground_truth import FAILED
-from rl.meshes import MeshBank
+from rl.evaluation_results import VALID_ONLY, Evaluation
+from rl.ground_truth import FAILED_METRICS
+from rl.mesh_bank import MeshBank
+from rl.meshes import load_meshes, reward_meshes
 from rl.recipe import Recipe, reward_settings
-from rl.session import load_meshes, reward_meshes
 from tests.rl import tiny
 
 NAMES = ("coverage", "containment", "sparsity", "smoothness")
 COLUMNS = {
-    *(*NAMES, "total", "valid", "joints", "true_joints", *FAILED),
-    *(f"{name}{VALID_ONLY}" for name in (*NAMES, "total", *FAILED)),
+    *(*NAMES, "total", "valid", "joints", "true_joints", *FAILED_METRICS),
+    *(f"{name}{VALID_ONLY}" for name in (*NAMES, "total", *FAILED_METRICS)),
 }
 
 
@@ -80,7 +80,7 @@ def test_means_are_over_rollouts_then_over_meshes(policy, bank, make_recipe):
     assert result.diagnostics == {"joints": 9.0}
 
 
-def test_what_could_not_be_scored_is_left_out(policy, bank, make_recipe):
+def test_unscored_rollouts_are_excluded(policy, bank, make_recipe):
     service = Scores(lambda mesh, row: None if (mesh, row) != (3, 1) else 0.5)
     result = run(policy, bank, make_recipe(), service, samples=2)
     assert list(result.per_mesh) == [bank.samples[3].name]
@@ -108,14 +108,14 @@ def test_cut_off_rigs_count_as_invalid(policy, bank, make_recipe):
     service.prepare_meshes(reward_meshes(bank.samples))
     result = run(policy, bank, recipe, service)
     assert {result.mean[name] for name in (*NAMES, "total", "valid", "joints")} == {0.0}
-    # Against the known rigs they count as the fixed worst, and there is no mean over valid rigs.
-    assert {name: result.mean[name] for name in FAILED} == pytest.approx(FAILED)
+    # Against the ground truth they count as the worst value, and there is no mean over valid rigs.
+    assert {name: result.mean[name] for name in FAILED_METRICS} == pytest.approx(FAILED_METRICS)
     assert not [name for name in result.mean if name.endswith(VALID_ONLY)]
     assert result.diagnostics == {}
 
 
-class Told:
-    """A service that gives row r of every mesh the rewards `values[r]`, None for a rig that is invalid."""
+class FixedScores:
+    """A service that gives row r of every mesh the rewards `values[r]`; None makes the rig invalid."""
 
     def __init__(self, values: list[float | None]) -> None:
         self.values = values
@@ -136,7 +136,7 @@ class Told:
 
 @pytest.fixture
 def whole_rigs(monkeypatch) -> None:
-    """Every rollout says the same rig of two joints, whatever the policy wrote."""
+    """Every rollout reads as the same rig of two joints, whatever the policy sampled."""
     joints = np.array([[0, 0, 0], [0, 0.5, 0]], dtype=np.float32)
     rig = RolloutRig(joints, np.array([-1, 0]), np.array([[1, 2], [3, 4]]))
     monkeypatch.setattr(module, "read_rollout", lambda *arguments: rig)
@@ -145,30 +145,30 @@ def whole_rigs(monkeypatch) -> None:
 @pytest.mark.usefixtures("whole_rigs")
 def test_failures_count_as_the_worst_and_not_at_all(policy, bank, make_recipe):
     # Of four rigs one is invalid: (0.5 + 0.25 + 0.75 + 0) / 4 = 0.375, and 1.5 / 3 = 0.5 over the valid ones.
-    result = run(policy, bank, make_recipe(), Told([0.5, None, 0.25, 0.75]), samples=4)
+    result = run(policy, bank, make_recipe(), FixedScores([0.5, None, 0.25, 0.75]), samples=4)
     assert result.mean["coverage"] == 0.375
     assert result.mean["coverage_valid"] == 0.5
     assert result.mean["total"] == 3.0  # weights 5 + 1 + 1 + 1
     assert result.mean["total_valid"] == 4.0
     assert result.mean["valid"] == 0.75
     for row in result.per_mesh.values():
-        for name, worst in FAILED.items():
+        for name, worst in FAILED_METRICS.items():
             assert row[name] == pytest.approx((3 * row[f"{name}{VALID_ONLY}"] + worst) / 4), name
 
 
 @pytest.mark.usefixtures("whole_rigs")
 def test_the_best_of_each_so_many_counts(policy, bank, make_recipe):
     # Six rollouts are two picks of three: 0.5 at place 1, and 0.25, the only valid one, at place 5.
-    told = Told([0.25, 0.5, 0.25, None, None, 0.25])
-    result = run(policy, bank, make_recipe(), told, samples=2, best_of=3)
+    scores = FixedScores([0.25, 0.5, 0.25, None, None, 0.25])
+    result = run(policy, bank, make_recipe(), scores, samples=2, best_of=3)
     assert (result.samples, result.best_of) == (2, 3)
     assert result.mean["coverage"] == 0.375
     assert result.mean["valid"] == 1.0
     assert result.diagnostics == {"row": 3.0}  # (1 + 5) / 2
     # A valid rig that earns nothing is better than none; of equals the first is kept.
-    nothing = run(policy, bank, make_recipe(), Told([None, 0.0, 0.0]), samples=1, best_of=3)
+    nothing = run(policy, bank, make_recipe(), FixedScores([None, 0.0, 0.0]), samples=1, best_of=3)
     assert (nothing.mean["valid"], nothing.diagnostics) == (1.0, {"row": 1.0})
-    none = run(policy, bank, make_recipe(), Told([None, None]), samples=1, best_of=2)
+    none = run(policy, bank, make_recipe(), FixedScores([None, None]), samples=1, best_of=2)
     assert none.mean["valid"] == 0.0
 
 
@@ -207,11 +207,15 @@ def test_a_beam_of_one_is_greedy(policy, bank, make_recipe):
 
 
 def test_metrics_can_be_switched_off(policy, bank, make_recipe, monkeypatch):
-    with_metrics = run(policy, bank, make_recipe(), Told([0.5, None]))
-    monkeypatch.setattr(module, "GroundTruth", None)
-    result = run(policy, bank, make_recipe(), Told([0.5, None]), metrics=False)
+    with_metrics = run(policy, bank, make_recipe(), FixedScores([0.5, None]))
+    monkeypatch.setattr(module, "GroundTruthMetrics", None)
+    result = run(policy, bank, make_recipe(), FixedScores([0.5, None]), metrics=False)
     for name, row in result.per_mesh.items():
-        assert set(row) == COLUMNS - {"true_joints", *FAILED, *(f"{n}{VALID_ONLY}" for n in FAILED)}
+        assert set(row) == COLUMNS - {
+            "true_joints",
+            *FAILED_METRICS,
+            *(f"{n}{VALID_ONLY}" for n in FAILED_METRICS),
+        }
         assert row == {column: with_metrics.per_mesh[name][column] for column in row}
 
 
@@ -262,7 +266,7 @@ def test_the_command_writes_json_csv_and_tables(recipe_file, policy_path, tmp_pa
     shown = capsys.readouterr().out
     assert f"{written['mean']['total']:.3f}" in shown
     assert f"{100 * written['mean']['unirig_j2j_valid']:.2f}" in shown
-    assert "2 known rigs, valid rigs only" in shown
+    assert "2 ground-truth rigs, valid rigs only" in shown
     assert max(len(line) for line in shown.splitlines() if str(policy_path) not in line) <= 112
 
 
@@ -344,11 +348,11 @@ def test_meshes_with_and_without_a_rig(recipe_file, tmp_path, capsys):
     assert written["mean"]["total"] == pytest.approx((plain["total"] + skinned["total"]) / 2)
     (row,) = (r for r in rows_of(tmp_path / "out" / "evaluation.csv") if r["mesh"] == "plain")
     assert row["unirig_j2j"] == ""
-    assert "1 known rig," in capsys.readouterr().out
+    assert "1 ground-truth rig," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key", ["meshes", "eval_meshes"])
-def test_rigs_of_a_prepared_folder_are_known(recipe_file, tmp_path, capsys, key):
+def test_rigs_of_a_prepared_folder_are_the_ground_truth(recipe_file, tmp_path, capsys, key):
     (tmp_path / "rigs").mkdir()
     for seed in range(3):
         creature = make_creature(seed)
@@ -359,7 +363,7 @@ def test_rigs_of_a_prepared_folder_are_known(recipe_file, tmp_path, capsys, key)
     known = {rig.name: rig.joints for rig in read_manifest(tmp_path / "prepared").rigs if rig.split == "eval"}
     assert {name: row["true_joints"] for name, row in written.items()} == known
     assert len(known) == 2
-    assert "2 known rigs," in capsys.readouterr().out
+    assert "2 ground-truth rigs," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -376,7 +380,7 @@ def test_rigs_of_a_prepared_folder_are_known(recipe_file, tmp_path, capsys, key)
         (["eval.compare=[nowhere]"], "'eval.compare': nowhere"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(recipe_file, tmp_path, capsys, overrides, message):
+def test_mistakes_are_reported_in_one_sentence(recipe_file, tmp_path, capsys, overrides, message):
     assert command(recipe_file, *overrides) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out" / "evaluation.json").exists()
@@ -384,7 +388,7 @@ def test_mistakes_are_told_in_one_sentence(recipe_file, tmp_path, capsys, overri
 
 def test_a_policy_named_twice_is_refused(recipe_file, policy_path, capsys):
     assert command(recipe_file, f"eval.compare=[{policy_path}]") == 2
-    assert f"'eval.compare' names {policy_path} twice" in capsys.readouterr().err
+    assert f"{policy_path} appears twice in 'policy.path' and 'eval.compare'" in capsys.readouterr().err
 
 
 def test_help_and_wrong_output(policy_path, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""GRPO learns: the reward rises, on held-out meshes too, and goes on rising after a resume."""
+"""GRPO learns: the reward rises, on held-out meshes too, and again after a resume."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from rl import train_grpo
 from tests.rl import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.usefixtures("_signals")]
 
 
 def test_the_reward_rises_and_rises_again_after_a_resume(policy_path, tmp_path):

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, the console's line and bar, times."""
+"""Training logs: metrics.jsonl, the console line and bar, step times."""
 
 import json
 from types import SimpleNamespace

@@ -74,7 +74,7 @@ def test_no_whole_rig_is_a_failed_run(creature_file, recipe_file, policy, make_r
     short = "train.max_completion_length=4"
     assert rig.main([recipe_file, f"rig.mesh={creature_file}", short]) == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert message.startswith("failed: none of 8 rigs for beast was complete")
+    assert message.startswith("failed: none of the 8 rigs sampled for beast was complete")
     assert not creature_file.with_name("beast_rigged.glb").exists()
     with pytest.raises(RunFailedError):
         rig_mesh(

@@ -11,7 +11,7 @@ from policy.tokenrig.log_probs import row_uniforms
 from policy.tokens.grammar import Grammar
 from rl import rollout
 from rl.rollout import Rollouts, row_seeds, sample_rigs
-from rl.trainer import read_rollout
+from rl.scoring import read_rollout
 from tests.rl import tiny
 
 LIMIT = 120

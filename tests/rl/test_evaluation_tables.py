@@ -5,12 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
-from rl.evaluation import Evaluation, summarise
-from rl.ground_truth import FAILED
-from rl.tables import WIDTH, make_console, print_means, print_meshes
+from rl.evaluation_results import Evaluation, summarise
+from rl.evaluation_tables import WIDTH, make_console, print_means, print_meshes
+from rl.ground_truth import FAILED_METRICS
 
 REWARDS = ("coverage", "containment", "sparsity", "smoothness", "total")
-METRICS = {**dict.fromkeys(FAILED, 0.25), "unirig_j2j": 0.0312}
+METRICS = {**dict.fromkeys(FAILED_METRICS, 0.25), "unirig_j2j": 0.0312}
 
 
 def evaluation(valid: float = 1.0, metrics: bool = True, shift: float = 0.0, **names: float) -> Evaluation:
@@ -51,20 +51,20 @@ def test_means_of_one_policy():
     assert row(lines, "J2J unirig, % of box ↓") == ["3.12", "0.00"]
     assert row(lines, "skin L1 ↓") == ["0.250", "0.000"]
     assert row(lines, "skin IoU ↑") == ["25.0 %", "0.0"]
-    assert any("2 known rigs, valid rigs only" in line for line in lines)
+    assert any("2 ground-truth rigs, valid rigs only" in line for line in lines)
     # Nothing failed: both means are the same, and there is one.
     assert not any("failed" in line for line in lines)
 
 
 def test_failures_bring_the_second_mean():
     lines = shown(print_means, [evaluation(valid=0.5, a=1.0)], "A")
-    assert any("the same with failed rigs" in line for line in lines)
+    assert any("including failed rigs" in line for line in lines)
     assert len([line for line in lines if "J2J unirig" in line]) == 2
 
 
 def test_rewards_alone_where_no_rig_is_known():
     lines = shown(print_means, [evaluation(metrics=False, a=1.0)], "A")
-    assert not any("known" in line or "J2J" in line for line in lines)
+    assert not any("ground-truth" in line or "J2J" in line for line in lines)
     assert row(lines, "coverage ↑") == ["1.000", "0.000"]
 
 

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: what is measured, means and standard errors, differences, JSON and CSV."""
+"""Evaluation results: means, standard errors and paired differences, written as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-VALID_ONLY = "_valid"  # suffix of the mean over valid rigs alone
+VALID_ONLY = "_valid"  # suffix of columns that average over valid rigs only
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is shown: `label` in tables of means, `short` as a column of the table of meshes.
+    """How a column is displayed: `label` in the table of means, `short` as a header in the table of meshes.
 
-    unit: a plain number, one in percent, or a count. lower: whether less is better, None if neither is.
+    unit: plain number, percent or count. lower: whether lower is better, None if neither is.
     """
 
     label: str
@@ -29,13 +29,13 @@ class Measure:
 
 _REWARD = {"coverage": "cov", "containment": "cont", "sparsity": "spars", "smoothness": "smooth"}
 
-# Measures by column; the recipe's guards are shown as rewards are.
+# Measures by column; guards, which are not listed, are displayed like rewards.
 MEASURES: dict[str, Measure] = {
     **{name: Measure(name, short, "number", False) for name, short in _REWARD.items()},
     "total": Measure("total", "total", "number", False),
     "valid": Measure("valid", "valid", "percent", False),
     "joints": Measure("joints", "joints", "count", None),
-    "true_joints": Measure("joints of the known rigs", "true", "count", None),
+    "true_joints": Measure("ground-truth joints", "true", "count", None),
     **{
         f"{convention}_{name}": Measure(
             f"{name.upper()} {convention}, % of box", f"{name.upper()} %", "percent", True
@@ -53,22 +53,21 @@ MEASURES: dict[str, Measure] = {
 
 
 def measure_of(column: str) -> Measure:
-    """How a column is shown; a column over valid rigs alone as its measure is."""
+    """How a column is displayed, with or without the suffix for valid rigs only."""
     name = column.removesuffix(VALID_ONLY)
     return MEASURES.get(name) or Measure(name, name, "number", False)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A policy's numbers: means over the rigs of each mesh, then over meshes.
+    """Results of one policy: means over the rigs of each mesh, then over meshes.
 
-    In a column by its plain name every rig counts, a failed one (no rig at all) at the measure's fixed worst
-    value: 0 for the rewards, `rl.ground_truth.FAILED` for metrics. `<column>_valid` is over the valid rigs
-    alone.
-    `joints` and `true_joints` are over valid rigs and of the known ones. A mesh lacks the columns that it
-    has no value for: metrics if its rig is not known, `_valid` if none of its rigs is.
+    In a column without suffix every rig counts. A failed rig (invalid or incomplete) counts as the measure's
+    worst value: 0 for rewards, `rl.ground_truth.FAILED_METRICS` for metrics. `<column>_valid` averages over
+    valid rigs only, as does `joints`; `true_joints` is the number of joints of the ground truth. A mesh lacks
+    the columns it has no value for: metrics if it has no ground truth, `_valid` if none of its rigs is valid.
 
-    per_mesh: mesh name to its columns. mean, standard_error: over the meshes that have the column.
+    per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
     """
 
@@ -85,7 +84,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference: its mean and standard error over the `meshes` that both have."""
+    """A paired difference: mean and standard error over the number of `meshes` both evaluations have."""
 
     mean: float
     standard_error: float
@@ -95,7 +94,7 @@ class Difference:
 def summarise(
     per_mesh: Mapping[str, Mapping[str, float]], columns: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard error of each column over the meshes that have it; what none has is left out."""
+    """Mean and standard error of each column over the meshes that have it; columns of no mesh are skipped."""
     values = {column: [row[column] for row in per_mesh.values() if column in row] for column in columns}
     present = {column: found for column, found in values.items() if found}
     return (
@@ -105,12 +104,12 @@ def summarise(
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """The mean; 0 of nothing."""
+    """The mean; 0 for no values."""
     return sum(values) / len(values) if values else 0.0
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard deviation of the mean, n − 1 in the variance; 0 for fewer than two values."""
+    """Standard error of the mean, with n − 1 in the variance; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     mean = mean_of(values)
@@ -132,9 +131,9 @@ def compare(before: Evaluation, after: Evaluation) -> dict[str, Difference]:
 
 
 def write_evaluation(evaluation: Evaluation, path: Path, others: Sequence[Evaluation] = ()) -> None:
-    """Write JSON: the evaluation, and under `compared` the others with their differences to it.
+    """Write JSON: the evaluation, and under `compared` the others with their differences from it.
 
-    As `write_csv`, under a temporary name that is then renamed.
+    Like `write_csv`, it writes under a temporary name, then renames.
     """
     compared = [
         {
@@ -149,10 +148,10 @@ def write_evaluation(evaluation: Evaluation, path: Path, others: Sequence[Evalua
 
 
 def write_csv(evaluations: Sequence[Evaluation], path: Path) -> None:
-    """Write a row per policy and mesh, then the mean and standard error of each policy and its differences.
+    """Write one row per policy and mesh, then each policy's mean, standard error and differences.
 
-    `row` says which it is: mesh, mean, standard_error, difference, difference_standard_error. Differences are
-    to the first policy, paired by mesh. What has no value is empty.
+    The column `row` is one of mesh, mean, standard_error, difference, difference_standard_error. Differences
+    are from the first policy, paired by mesh. Missing values are empty.
     """
     columns = list(dict.fromkeys(column for each in evaluations for column in each.mean))
     rows: list[dict[str, Any]] = [

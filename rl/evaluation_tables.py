@@ -1,4 +1,4 @@
-"""Tables of evaluations for the terminal: means with standard errors, policies side by side, meshes."""
+"""Prints evaluation results as terminal tables: means, policies side by side, and single meshes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from rl.evaluation import VALID_ONLY, Difference, Evaluation, compare, measure_of
+from rl.evaluation_results import VALID_ONLY, Difference, Evaluation, compare, measure_of
 
-WIDTH = 112  # of a console that is no terminal
-COMPARED_AT_ONCE = 2  # policies beside the first in one table
+WIDTH = 112  # console width when the output is not a terminal
+COMPARED_AT_ONCE = 2  # policies next to the first in one table
 NAME_LENGTH = 22
 
-# Columns of the table of meshes: of one policy, and of each of several.
+# Columns of the table of meshes: for a single policy, and for each of several.
 _OF_A_MESH = (
     *("coverage", "containment", "sparsity", "smoothness", "total", "valid", "joints", "true_joints"),
     *("unirig_j2j_valid", "unirig_b2b_valid", "skin_l1_valid", "skin_iou_valid", "motion_loss_valid"),
@@ -23,22 +23,22 @@ _OF_A_MESH_COMPARED = ("total", "unirig_j2j_valid", "skin_iou_valid")
 
 
 def make_console() -> Console:
-    """The terminal; where there is none, as wide as the tables need."""
+    """The terminal; a console as wide as the tables if the output is not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDTH)
 
 
 def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], console: Console) -> None:
-    """Measures as rows, policies as columns; further policies with their paired difference to the first.
+    """Print measures as rows and policies as columns, with paired differences from the first policy.
 
-    Metrics of known rigs come over valid rigs, and, if some rig failed, once more with failures at their
-    fixed worst value. Fits 112 columns.
+    Metrics average over valid rigs; if some rig failed, they are repeated with failed rigs at their worst
+    value. Fits 112 columns.
     """
     first, others = evaluations[0], list(zip(labels[1:], evaluations[1:], strict=True))
     console.print(describe(first), highlight=False)
     parts = [others[i : i + COMPARED_AT_ONCE] for i in range(0, len(others), COMPARED_AT_ONCE)]
     for part in parts or [[]]:
-        ratio = len(others) == 1  # there is room for it
+        ratio = len(others) == 1  # otherwise there is no room for it
         table = Table()
         table.add_column("", no_wrap=True)
         table.add_column(labels[0] if others else "mean", justify="right")
@@ -66,7 +66,7 @@ def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], consol
 
 
 def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], console: Console) -> None:
-    """One row per mesh: the measures that say most, metrics over its valid rigs; policies side by side."""
+    """Print one row per mesh with the main measures, policies side by side; metrics over valid rigs only."""
     several = len(evaluations) > 1
     width = COMPARED_AT_ONCE + 1
     for start in range(0, len(evaluations), width):
@@ -93,7 +93,7 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
 
 
 def describe(evaluation: Evaluation) -> str:
-    """How many meshes and rigs, and how the rigs were decoded."""
+    """One line: number of meshes and rigs, decoding, seed."""
     count = len(evaluation.per_mesh)
     rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
     how = evaluation.decoding
@@ -103,19 +103,18 @@ def describe(evaluation: Evaluation) -> str:
 
 
 def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
-    """Titles and columns: rewards, metrics over valid rigs, metrics with failures if there are any."""
+    """Titles and columns: rewards, metrics over valid rigs, and metrics with failed rigs if there are any."""
     columns = evaluations[0].mean
     rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
     metrics = [c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY)]
-    known = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
+    truths = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
     sections = [("", rewards)]
     failed = any(each.mean["valid"] < 1 for each in evaluations)
     if metrics:
         valid = [f"{c}{VALID_ONLY}" for c in metrics if f"{c}{VALID_ONLY}" in columns]
-        rigs = "known rig" if known == 1 else "known rigs"
-        sections.append((f"{known} {rigs}, valid rigs only", valid))
+        sections.append((f"{truths} ground-truth rig{'s' * (truths != 1)}, valid rigs only", valid))
     if metrics and failed:
-        sections.append(("the same with failed rigs", metrics))
+        sections.append(("including failed rigs", metrics))
     return sections
 
 

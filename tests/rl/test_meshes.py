@@ -1,6 +1,5 @@
-"""What commands share: which meshes train and which are held out, and the checks before any work."""
+"""A recipe's meshes: which train and which are held out, and which are skipped."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from data.mesh import MeshError
 from data.prepare import PrepareSettings, prepare
 from data.sets.prepared import write_manifest
 from data.typed_recipe import RecipeError
-from rl.session import RunMeshes, load_meshes, load_policy, reward_service, without_refused
+from rl.meshes import RunMeshes, load_meshes, without_refused
 
 
 def write_meshes(folder, count: int) -> str:
@@ -146,16 +145,16 @@ def test_prepared_folders_among_files(make_recipe, prepared, tmp_path):
     assert len(set(names_of(meshes, meshes.held_out))) == 4
 
 
-def test_prepared_rigs_that_cannot_be_used_are_named(make_recipe, prepared, capsys):
+def test_prepared_rigs_that_cannot_be_used_are_reported(make_recipe, prepared, capsys):
     entries = read_manifest(prepared).rigs
     train = [rig for rig in entries if rig.split == "train"]
     (prepared / train[0].file).write_bytes(b"")
     limit = max(rig.faces for rig in entries) - 1
     meshes = load_meshes(make_recipe({"data.meshes": str(prepared), "data.max_faces": limit}))
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 5 - len(meshes.samples)
-    assert any(train[0].file in line for line in told)
-    assert any(f"the limit is {limit}" in line for line in told)
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == 5 - len(meshes.samples)
+    assert any(train[0].file in line for line in shown)
+    assert any(f"the limit is {limit}" in line for line in shown)
     with pytest.raises(MeshError, match=r"none of its \d rigs is usable; prepare the folder again"):
         load_meshes(make_recipe({"data.meshes": str(prepared), "data.max_faces": 1}))
 
@@ -171,65 +170,11 @@ def test_a_prepared_folder_with_an_empty_split_is_refused(make_recipe, prepared,
         load_meshes(make_recipe({"data.meshes": str(prepared)}))
 
 
-def test_meshes_that_cannot_be_scored_are_left_out(make_recipe, capsys):
+def test_meshes_that_cannot_be_scored_are_skipped(make_recipe, capsys):
     meshes = load_meshes(make_recipe({"data.train_count": 2, "data.eval_count": 2}))
     left = without_refused(meshes, [None, "second: is flat", None, "fourth: is flat"])
     assert (left.train, left.held_out) == ([0], [2])
     assert capsys.readouterr().err.splitlines() == ["skipped: second: is flat", "skipped: fourth: is flat"]
     for reasons in (["a", "b", None, None], [None, None, "c", "d"]):
-        with pytest.raises(MeshError, match=r"no mesh is left .*'data.meshes'"):
+        with pytest.raises(MeshError, match=r"no mesh can be scored; .*'data.meshes'"):
             without_refused(meshes, reasons)
-
-
-def damage(name: str, change):
-    """Change one file of a policy: `change` takes and gives back its bytes, or None to remove it."""
-
-    def apply(folder) -> None:
-        content = change((folder / name).read_bytes())
-        (folder / name).unlink()
-        if content is not None:
-            (folder / name).write_bytes(content)
-
-    return apply
-
-
-def configured(**values: object):
-    return lambda content: json.dumps({**json.loads(content), **values}).encode()
-
-
-@pytest.mark.parametrize(
-    ("apply", "words"),
-    [
-        (damage("config.json", lambda _: None), "no config.json"),
-        (damage("config.json", lambda content: content[:50]), "config.json"),
-        (damage("model.safetensors", lambda _: None), "no model.safetensors"),
-        (damage("model.safetensors", lambda content: content[:100]), "cannot be loaded"),
-        (damage("model.safetensors", lambda content: content[:-100]), "cannot be loaded"),
-        (
-            damage("config.json", configured(num_hidden_layers=3)),
-            "11 weights required by config.json are missing",
-        ),
-        (damage("config.json", configured(hidden_size=48)), "of another size"),
-        (damage("skin_vae/model.safetensors", lambda _: None), "skin_vae"),
-        (damage("skin_vae/model.safetensors", lambda content: content[:100]), "cannot be loaded"),
-        (damage("skin_vae/config.json", configured(width_encoder=32)), "size mismatch"),
-        (damage("skin_vae/config.json", configured(colour="red")), "colour"),
-        (damage("skin_vae/config.json", configured(fsq_levels=[8, 4])), "32 codes"),
-    ],
-)
-def test_damaged_policies_are_named(make_recipe, policy_path, tmp_path, apply, words):
-    folder = tmp_path / "damaged"
-    shutil.copytree(policy_path, folder)
-    apply(folder)
-    with pytest.raises(RecipeError, match=r"'policy\.path'") as refusal:
-        load_policy(make_recipe({"policy.path": str(folder)}))
-    assert str(folder) in str(refusal.value) or "codes" in str(refusal.value)
-    assert words in str(refusal.value)
-    assert "\n" not in str(refusal.value)
-
-
-@pytest.mark.parametrize("device", ["quantum", "cuda:99"])
-def test_devices_that_are_not_there(make_recipe, policy, device):
-    recipe = make_recipe({"workers.decoder_device": device})
-    with pytest.raises(RecipeError, match=r"workers\.decoder_device"), reward_service(recipe, policy):
-        pass

@@ -1,0 +1,60 @@
+"""Motion loss: how far apart a mesh's vertices are when two rigs move them through the same poses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data.rig import Rig
+from rewards.errors import RewardError
+from rewards.lbs import check_rotations, linear_blend_skinning, skinning_matrices
+from rl.metrics.inputs import BOX_SIDE, MetricError, check_finite
+from rl.metrics.pairing import pair_joints
+
+# The motion loss has no upper bound. The diagonal of the box, in the mesh frame's unit, is worse than any
+# useful rig.
+FAILED_MOTION = BOX_SIDE * math.sqrt(3)
+
+
+def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: ArrayLike) -> float:
+    """Mean distance between the vertices as posed by each rig, under the same poses.
+
+    Poses are local rotations of the ground-truth joints, about world-aligned axes. A predicted joint takes
+    the rotation of the joint that `pair_joints` pairs it with; an unpaired one does not rotate and so
+    follows its parent. Ground-truth joints without a partner do rotate: what they move counts. Pass
+    identities for the root to ignore its position, since it turns the whole mesh. A failed rig counts as
+    `FAILED_MOTION`.
+
+    Args:
+        vertices: (V, 3) float, rest positions, mesh frame.
+        predicted, truth: rigs of this mesh. Weights are normalised per vertex; a vertex without weights does
+            not move.
+        rotations: (P, J, 3, 3) float, P >= 1, J the number of ground-truth joints, as from
+            `rewards.poses.random_rotations`.
+
+    Returns:
+        The mean over poses and vertices, in the unit of `vertices`; over BOX_SIDE, it is a share of the box.
+
+    Raises:
+        MetricError: mismatched shapes, or vertices or rotations that are not finite.
+    """
+    points = check_finite("vertices", vertices, (3,))
+    for name, rig in (("predicted", predicted), ("true", truth)):
+        if len(rig.weights) != len(points):
+            raise MetricError(
+                f"the {name} rig has weights for {len(rig.weights)} vertices and the mesh has {len(points)}; "
+                "give rigs of this mesh"
+            )
+    try:
+        true_rotations = check_rotations(rotations, len(truth.joints))
+    except RewardError as error:
+        raise MetricError(str(error)) from error
+    pairing = pair_joints(predicted, truth)
+    own_rotations = np.where((pairing >= 0)[:, None, None], true_rotations[:, pairing], np.eye(3))
+    moved, expected = (
+        linear_blend_skinning(points, rig.weights, skinning_matrices(rig.joints, rig.parents, local))
+        for rig, local in ((predicted, own_rotations), (truth, true_rotations))
+    )
+    return float(np.linalg.norm(moved - expected, axis=-1).mean())

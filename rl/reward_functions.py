@@ -1,0 +1,119 @@
+"""The reward functions TRL calls: they collect pending scores and log validity, diagnostics and times."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from data.command_line import RunFailedError
+from rewards.worker import GroupScore, RolloutScore
+from rl.scoring import PendingScore
+
+LogMetric = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """What sampling one batch on one process cost.
+
+    `submit_seconds` is the time to submit it for scoring; the inline backend scores within that time.
+    """
+
+    rollout_seconds: float
+    submit_seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ScoredRollout:
+    """One rollout as it travels from the rollout function to the reward functions through TRL's columns.
+
+    joints: number of joints, None if the completion is no rig. batch: shared by all rows of the batch.
+    """
+
+    score: PendingScore
+    joints: int | None
+    batch: RolloutBatch
+
+
+class RigRewards:
+    """The rewards of a recipe as TRL reward functions, which only look up scores computed elsewhere.
+
+    The first function also logs what is not a reward, and stops the run after `max_failed_batches` batches in
+    a row without any score.
+    """
+
+    def __init__(self, names: Sequence[str], max_failed_batches: int) -> None:
+        self.names, self.max_failed_batches = tuple(names), max_failed_batches
+        self._failed_batches = 0
+
+    def functions(self) -> list[Callable[..., list[float | None]]]:
+        """One function per reward, named after it, in the order of the recipe's weights."""
+        return [self._function(name, first=i == 0) for i, name in enumerate(self.names)]
+
+    def _function(self, name: str, first: bool) -> Callable[..., list[float | None]]:
+        def reward(
+            scored_rollout: list[ScoredRollout], log_metric: LogMetric, **columns: Any
+        ) -> list[float | None]:
+            if first:
+                self._log(scored_rollout, log_metric)
+            rewards = [rollout.score.rewards([name]) for rollout in scored_rollout]
+            return [None if row is None else row[name] for row in rewards]
+
+        reward.__name__ = name
+        return reward
+
+    def _log(self, rollouts: Sequence[ScoredRollout], log_metric: LogMetric) -> None:
+        """Wait for the batch's scores, then log validity, joints, diagnostics, times and failures."""
+        batch = rollouts[0].batch
+        log_metric("seconds/rollout", batch.rollout_seconds)
+        log_metric("tokens_per_second", batch.tokens / batch.rollout_seconds)
+        started = time.perf_counter()
+        groups = list({id(group): group for group in (row.score.group() for row in rollouts)}.values())
+        log_metric("seconds/wait_for_rewards", batch.submit_seconds + time.perf_counter() - started)
+        log_metric("seconds/decode", sum(group.decode_seconds for group in groups))
+        log_metric("seconds/score", sum(group.score_seconds for group in groups))
+        scores = [row.score.score() for row in rollouts]
+        is_rig = [row.joints is not None for row in rollouts]
+        unscored = sum(score.rewards is None for score in scores)
+        log_metric("rig/unscored", float(unscored))
+        if unscored:
+            reason = _failure(groups) or "their mesh cannot be scored"
+            tqdm.write(
+                f"{unscored} of {len(rollouts)} rigs have no score and are excluded: {reason}",
+                file=sys.stderr,
+            )
+        self._count_failures(groups, [score for score, rig in zip(scores, is_rig, strict=True) if rig])
+        # Validity depends on the tokens alone: a rig that no worker could score is still valid.
+        valid = [
+            rig and (score.valid or score.rewards is None) for score, rig in zip(scores, is_rig, strict=True)
+        ]
+        log_metric("rig/valid", sum(valid) / len(valid))
+        counts = [row.joints for row in rollouts if row.joints is not None]
+        if counts:
+            log_metric("rig/joints", sum(counts) / len(counts))
+        diagnostics = [score.diagnostics for score in scores if score.valid]
+        for name in diagnostics[0] if diagnostics else ():
+            log_metric(f"rig/{name}", sum(item[name] for item in diagnostics) / len(diagnostics))
+
+    def _count_failures(self, groups: Sequence[GroupScore], submitted: Sequence[RolloutScore]) -> None:
+        """`submitted`: scores of the rows that are rigs; the others score 0 without a worker."""
+        if not submitted:
+            return
+        failed = all(score.rewards is None for score in submitted)
+        self._failed_batches = self._failed_batches + 1 if failed else 0
+        if self._failed_batches >= self.max_failed_batches:
+            reason = _failure(groups) or "the meshes cannot be scored"
+            raise RunFailedError(
+                f"{self._failed_batches} batches in a row could not be scored ({reason}); check the Ray logs "
+                "and run the same command again to resume from the last checkpoint"
+            )
+
+
+def _failure(groups: Sequence[GroupScore]) -> str | None:
+    return next((group.failure for group in groups if group.failure), None)

@@ -1,0 +1,63 @@
+"""From sampled tokens to rewards: reads rigs from completions, submits them, collects their scores."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from policy.tokens.skeleton_tokenizer import RigTokenError, detokenize, split_rig
+from policy.tokens.vocabulary import Vocabulary
+from rewards.service import PendingGroupScore, RewardService
+from rewards.worker import GroupScore, RolloutRig, RolloutScore
+
+
+def read_rollout(completion_ids: Sequence[int], class_id: int, vocabulary: Vocabulary) -> RolloutRig | None:
+    """The rig that a completion encodes, or None if it is incomplete or malformed (the policy's fault)."""
+    try:
+        skeleton, codes = split_rig([vocabulary.bos, class_id, *completion_ids], vocabulary)
+        decoded = detokenize(skeleton, vocabulary)
+    except RigTokenError:
+        return None
+    return RolloutRig(decoded.joints, decoded.parents, codes)
+
+
+class PendingScore:
+    """The score of one rollout, waited for on first use: scoring overlaps the log-probability passes."""
+
+    def __init__(self, pending: PendingGroupScore, row: int) -> None:
+        self._pending, self._row = pending, row
+
+    def group(self) -> GroupScore:
+        """Scores of all rollouts of this mesh in this batch."""
+        return self._pending.result()
+
+    def score(self) -> RolloutScore:
+        """Score of this rollout."""
+        return self.group().scores[self._row]
+
+    def rewards(self, names: Sequence[str]) -> dict[str, float] | None:
+        """Rewards of this rollout: all 0 for an invalid rig, None if it could not be scored."""
+        score = self.score()
+        if score.rewards is None:
+            return None
+        return {name: score.rewards[name] if score.valid else 0.0 for name in names}
+
+
+def submit_scores(
+    service: RewardService,
+    meshes: Sequence[int],
+    rigs: Sequence[RolloutRig | None],
+    seed_of: Callable[[int], int],
+) -> list[PendingScore]:
+    """Submit rigs for scoring, one request per mesh; entry i is the score of rigs[i] on mesh meshes[i].
+
+    `seed_of(mesh)` is the pose seed, shared by all rollouts of the mesh.
+    """
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, mesh in enumerate(meshes):
+        rows_of[mesh].append(row)
+    scores: dict[int, PendingScore] = {}
+    for mesh, rows in rows_of.items():
+        pending = service.submit(mesh, [rigs[row] for row in rows], seed_of(mesh))
+        scores.update({row: PendingScore(pending, place) for place, row in enumerate(rows)})
+    return [scores[row] for row in range(len(rigs))]

@@ -1,0 +1,29 @@
+"""What tests of the real command share: paths, limits, and readers of a run's files."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+# Only against a hang: nothing here takes a tenth of it.
+TIMEOUT = 600
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl without what measures time."""
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {key: value for key, value in line.items() if "second" not in key and "time" not in key}
+        for line in lines
+    ]
+
+
+def steps(output: Path) -> list[int]:
+    return [line["step"] for line in metrics(output)]
+
+
+def evaluation(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text())
+    return {key: values[key] for key in ("per_mesh", "mean", "standard_error", "diagnostics")}
