@@ -9,7 +9,7 @@ from data.typed_recipe import RecipeError, build, read_recipe, to_mapping
 from rl import evaluate
 from rl.recipe import Recipe, check_recipe, grpo_arguments, load_recipe, reward_settings, total_reward
 
-RECIPES = Path(__file__).parents[2] / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 GRPO_RECIPES = ("base", "quickstart", "grpo_800", "grpo_1400")
 
 
