@@ -20,7 +20,8 @@ def to_commented_yaml(recipe: Any) -> str:
     Reads back as the same recipe as `to_yaml`, to which it adds only comments and, between top-level keys,
     empty lines.
     """
-    text, docs = to_yaml(recipe), dotted_docs(type(recipe))
+    schema: type = type(recipe)
+    text, docs = to_yaml(recipe), dotted_docs(schema)
     parts, end = [], 0
     for line_start, column, key in _keys(yaml.compose(text), ""):
         parts.append(text[end:line_start])

@@ -8,6 +8,7 @@ import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from types import MappingProxyType
 
 from data.typed_recipe import options
@@ -29,7 +30,7 @@ def field_docs(schema: type) -> Mapping[str, str]:
     for owner in reversed(schema.__mro__):
         if dataclasses.is_dataclass(owner):
             docs.update(_own_docs(owner))
-    names = {field.name for field in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(schema)}
     return MappingProxyType({name: text for name, text in docs.items() if name in names})
 
 
@@ -41,7 +42,7 @@ def dotted_docs(schema: type) -> Mapping[str, str]:
     """
     docs: dict[str, str] = {}
     own, hints = field_docs(schema), typing.get_type_hints(schema)
-    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+    for field in dataclasses.fields(schema):
         if field.name in own:
             docs[field.name] = own[field.name]
         nested = {f"{field.name}.": field.metadata[KEY_DOCS]()} if KEY_DOCS in field.metadata else {}
@@ -74,7 +75,7 @@ def _own_docs(schema: type) -> dict[str, str]:
     tree: ast.AST = ast.parse(f"if True:\n{source}" if source[0].isspace() else source)
     body = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)).body
     docs: dict[str, str] = {}
-    for field, below in zip(body, body[1:], strict=False):
+    for field, below in pairwise(body):
         if (
             isinstance(field, ast.AnnAssign)
             and isinstance(field.target, ast.Name)

@@ -117,7 +117,7 @@ def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 
 def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
-    """Raise RecipeError for a key of `values` that the dataclass `schema` lacks, suggesting the nearest one."""
+    """Raise RecipeError, suggesting the nearest key, for a key that the dataclass `schema` lacks."""
     known = [field.name for field in dataclasses.fields(schema) if field.init]
     prefix = f"{path}." if path else ""
     for key in values:
@@ -128,7 +128,7 @@ def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
 
 
 def nearest_key(schema: type, key: str) -> str:
-    """The dotted key of `schema` whose last part is most similar to `key`; ties go to the outermost, then first.
+    """The dotted key of `schema` whose last part is most like `key`; ties go to the outermost, first one.
 
     Nested sections are searched too: `max_steps` finds `loop.max_steps`. Empty if the schema has no keys.
     """
@@ -155,7 +155,7 @@ def _dotted_keys(schema: type) -> list[str]:
 
 
 def check_types(schema: type, values: Mapping[str, Any], path: str) -> None:
-    """Check `values` against a dataclass of another library without building it (RecipeError as in `build`)."""
+    """Check `values` against another library's dataclass without building it; errors as in `build`."""
     check_keys(schema, values, path)
     hints = typing.get_type_hints(schema)
     for key, value in values.items():

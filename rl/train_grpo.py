@@ -55,7 +55,7 @@ def train(recipe: Recipe) -> None:
     from trl import GRPOConfig
 
     from policy.bundle import RigPolicy, load_model
-    from policy.pretraining.loop import barrier_on_exit
+    from policy.pretraining.processes import barrier_on_exit
     from rl.evaluate import evaluate
     from rl.evaluation import write_evaluation
     from rl.meshes import MeshBank

@@ -24,7 +24,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with its `train` section completed; raises RecipeError for values that do not fit together."""
+    """The recipe, checked and with its `train` section completed; raises RecipeError."""
     train = check_train(recipe.train)
     reward_settings(recipe)
     return replace(recipe, train=train)

@@ -68,7 +68,8 @@ class SmoothnessRecipe:
     """Weight in the total reward; at least 0. Source: paper (1)."""
 
     scale: float = 1.0
-    """Factor of the stretch; at least 0. Source: paper, R_mo (s), which gives no value; 1 is this project's."""
+    """Factor of the stretch; at least 0. Source: paper, R_mo (s), which gives no value; 1 is this
+    project's."""
 
     reduce: Literal["max", "mean"] = "max"
     """Reduction over a pose's edges: `max`, or `mean`, which is smoother but saturates near a reward of 0.5.
@@ -94,7 +95,8 @@ class JointCountPriorRecipe:
     """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
 
     expected: float = 30.0
-    """Number of joints at which the guard is 1; above 0; set it to that of your data. Source: this project."""
+    """Number of joints at which the guard is 1; above 0; set it to that of your data. Source: this
+    project."""
 
     factor: float = 2.0
     """How many times more or fewer joints than `expected` lower the guard to 0.61; above 1. Source: this

@@ -108,7 +108,8 @@ class PolicyRecipe:
     project's."""
 
     train_mesh_encoder: bool = False
-    """Train the mesh encoder and its output projection too; otherwise they are frozen. Source: this project."""
+    """Train the mesh encoder and its output projection too; otherwise they are frozen. Source: this
+    project."""
 
     lora: LoraRecipe | None = None
     """Train adapters instead of all weights of the language model; `{}` for adapters with the defaults below,
@@ -178,7 +179,8 @@ class EvalRecipe:
     """Beams of beam search; above 0. Source: this project."""
 
     length_penalty: float = 1.0
-    """Beams are ranked by log-probability divided by length to this power; at least 0. Source: transformers."""
+    """Beams are ranked by log-probability divided by length to this power; at least 0. Source:
+    transformers."""
 
     seed: int = 1234
     """Seed of rollouts and poses; at least 0. Source: this project."""
@@ -277,8 +279,8 @@ class Recipe:
     """Rigs sampled at once; at least 1, or null for all of a step's. Source: this project."""
 
     resume: bool = True
-    """Resume from the last checkpoint in `output_dir`, if there is one; false starts over and moves the earlier
-    run's checkpoints, metrics and recipe to `previous-N/`. Source: this project."""
+    """Resume from the last checkpoint in `output_dir`, if there is one; false starts over and moves the
+    earlier run's checkpoints, metrics and recipe to `previous-N/`. Source: this project."""
 
     def __post_init__(self) -> None:
         if self.rollout_batch_size is not None and self.rollout_batch_size < 1:

@@ -102,7 +102,7 @@ def check_train(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_docs() -> dict[str, str]:
-    """The sentence of every GRPOConfig key: the first of TRL's help, then what this project changes and why."""
+    """The sentence of every GRPOConfig key: the first of TRL's help, then what differs here and why."""
     from trl import GRPOConfig
 
     docs = {}
