@@ -35,25 +35,24 @@ class SkinLossRecipe:
     """The terms of the reconstruction loss between decoded and true skinning weights."""
 
     bce: float = 1.0
-    """Weight of the binary cross entropy; not checked, 0 disables it. Source: paper (the term), this project
-    (its weight)."""
+    """Weight of the binary cross entropy; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
 
     mse: float = 1.0
-    """Weight of the mean squared error; not checked, 0 disables it. Source: paper (the term), this project
-    (its weight)."""
+    """Weight of the mean squared error; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
 
     dice: float = 1.0
-    """Weight of the Dice loss per bone; not checked, 0 disables it. Source: paper (the term), this project
-    (its weight)."""
+    """Weight of the Dice loss per bone; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
 
     dice_epsilon: float = 1e-4
-    """Constant added to numerator and denominator of Dice; not checked, meant to be above 0. Source: paper
-    (1e-4)."""
+    """Constant added to numerator and denominator of Dice; above 0 (no range check). Source: paper (1e-4)."""
 
     mask: float = 0.0
-    """Weight of the cross entropy of whether a weight exceeds `mask_threshold`; not checked, 0 disables it.
-    The other terms leave small weights just outside a bone's region, which count as inside when IoU is
-    measured. Source: this project."""
+    """Weight of the cross entropy of whether a weight exceeds `mask_threshold`; 0 disables it (no range
+    check). The other terms leave small weights just outside a bone's region, which count as inside when IoU
+    is measured. Source: this project."""
 
     mask_threshold: float = 1e-2
     """Skinning weight above which a point is inside a bone's region; above 0 and below 1. Source: this
@@ -68,7 +67,7 @@ class SkinLossRecipe:
 
 @dataclass(frozen=True)
 class SkinVAERecipe:
-    """Stage 1: training the skin VAE. Each step reconstructs some bones of each mesh."""
+    """Training the skin VAE: each step reconstructs some bones of each mesh."""
 
     start_from: str | None = None
     """Skin VAE or policy directory whose weights to start from, of the same sizes; null for random weights.

@@ -36,33 +36,33 @@ class LanguageModelRecipe:
     """Sizes of the language model, which has the Qwen3 architecture."""
 
     hidden_size: int = 896
-    """Width of the residual stream; not checked here, at least 1. Source: specification, section 6."""
+    """Width of the residual stream; at least 1 (not checked here). Source: specification, section 6."""
 
     num_hidden_layers: int = 28
-    """Transformer layers; not checked here, at least 1. Source: specification, section 6."""
+    """Transformer layers; at least 1 (not checked here). Source: specification, section 6."""
 
     num_attention_heads: int = 16
-    """Query heads; not checked here, a multiple of `num_key_value_heads`. Source: specification, section
+    """Query heads; a multiple of `num_key_value_heads` (not checked here). Source: specification, section
     6."""
 
     num_key_value_heads: int = 8
-    """Key and value heads; not checked here, at least 1. Source: specification, section 6."""
+    """Key and value heads; at least 1 (not checked here). Source: specification, section 6."""
 
     head_dim: int = 128
-    """Width of a head, independent of `hidden_size`; not checked here, even. Source: specification, section
+    """Width of a head, independent of `hidden_size`; even (not checked here). Source: specification, section
     6."""
 
     intermediate_size: int = 3072
-    """Width of the gated MLP; not checked here, at least 1. Source: specification, section 6."""
+    """Width of the gated MLP; at least 1 (not checked here). Source: specification, section 6."""
 
     max_position_embeddings: int = 3192
-    """Most positions of a sequence, mesh tokens included; not checked here, at least 1. Source:
+    """Most positions of a sequence, mesh tokens included; at least 1 (not checked here). Source:
     specification, section 6."""
 
 
 @dataclass(frozen=True)
 class TokenRigRecipe:
-    """Stage 2: training TokenRig to write the rig of a mesh, with the skin VAE frozen."""
+    """Training TokenRig to write the rig of a mesh, with the skin VAE frozen."""
 
     start_from: str | None = None
     """Policy directory whose TokenRig to start from, of the same sizes; null for random weights. Its skin VAE

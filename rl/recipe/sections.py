@@ -23,7 +23,7 @@ class DataRecipe:
 
     eval_meshes: str | list[str] | None = None
     """Held-out meshes, given as in `data.meshes`; a prepared folder gives its held-out split. null holds out
-    `data.eval_count` of `data.meshes`. Source: this project."""
+    `data.eval_count` meshes: creatures of other seeds, or some of `data.meshes`. Source: this project."""
 
     train_count: int = 64
     """Procedural creatures to train on if `data.meshes` is null; above 0. Source: this project."""
@@ -44,10 +44,10 @@ class DataRecipe:
     section 9.2."""
 
     max_faces: int = 1_000_000
-    """Larger meshes are skipped, faces; above 0. Source: this project."""
+    """Meshes with more faces are skipped; above 0. Source: this project."""
 
     max_megabytes: int = 512
-    """Larger mesh files are skipped, MiB; above 0. Source: this project."""
+    """Mesh files larger than this are skipped, MiB; above 0. Source: this project."""
 
     max_turn_deg: float = 0.0
     """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this

@@ -133,10 +133,9 @@ def changed_defaults() -> dict[str, tuple[Any, Any, str]]:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a help text (argparse's '%%' becomes '%')."""
-    return re.split(
-        r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[^a-z])", text.strip().replace("%%", "%"), maxsplit=1
-    )[0]
+    """The first sentence of a help text, with a full stop; argparse's '%%' becomes '%'."""
+    first = re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[^a-z])", text.strip(), maxsplit=1)[0]
+    return first.replace("%%", "%") + ("" if not first or first.endswith((".", "!", "?")) else ".")
 
 
 def yaml_value(value: Any) -> str:
