@@ -11,7 +11,7 @@ quickstart: .venv/installed
 	$(BIN)/accelerate launch --quiet --config_file recipes/accelerate/single.yaml \
 	    rl/train_grpo.py recipes/quickstart.yaml $(ARGS)
 
-# All tests. A part: make test ARGS='tests/rewards'
+# All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
