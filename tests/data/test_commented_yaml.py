@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.commented_yaml import WIDTH, to_commented_yaml
@@ -73,6 +73,7 @@ def read_back(path: Path, text: str) -> Recipe:
     return build(Recipe, read_recipe(path))
 
 
+@settings(deadline=None)
 @given(recipes)
 def test_a_commented_recipe_reads_back_equal(tmp_path_factory, recipe):
     text = to_commented_yaml(recipe)

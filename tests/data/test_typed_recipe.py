@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.typed_recipe import (
@@ -337,6 +337,7 @@ recipes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(recipes)
 def test_a_written_recipe_reads_back_equal(tmp_path_factory, recipe):
     path = tmp_path_factory.getbasetemp() / "resolved.yaml"
