@@ -21,15 +21,15 @@ def to_commented_yaml(recipe: Any) -> str:
     empty lines.
     """
     schema: type = type(recipe)
-    text, docs = to_yaml(recipe), dotted_docs(schema)
+    text, docs = to_yaml(recipe), dict(dotted_docs(schema))
     parts, end = [], 0
     for line_start, column, key in _keys(yaml.compose(text), ""):
         parts.append(text[end:line_start])
         end = line_start
         if line_start and "." not in key:
             parts.append("\n")
-        if key in docs:
-            parts += [f"{line}\n" for line in _comment(docs[key], column)]
+        if key in docs:  # popped: once explained, a key is clear in later entries of a list
+            parts += [f"{line}\n" for line in _comment(docs.pop(key), column)]
     return "".join([*parts, text[end:]])
 
 

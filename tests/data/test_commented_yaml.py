@@ -84,7 +84,7 @@ def test_a_commented_recipe_reads_back_equal(tmp_path_factory, recipe):
     assert text.endswith("\n")
 
 
-def test_sentences_stand_above_their_keys():
+def test_sentences_stand_above_their_keys_and_once_in_a_list():
     recipe = Recipe(
         name="two\nlines # and no comment",
         sources=(Source("a.glb", 2.0), Source()),
@@ -110,9 +110,7 @@ def test_sentences_stand_above_their_keys():
         "- files: a.glb\n"
         "  # Weight.\n"
         "  weight: 2.0\n"
-        "  # Files # with a mark, 'quotes' and a colon: here.\n"
         "- files: null\n"
-        "  # Weight.\n"
         "  weight: 1.0\n\n"
         "# Lines of text.\n"
         "lines: null\n\n"

@@ -115,7 +115,7 @@ def test_held_out_rigs_are_of_seeds_that_no_training_sees():
 
 
 def test_bones_keep_their_order():
-    """The columns asked are those of the cloud, also of a rig whose joints are not in depth-first order."""
+    """Weight columns match the cloud, even if the rig's joints are not in depth-first order."""
     vertices = np.array([[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0.5]], np.float32)
     mesh = Mesh(vertices, np.array([[0, 1, 2], [0, 1, 3]]), "flat", np.zeros(3), 1.0)
     joints = np.array([[0, 0, 0], [0.9, 0, 0], [-0.9, 0, 0], [1, 0, 0]], np.float32)
