@@ -116,14 +116,12 @@ def tree_page(root: Path = ROOT) -> str:
 
 
 def folder_table(root: Path = ROOT) -> str:
-    """The README's table: rooms, and the folders in them."""
-    rows = ["| folder | holds |", "|---|---|"]
+    """The README's table: a row per top-level folder, with links to the packages in it."""
+    rows = ["| folder | holds | folders in it |", "|---|---|---|"]
     for room in (*ROOMS, "recipes", "checkpoints", "docs", "tests"):
-        rows.append(f"| **[{room}/]({room})** | {folder_phrase(root / room, root)} |")
-        for inner in sorted(path for path in (root / room).iterdir() if (path / "__init__.py").is_file()):
-            name = inner.relative_to(root).as_posix()
-            if room in ROOMS and is_shown(inner):
-                rows.append(f"| [{name}/]({name}) | {folder_phrase(inner, root)} |")
+        inner = sorted(path for path in (root / room).iterdir() if (path / "__init__.py").is_file())
+        links = ", ".join(f"[{path.name}]({room}/{path.name})" for path in inner if room in ROOMS)
+        rows.append(f"| [{room}/]({room}) | {folder_phrase(root / room, root)} | {links} |")
     return "\n".join(rows)
 
 
