@@ -1,10 +1,10 @@
 """`python docs/make_tree.py`: the project's map, one phrase per file, made from the files' own first lines.
 
-Writes docs/tree.md and the table of folders in README.md. `--check` writes nothing and exits with 1 if either is
-out of date. Standard library only.
+Writes docs/tree.md and the table of folders in README.md. `--check` writes nothing and exits with 1 if either
+is out of date. Standard library only.
 
-A phrase is the first line of a module's docstring, the first sentence of the comment that heads a YAML file or a
-build file, or the first sentence of a page in docs/. Folders that are no package take theirs from `FOLDERS`.
+A phrase is the first line of a module's docstring, the first sentence of the comment at the head of a YAML or
+build file, or the first sentence of a page in docs/. Folders that are not packages get theirs from `FOLDERS`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class TreeError(Exception):
 
 
 def phrase(path: Path) -> str:
-    """What a file says it is for, as one phrase that begins with a capital. Raises TreeError if it says nothing."""
+    """What a file is for, in its own words. Raises TreeError if it has no such line."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         found = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
@@ -45,7 +45,7 @@ def phrase(path: Path) -> str:
         found = _first_sentence(re.sub(r"^# ?", "", comment[0], flags=re.MULTILINE) if comment else "")
     found = found.strip()
     if not found:
-        raise TreeError(f"{path}: begins with no phrase that says what it is for; add one as its first line")
+        raise TreeError(f"{path}: has no first line that says what it is for; add one")
     if command := _COMMAND.match(found):
         found = command["rest"]
     found = re.sub(r"[:;,]?$", "", found)
@@ -70,7 +70,7 @@ def folder_phrase(folder: Path, root: Path = ROOT) -> str:
     if name in FOLDERS:
         return FOLDERS[name]
     if not (folder / "__init__.py").is_file():
-        raise TreeError(f"{folder}: is no package; give its phrase in FOLDERS of docs/make_tree.py")
+        raise TreeError(f"{folder}: is not a package; add its phrase to FOLDERS in docs/make_tree.py")
     return phrase(folder / "__init__.py")
 
 
@@ -79,7 +79,9 @@ def is_shown(path: Path) -> bool:
     if path.name.startswith((".", "__")):
         return False
     if path.is_dir():
-        return path.name == "images" or any(is_shown(inner) or inner.name == "__init__.py" for inner in path.iterdir())
+        return path.name == "images" or any(
+            is_shown(inner) or inner.name == "__init__.py" for inner in path.iterdir()
+        )
     return path.suffix in (".py", ".yaml", ".md") and path.name != "tree.md"
 
 
@@ -130,14 +132,18 @@ def with_table(readme: str, table: str) -> str:
     head, begin, rest = readme.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not (begin and end):
-        raise TreeError(f"README.md lacks the lines {BEGIN} and {END}; put them around its table of folders")
+        raise TreeError(
+            f"README.md lacks the markers {BEGIN} and {END}; put them around its table of folders"
+        )
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file is out of date"
+    )
     check = parser.parse_args().check
     readme = ROOT / "README.md"
     wanted = {
