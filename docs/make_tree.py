@@ -138,13 +138,13 @@ def with_table(readme: str, table: str) -> str:
     return f"{head}{BEGIN}\n{table}\n{END}{tail}"
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 if a file is out of date"
     )
-    check = parser.parse_args().check
+    check = parser.parse_args(argv).check
     readme = ROOT / "README.md"
     wanted = {
         ROOT / "docs" / "tree.md": tree_page(),
