@@ -20,7 +20,7 @@ def test_program_prints_the_step(capsys):
     assert load_program("one_step").main() == 0
     printed = capsys.readouterr().out
     prompt, *_, logged = code_blocks(TEXT, "text")
-    assert printed.startswith(prompt)
+    assert f"\n{prompt}" in f"\n{printed}"  # other libraries may print first
     for label in (
         "rollout 0",
         "ids",
@@ -41,8 +41,8 @@ def test_totals_and_advantages_follow_from_the_rewards():
     mean, deviation = statistics.mean(totals), statistics.stdev(totals)
     for row in rows:
         assert row[8] == pytest.approx((row[7] - mean) / (deviation + 1e-4), abs=1e-3)
-    assert f"mean, {mean:.4f}," in TEXT
-    assert f"standard deviation, {deviation:.4f}." in TEXT
+    assert f"mean, {mean:.3f}," in TEXT
+    assert f"standard deviation, {deviation:.3f}." in TEXT
 
 
 def test_better_rollouts_became_more_likely():
