@@ -103,8 +103,10 @@ def test_links_lead_somewhere(page):
     assert broken(page, page.read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_paths_and_names_in_code_exist(page):
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name
+)
+def test_paths_and_names_in_code_exist(page):  # the changelog also names what is gone
     text = prose(page.read_text("utf-8"))
     missing = [path for path in _PATH_IN_CODE.findall(text) if not (ROOT / path).exists()]
     # `data.x`, `policy.x` and `rewards.x` may be keys of a recipe; `rl.x` can only be code.
