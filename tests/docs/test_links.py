@@ -29,8 +29,8 @@ def anchors(page: Path) -> set[str]:
     return names
 
 
-def names_in(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
-    """Names that a module or class defines or imports, with the body of those that are classes."""
+def names_in(body: list[ast.stmt], imports: bool) -> dict[str, list[ast.stmt]]:
+    """Names that a module or class defines, with the body of those that are classes; `imports`: also imports."""
     names: dict[str, list[ast.stmt]] = {}
     for node in body:
         match node:
@@ -42,10 +42,10 @@ def names_in(body: list[ast.stmt]) -> dict[str, list[ast.stmt]]:
                 names |= {t.id: [] for t in node.targets if isinstance(t, ast.Name)}
             case ast.AnnAssign(target=ast.Name(id=name)):
                 names[name] = []
-            case ast.ImportFrom() | ast.Import():
+            case ast.ImportFrom() | ast.Import() if imports:
                 names |= {(alias.asname or alias.name): [] for alias in node.names}
             case ast.If():  # TYPE_CHECKING
-                names |= names_in(node.body)
+                names |= names_in(node.body, imports)
     return names
 
 
@@ -60,10 +60,10 @@ def module_file(parts: list[str]) -> tuple[Path, list[str]] | None:
 
 
 def is_defined(file: Path, names: list[str]) -> bool:
-    """Whether the module has the name, such as `Class.method`; no name is always there."""
+    """Whether the module defines the name, such as `Class.method`. What a package imports, it offers."""
     body = ast.parse(file.read_text("utf-8")).body
     for name in names:
-        found = names_in(body)
+        found = names_in(body, imports=file.name == "__init__.py")
         if name not in found:
             return False
         body = found[name]
@@ -73,7 +73,11 @@ def is_defined(file: Path, names: list[str]) -> bool:
 def homes(name: str) -> str:
     """Modules that define a name at the top, for the message of a link to a symbol that has moved."""
     files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
-    found = [file.relative_to(ROOT).as_posix() for file in files if is_defined(file, [name])]
+    found = [
+        file.relative_to(ROOT).as_posix()
+        for file in files
+        if file.name != "__init__.py" and is_defined(file, [name])
+    ]
     return f"; it is in {', '.join(found)}" if found else ""
 
 
@@ -138,6 +142,10 @@ def test_paths_and_names_in_code_exist(page):  # the changelog also names what i
         (
             "[`rewards.sparsity.joint_coverage`](rewards/sparsity.py)",
             "[`rewards.sparsity.joint_coverage`](rewards/sparsity.py): no such symbol there; it is in ",
+        ),
+        (
+            "[`rewards.score.joint_coverage`](rewards/score.py)",  # imported there, defined elsewhere
+            "[`rewards.score.joint_coverage`](rewards/score.py): no such symbol there; it is in ",
         ),
         (
             "[`rewards.settings.RewardSettings.turns`](rewards/settings.py)",
