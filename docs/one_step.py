@@ -109,7 +109,7 @@ def show(trainer: WatchedTrainer, recipe: Recipe) -> None:
     mesh = bank.samples[0].mesh
     print(f"mesh        {mesh.name}, {len(mesh.vertices)} vertices, {len(mesh.faces)} faces")
     print(f"prompt      {bank.prompt(0)}")
-    print(f"prompt ids  {bank.prompt_ids(0)} in a vocabulary of {vocabulary.size}")
+    print(f"prompt ids  {batch['prompt_ids'][0].tolist()} in a vocabulary of {vocabulary.size}")
 
     first, rig = rows[0], rigs[0]
     end = first.index(vocabulary.skeleton_eos)

@@ -30,7 +30,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def names_in(body: list[ast.stmt], imports: bool) -> dict[str, list[ast.stmt]]:
-    """Names that a module or class defines, with the body of those that are classes; `imports`: also imports."""
+    """Names that a module or class defines or, with `imports`, imports; of classes also the body."""
     names: dict[str, list[ast.stmt]] = {}
     for node in body:
         match node:
