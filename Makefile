@@ -24,9 +24,10 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# docs/recipe.md from the recipe dataclasses
+# The generated pages: docs/recipe.md from the recipe dataclasses, docs/tree.md from the files' first lines
 docs: .venv/installed
 	$(BIN)/python -m rl.recipe_docs
+	$(BIN)/python docs/make_tree.py
 
 clean:
 	rm -rf .venv outputs build *.egg-info

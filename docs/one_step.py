@@ -26,10 +26,13 @@ from transformers.utils import logging as transformers_logging  # noqa: E402
 from trl import GRPOConfig  # noqa: E402
 
 from policy.tokens.text_tokenizer import build_text_tokenizer, render  # noqa: E402
-from rl.meshes import MeshBank  # noqa: E402
+from rl.mesh_bank import MeshBank  # noqa: E402
+from rl.meshes import load_meshes, prepare_meshes  # noqa: E402
+from rl.policy_setup import load_policy  # noqa: E402
 from rl.recipe import Recipe, grpo_arguments, load_recipe, total_reward  # noqa: E402
-from rl.session import load_meshes, load_policy, prepare_meshes, reward_service  # noqa: E402
-from rl.trainer import RigGRPOTrainer, read_rollout  # noqa: E402
+from rl.reward_service import reward_service  # noqa: E402
+from rl.scoring import read_rollout  # noqa: E402
+from rl.trainer import RigGRPOTrainer  # noqa: E402
 
 OVERRIDES = (
     f"policy.path={ROOT / 'checkpoints' / 'small'}",
