@@ -65,8 +65,7 @@ def evaluate(
     names = list(recipe.rewards.weights)
     rows = [mesh for mesh in meshes for _ in range(_rigs_per_mesh(recipe) * settings.best_of)]
     rigs = [
-        read_rollout(ids, bank.class_id, bank.vocabulary)
-        for ids in _decode(policy, bank, meshes, rows, recipe, name)
+        read_rollout(ids, bank.class_id, bank.vocabulary) for ids in _decode(policy, bank, rows, recipe, name)
     ]
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
@@ -115,7 +114,7 @@ def _rigs_per_mesh(recipe: Recipe) -> int:
 
 
 def _decode(
-    policy: RigPolicy, bank: MeshBank, meshes: Sequence[int], rows: Sequence[int], recipe: Recipe, name: str
+    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str
 ) -> list[list[int]]:
     """Token ids of one rollout per entry of `rows`, which are mesh indices."""
     settings = recipe.eval

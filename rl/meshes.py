@@ -114,9 +114,12 @@ def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMesh
     _report_skipped([reason for reason in reasons if reason is not None])
     train = [k for k in meshes.train if reasons[k] is None]
     held_out = [k for k in meshes.held_out if reasons[k] is None]
-    if not held_out or (meshes.train and not train):
-        keys = "'data.eval_meshes' or 'data.meshes'" if train or not meshes.train else "'data.meshes'"
-        raise MeshError(f"no mesh can be scored; choose other meshes with {keys}")
+    if meshes.train and not train:
+        raise MeshError("no training mesh can be scored; choose other meshes with 'data.meshes'")
+    if not held_out:
+        raise MeshError(
+            "no held-out mesh can be scored; choose other meshes with 'data.eval_meshes' or 'data.meshes'"
+        )
     return RunMeshes(meshes.samples, train, held_out)
 
 

@@ -19,9 +19,10 @@ LogMetric = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """What sampling one batch on one process cost.
+    """Times and size of one batch of rollouts on one process.
 
-    `submit_seconds` is the time to submit it for scoring; the inline backend scores within that time.
+    rollout_seconds: time to sample it. submit_seconds: time to submit it for scoring, which with the inline
+    backend includes the scoring. tokens: number of sampled tokens.
     """
 
     rollout_seconds: float
@@ -33,7 +34,7 @@ class RolloutBatch:
 class ScoredRollout:
     """One rollout as it travels from the rollout function to the reward functions through TRL's columns.
 
-    joints: number of joints, None if the completion is no rig. batch: shared by all rows of the batch.
+    joints: number of joints, None if the completion is not a rig. batch: shared by all rows of the batch.
     """
 
     score: PendingScore

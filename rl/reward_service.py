@@ -1,4 +1,4 @@
-"""Starts the reward service a recipe describes, one for all processes of a training run."""
+"""Starts a recipe's reward service: on rank 0 of a multi-process run, where the other ranks join it."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def train(recipe: Recipe) -> None:
     """
     try:
         args = GRPOConfig(**grpo_arguments(recipe))
-    except ValueError as error:  # values that exclude each other, or that this machine does not support
+    except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
     policy = load_policy(recipe)

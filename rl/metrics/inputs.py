@@ -23,7 +23,7 @@ def check_skeleton(
 
     Raises:
         MetricError: an empty or non-finite skeleton, one far outside the mesh frame, or parents that do not
-            form a hierarchy. `name` says which skeleton it is.
+            form a hierarchy. `name` identifies the skeleton in the message.
     """
     try:
         points = check_joints(joints)

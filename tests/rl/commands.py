@@ -1,4 +1,4 @@
-"""What tests of the real command share: paths, limits, and readers of a run's files."""
+"""Helpers for tests of the real commands: paths, a time limit, and readers of a run's files."""
 
 import json
 import sys
@@ -7,12 +7,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-# Only against a hang: nothing here takes a tenth of it.
+# Seconds; guards against hangs only.
 TIMEOUT = 600
 
 
 def metrics(output: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl without what measures time."""
+    """Lines of metrics.jsonl without timings."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in line.items() if "second" not in key and "time" not in key}

@@ -1,4 +1,4 @@
-"""The tiny policy and what tests of training share."""
+"""Fixtures: the tiny policy, recipes for it, and the training command in this process."""
 
 import gc
 import signal
@@ -16,7 +16,7 @@ from tests.rl import tiny
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_garbage_collection() -> None:
-    """Every training collects garbage at its start; what the imports left need not be looked through."""
+    """Every training run collects garbage when it starts; exempt the objects left by imports."""
     gc.collect()
     gc.freeze()
 
@@ -47,7 +47,7 @@ def make_recipe(policy_path: Path, tmp_path: Path) -> Callable[..., Recipe]:
 
 @pytest.fixture
 def _signals() -> Iterator[None]:
-    """Training in this process takes SIGTERM as Ctrl-C; the tests' own handler comes back."""
+    """Training in this process replaces the SIGTERM handler; restore it."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

@@ -86,7 +86,7 @@ def test_a_run_leaves_every_file(finished):
     mesh, rig = read_skinned_glb(finished.output / "rig.glb")
     assert len(rig.joints) >= 1
     assert rig.weights.shape == (len(mesh.vertices), len(rig.joints))
-    # Nothing half-written stays behind.
+    # No partial files remain.
     assert not [path for path in finished.output.rglob("*") if "partial" in path.name]
 
 
@@ -121,7 +121,7 @@ def test_wandb_got_every_metric_offline(finished):
 
 
 def test_both_backends_train_alike(finished, tmp_path):
-    """The same recipe here without Ray: the same metrics, the same evaluations, to the last bit."""
+    """The same recipe in this process without Ray gives bitwise the same metrics and evaluations."""
     overrides = ["workers.backend=inline", "train.report_to=none", f"output_dir={tmp_path}"]
     assert train_grpo.main([str(finished.output / "recipe.yaml"), *overrides]) == 0
     assert metrics(tmp_path) == metrics(finished.output)
@@ -130,7 +130,7 @@ def test_both_backends_train_alike(finished, tmp_path):
 
 
 def test_the_exported_policy_gives_the_same_rollouts(finished, tmp_path):
-    """Loaded again, it scores per mesh what it did in the process that trained it."""
+    """Loaded again, it gets the same scores per mesh as in the process that trained it."""
     for name, policy in (("before", None), ("after", finished.output / "policy")):
         overrides = ["workers.backend=inline", f"output_dir={tmp_path}"]
         overrides += [f"policy.path={policy}"] if policy else []
@@ -239,8 +239,8 @@ def test_damaged_weights_are_a_user_error(policy_path, tmp_path, here, capsys):
     assert f"{damaged} cannot be loaded" in capsys.readouterr().err
 
 
-def test_a_policy_that_writes_no_whole_rig_still_trains(here, tmp_path, capsys):
-    """Nine tokens are too few for a joint with its SkinTokens and the ends: everything is cut off."""
+def test_a_policy_that_completes_no_rig_still_trains(here, tmp_path, capsys):
+    """Four tokens are too few for any rig, so every rollout is cut off."""
     assert here({"train.max_completion_length": 4}) == 0
     shown = capsys.readouterr()
     assert "no example rig" in shown.err

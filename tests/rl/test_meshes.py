@@ -175,6 +175,6 @@ def test_meshes_that_cannot_be_scored_are_skipped(make_recipe, capsys):
     left = without_refused(meshes, [None, "second: is flat", None, "fourth: is flat"])
     assert (left.train, left.held_out) == ([0], [2])
     assert capsys.readouterr().err.splitlines() == ["skipped: second: is flat", "skipped: fourth: is flat"]
-    for reasons in (["a", "b", None, None], [None, None, "c", "d"]):
-        with pytest.raises(MeshError, match=r"no mesh can be scored; .*'data.meshes'"):
+    for part, reasons in (("training", ["a", "b", None, None]), ("held-out", [None, None, "c", "d"])):
+        with pytest.raises(MeshError, match=rf"no {part} mesh can be scored; .*'data.meshes'"):
             without_refused(meshes, reasons)

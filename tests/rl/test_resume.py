@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_path, tmp_path, here):
-    """Ctrl-C of a terminal reaches the launcher and the training; then the same recipe without Ray."""
+    """A terminal's Ctrl-C reaches both the launcher and the run; the resumed run uses no Ray."""
     changes = {"workers": {"backend": "ray", "count": 1}, "train.save_steps": 2}
     recipe = tiny.write_recipe_file(tmp_path / "ray.yaml", policy_path, tmp_path / "run", changes)
     process = subprocess.Popen(
@@ -55,7 +55,7 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_
     assert evaluation(tmp_path / "run" / "after.json") == evaluation(unbroken / "after.json")
 
 
-def test_sigterm_is_taken_as_ctrl_c(here, tmp_path, monkeypatch, capsys):
+def test_sigterm_is_handled_like_ctrl_c(here, tmp_path, monkeypatch, capsys):
     """As schedulers and torchrun stop a process: in the third batch of rollouts."""
     submit, calls = InlineRewardService.submit, []
 
@@ -74,7 +74,7 @@ def test_sigterm_is_taken_as_ctrl_c(here, tmp_path, monkeypatch, capsys):
     assert steps(tmp_path / "run") == [1, 2, 3]
 
 
-def test_what_was_not_written_whole_is_no_checkpoint(here, tmp_path, capsys):
+def test_incomplete_checkpoints_are_ignored(here, tmp_path, capsys):
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
     assert here() == 0
     whole = run / "checkpoints" / "checkpoint-2"
@@ -100,7 +100,7 @@ def test_the_newest_checkpoints_are_kept(here, tmp_path):
     assert kept == {"checkpoint-3", "checkpoint-4"}
 
 
-def test_a_finished_run_trains_no_further(here, tmp_path, capsys):
+def test_a_finished_run_does_not_train(here, tmp_path, capsys):
     assert here() == 0
     exported = (tmp_path / "run" / "policy" / "model.safetensors").read_bytes()
     after = evaluation(tmp_path / "run" / "after.json")
@@ -125,7 +125,7 @@ def test_another_recipes_run_is_not_resumed(here, tmp_path, capsys):
     # Workers, evaluation and the number of steps may change.
     changes = {"workers.timeout_s": 9.0, "eval.samples": 1, "train.max_steps": 3}
     assert here(changes) == 0
-    # Starting over keeps what was there.
+    # Starting over keeps the earlier run.
     assert here({"train.learning_rate": 0.5}, "resume=false") == 0
     assert steps(tmp_path / "run") == [1, 2]
     assert metrics(tmp_path / "run") != lines

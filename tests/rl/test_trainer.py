@@ -93,8 +93,8 @@ def test_a_group_shares_its_poses_and_steps_do_not(make_recipe):
 @pytest.mark.parametrize(
     "changes", [{}, {"train.gradient_accumulation_steps": 2, "train.steps_per_generation": 1}]
 )
-def test_no_two_batches_are_alike(make_recipe, changes):
-    """One mesh and a policy that stands still: what differs between batches is chance alone."""
+def test_no_two_batches_are_equal(make_recipe, changes):
+    """With one mesh and a policy that does not move, only sampling differs between batches."""
     service = FakeService(lambda row: row / 8)
     sampled = []
     service.score = lambda row, rig: (sampled.append(rig), INVALID)[1]

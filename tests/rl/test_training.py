@@ -101,9 +101,9 @@ def test_bf16_trains_on_a_cpu(make_recipe):
     assert {p.dtype for p in trained.parameters()} == {torch.float32}  # mixed precision: the weights stay
     for line in run.metrics():
         assert math.isfinite(line["loss"])
-        # What was sampled is what is trained, but for rounding to eight bits.
+        # The trained distribution is the sampled one, up to rounding to eight bits.
         assert abs(line["kl"]) < 1e-3
-    # The wrapper of mixed precision is gone: what is evaluated after training is what was saved.
+    # The mixed-precision wrapper is gone: the model evaluated after training is the one that was saved.
     prompt = {"input_ids": torch.tensor([[WORDS.bos, WORDS.class_none]])}
     embeds = torch.zeros(1, tiny.MESH_TOKENS, 32)
     plain = load_model(run.recipe.policy.path)
@@ -183,7 +183,7 @@ def test_metrics_mean_what_they_say(three_steps):
         )
 
 
-def test_the_reference_is_the_policy_at_first_and_is_left_behind(three_steps):
+def test_the_reference_is_the_initial_policy(three_steps):
     kl = [line["kl"] for line in three_steps.metrics()]
     assert kl[0] == pytest.approx(0, abs=1e-7)
     assert kl[2] > 1e-6
@@ -215,7 +215,7 @@ def test_accumulated_batches_are_one_step(make_recipe):
 
 
 def test_guards_and_gdpo_reach_the_trainer(make_recipe):
-    """An opt-in reward with its own weight; rewards normalised one by one before they are added."""
+    """An opt-in reward with its own weight, and rewards normalised one by one before summing."""
     changes = {
         "rewards.bone_influence.weight": 2.0,
         "train.multi_objective_aggregation": "normalize_then_sum",
@@ -243,7 +243,7 @@ def test_runs_repeat(three_steps, policy_path, tmp_path):
 
 
 def stable(lines: list[dict[str, float | None]]) -> list[dict[str, float | None]]:
-    """Metrics without those that measure time."""
+    """Metrics without timings."""
     return [
         {key: value for key, value in line.items() if "second" not in key and "time" not in key}
         for line in lines

@@ -17,8 +17,8 @@ from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.vocabulary import Vocabulary
 from rl.recipe import Recipe, check_recipe
 
-# Sixteen coordinates: an untrained policy, which finds all tokens equally likely, ends a skeleton with
-# probability 1/18 after each joint, so most rigs are whole within 160 tokens and some are cut off.
+# With sixteen coordinates an untrained policy, to which all tokens are equally likely, ends a skeleton with
+# probability 1/18 after each joint: most rigs are complete within 160 tokens, and some are cut off.
 VOCABULARY = Vocabulary(bins=16, codebook=64, tokens_per_skin=2)
 MESH_TOKENS = 8
 POSITIONS = 256
