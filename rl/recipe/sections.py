@@ -59,6 +59,7 @@ class DataRecipe:
 
     def __post_init__(self) -> None:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
+        require_not_negative("data", self, "seed")
         if not 0 <= self.max_turn_deg <= 180:
             raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
         for name in ("meshes", "eval_meshes"):
@@ -204,7 +205,7 @@ class EvalRecipe:
 
     def __post_init__(self) -> None:
         require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "metric_vertices")
-        require_not_negative("eval", self, "temperature", "length_penalty")
+        require_not_negative("eval", self, "temperature", "length_penalty", "seed")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
@@ -236,8 +237,7 @@ class RigRecipe:
 
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
-        if self.temperature < 0:
-            raise RecipeError(f"'rig.temperature' must be at least 0, not {self.temperature}")
+        require_not_negative("rig", self, "temperature", "seed")
 
 
 @dataclass(frozen=True)
