@@ -34,8 +34,8 @@ A recipe is a YAML file; [recipes/](../recipes) has those that ship. This page l
 * **Look** at the resolved recipe, with these explanations as comments: `--print-recipe`.
 * Unknown keys, wrong types and values out of range are refused; the message names the key.
 
-"Paper" is arXiv 2602.04805; "specification" is [specification.md](specification.md), on the released system. Distances
-are in mesh units unless a key says otherwise: the longest side of a mesh is 2.
+"Paper" is arXiv 2602.04805; "specification" is [specification.md](specification.md), on the released system.
+Distances are in mesh units unless a key says otherwise: the longest side of a mesh is 2.
 """
 
 _GRPO = """\
