@@ -1,4 +1,4 @@
-"""What a pre-training run does first: check the launch, write its recipe, check its starting weights."""
+"""Starts a pre-training run: checks the launch and the starting weights, writes the recipe."""
 
 from __future__ import annotations
 

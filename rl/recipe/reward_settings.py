@@ -1,4 +1,4 @@
-"""What the rewards need to know of a recipe: their settings and their weighted sum."""
+"""Turns a recipe into reward settings, and computes the weighted total reward."""
 
 from __future__ import annotations
 
