@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
 ARGS ?=
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
@@ -23,6 +23,11 @@ lint: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The generated pages: docs/recipe.md from the recipe dataclasses, docs/tree.md from the files' first lines
+docs: .venv/installed
+	$(BIN)/python -m rl.recipe_docs
+	$(BIN)/python docs/make_tree.py
 
 clean:
 	rm -rf .venv outputs build *.egg-info

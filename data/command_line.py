@@ -1,4 +1,4 @@
-"""The command line every command shares: RECIPE.yaml, dotted overrides, --print-recipe, exit codes."""
+"""The command line all commands share: RECIPE.yaml, dotted overrides, --print-recipe, exit codes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from data.commented_yaml import to_commented_yaml
 from data.mesh import MeshError
-from data.typed_recipe import RecipeError, to_yaml
+from data.typed_recipe import RecipeError
 
 R = TypeVar("R")
 
-# What a user can mend: exit code 2 and one sentence. Anything else is a failed run: exit code 1.
+# What the user can fix: exit code 2 and one sentence. A failed run exits with 1.
 USER_ERRORS: tuple[type[Exception], ...] = (RecipeError, MeshError)
 
 
 class RunFailedError(RuntimeError):
-    """A run that could not go on for a reason worth one sentence rather than a traceback."""
+    """A run failed for a reason that one sentence explains better than a traceback."""
 
 
 def run_command(
@@ -27,28 +28,28 @@ def run_command(
     argv: Sequence[str] | None = None,
     program: str | None = None,
 ) -> int:
-    """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it; return the exit code.
+    """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
-    0: done. 1: the run failed. 2: the user's input is at fault. 130: stopped with Ctrl-C.
-    Messages go to standard error. As argparse does, `--help` and a malformed command line raise
-    SystemExit with 0 and 2.
+    0: success. 1: the run failed. 2: invalid input. 130: stopped with Ctrl-C.
+    Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit with
+    0 and 2.
     """
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
         epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10; "
-        "--print-recipe shows every key with its value.",
+        "--print-recipe shows every key with its value and meaning.",
     )
     parser.add_argument("recipe", help="YAML recipe, such as those in recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replace values of the recipe")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="values that replace the recipe's"
+        "--print-recipe", action="store_true", help="print the resolved recipe, explained, and exit"
     )
-    parser.add_argument("--print-recipe", action="store_true", help="print the resolved recipe and stop")
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
-            print(to_yaml(recipe), end="")
+            print(to_commented_yaml(recipe), end="")
             return 0
         run(recipe)
     except USER_ERRORS as error:
@@ -58,6 +59,6 @@ def run_command(
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; a training run goes on from its last checkpoint if started again", file=sys.stderr)
+        print("stopped; run the same command again to resume from the last checkpoint", file=sys.stderr)
         return 130
     return 0

@@ -25,12 +25,13 @@ class RecipeError(ValueError):
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe with its overlays and dotted overrides into one plain mapping.
 
-    A recipe may begin with `defaults: [base.yaml, …]` (paths beside the recipe); later entries,
-    then the recipe itself, then `overrides` (`key.sub=value`) win. Mappings are merged, lists and
-    other values replaced. An override's value is read as YAML, or as text if it is none (`**/*.glb`).
+    A recipe may start with `defaults: [base.yaml, …]`, paths relative to the recipe. Later entries override
+    earlier ones, the recipe overrides its defaults, and `overrides` (`key.sub=value`) override the recipe.
+    Mappings are merged; lists and other values are replaced. An override's value is parsed as YAML, or taken
+    as text if it is not valid YAML (`**/*.glb`).
 
     Raises:
-        RecipeError: the file is missing, is not YAML, has a cycle of defaults, or an override is malformed.
+        RecipeError: the file is missing or not YAML, its defaults form a cycle, or an override is malformed.
     """
     merged = _read_file(Path(path), ())
     try:
@@ -44,18 +45,20 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
 
 
 def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
-    """The file with its overlays; `trail` is the chain of files that led here."""
-    place = f", which '{trail[-1]}' names in its defaults," if trail else ""
+    """The file merged over its defaults; `trail` is the chain of files that led here."""
+    place = f", listed in the defaults of '{trail[-1]}'," if trail else ""
     if path.resolve() in [file.resolve() for file in trail]:
-        raise RecipeError(f"{trail[-1]}: its 'defaults' lead back to '{path}'; remove one of them")
+        raise RecipeError(f"{trail[-1]}: its 'defaults' form a cycle through '{path}'; remove one of them")
     if not path.is_file():
         raise RecipeError(f"recipe '{path}'{place} does not exist; give the path of a YAML file")
     try:
         config = OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); mend it") from error
+        raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); fix it") from error
     if not isinstance(config, DictConfig):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections, such as 'train:' with keys below it")
+        raise RecipeError(
+            f"{path}: a recipe must be a mapping of sections, such as 'train:' with keys below it"
+        )
     merged = OmegaConf.create({})
     try:
         for base in _bases(config.pop("defaults", []), path):
@@ -77,24 +80,24 @@ def _bases(value: Any, path: Path) -> list[str]:
 def _read_override(override: str) -> DictConfig:
     key, separator, value = override.partition("=")
     if not separator or not all(part.strip() for part in key.split(".")):
-        raise RecipeError(f"override '{override}' is not of the form key.sub=value; mend it")
+        raise RecipeError(f"override '{override}' does not have the form key.sub=value; fix it")
     try:
         return OmegaConf.from_dotlist([override])
     except yaml.YAMLError:
-        # Such as a glob pattern: '*' begins an alias in YAML. Text where no text belongs is refused later.
+        # Such as a glob pattern: '*' starts an alias in YAML. `build` refuses text in the wrong place.
         config = OmegaConf.create({})
         OmegaConf.update(config, key, value)
         return config
 
 
 def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
-    """Make a dataclass from a mapping, strictly: every key known, every value of the field's type.
+    """Build a dataclass from a mapping, strictly: every key is known, every value has the field's type.
 
-    Integers are accepted for floats; nothing else is converted. Nested dataclasses are built from
-    nested mappings. `path` is the dotted place of `values` in the recipe, for messages.
+    Integers are accepted for floats; nothing else is converted. Nested mappings become nested dataclasses.
+    `path` is the dotted key of `values` in the recipe, for error messages.
 
     Raises:
-        RecipeError: an unknown key (with the nearest valid one), a wrong type, a missing required key.
+        RecipeError: an unknown key (the message suggests the nearest one), a wrong type, a missing key.
     """
     check_keys(schema, values, path)
     hints = typing.get_type_hints(schema)
@@ -114,7 +117,7 @@ def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
 
 
 def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
-    """Refuse keys of `values` that are no field of the dataclass `schema`, naming the nearest one."""
+    """Raise RecipeError, suggesting the nearest key, for a key that the dataclass `schema` lacks."""
     known = [field.name for field in dataclasses.fields(schema) if field.init]
     prefix = f"{path}." if path else ""
     for key in values:
@@ -125,9 +128,9 @@ def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
 
 
 def nearest_key(schema: type, key: str) -> str:
-    """The dotted key of `schema` whose last part is most like `key`; of equals the outermost, the first.
+    """The dotted key of `schema` whose last part is most like `key`; ties go to the outermost, first one.
 
-    Sections are searched too: `max_steps` is found as `loop.max_steps`. Empty if there are no keys.
+    Nested sections are searched too: `max_steps` finds `loop.max_steps`. Empty if the schema has no keys.
     """
     matcher = difflib.SequenceMatcher(b=key.lower())
     best, best_ratio = "", -1.0
@@ -145,14 +148,14 @@ def _dotted_keys(schema: type) -> list[str]:
     for field in dataclasses.fields(schema):
         if field.init:
             keys.append(field.name)
-            for option in _options(hints[field.name]):
+            for option in options(hints[field.name]):
                 if dataclasses.is_dataclass(option):
                     keys += [f"{field.name}.{key}" for key in _dotted_keys(typing.cast(type, option))]
     return keys
 
 
 def check_types(schema: type, values: Mapping[str, Any], path: str) -> None:
-    """Check `values` against the dataclass `schema` without building it (for foreign dataclasses)."""
+    """Check `values` against another library's dataclass without building it; errors as in `build`."""
     check_keys(schema, values, path)
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
@@ -160,18 +163,18 @@ def check_types(schema: type, values: Mapping[str, Any], path: str) -> None:
 
 
 def to_mapping(recipe: Any) -> dict[str, Any]:
-    """The plain nested mapping of a recipe dataclass; `build` takes it back."""
+    """The recipe dataclass as a plain nested mapping; `build` is the inverse."""
     return _plain(dataclasses.asdict(recipe))
 
 
 def write_recipe(recipe: Any, path: str | Path) -> None:
-    """Write a resolved recipe as YAML; reading it gives the same recipe again."""
+    """Write the resolved recipe as YAML; reading it back gives the same recipe."""
     Path(path).write_text(to_yaml(recipe), encoding="utf-8")
 
 
 def to_yaml(recipe: Any) -> str:
     """YAML text of a recipe with every default filled in."""
-    # OmegaConf's writer quotes what only its reader takes for a number, such as the text '1e-6'.
+    # OmegaConf's writer quotes text that only its own reader parses as a number, such as '1e-6'.
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_mapping(recipe))))
 
 
@@ -184,7 +187,7 @@ def _plain(value: Any) -> Any:
 
 
 def _escaped(value: Any) -> Any:
-    """`value` with texts written so that reading them does not take '${' for an interpolation."""
+    """`value` with '${' escaped in all strings, so that reading does not interpolate."""
     if isinstance(value, dict):
         return {key: _escaped(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -195,8 +198,8 @@ def _escaped(value: Any) -> Any:
 
 
 def _convert(hint: Any, value: Any, place: str) -> Any:
-    """Return `value` as the type `hint` asks for, or raise RecipeError naming `place`."""
-    for option in _options(hint):
+    """`value` converted to the type `hint`; raises RecipeError naming `place`."""
+    for option in options(hint):
         accepted, converted = _try(option, value, place)
         if accepted:
             return converted
@@ -204,14 +207,15 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
     raise RecipeError(f"'{place}' must be {_type_name(hint)}, not {shown}")
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union type, nested unions flattened; any other type alone."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(option for part in typing.get_args(hint) for option in _options(part))
+        return tuple(option for part in typing.get_args(hint) for option in options(part))
     return (hint,)
 
 
 def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
-    """(whether `value` fits the one type `hint`, the value as that type)."""
+    """(whether `value` has the single type `hint`, the converted value)."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     kind = origin or hint
     if hint is Any:
@@ -237,7 +241,7 @@ def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if isinstance(hint, type):
-        # Enums of a foreign schema are written by value; the schema itself refuses unknown ones.
+        # String enums of another library are written by value; the library refuses unknown ones.
         is_enum = issubclass(hint, str) and isinstance(value, str)
         return is_enum or isinstance(value, hint), value
     return False, None
@@ -263,7 +267,7 @@ def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
     names = []
-    for option in _options(hint):
+    for option in options(hint):
         origin = typing.get_origin(option)
         if option is type(None):
             names.append("null")
@@ -279,7 +283,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line of a library's error that says what is wrong and where."""
+    """The line of a library's error message that explains what is wrong and where."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
     lines = str(error).strip().splitlines()

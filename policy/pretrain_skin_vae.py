@@ -1,4 +1,4 @@
-"""Stage 1: train the FSQ-CVAE that turns a bone's skinning weights into SkinTokens and back."""
+"""Stage 1: train the skin VAE (FSQ-CVAE), which turns a bone's skinning weights into SkinTokens and back."""
 
 from __future__ import annotations
 
@@ -19,16 +19,11 @@ from torch.utils.data import Dataset
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, atomic_directory, find_skin_vae
-from policy.pretraining.loop import (
-    LoopRecipe,
-    Losses,
-    barrier_on_exit,
-    check_same_sizes,
-    is_main_process,
-    run_training,
-    start_run,
-)
+from policy.pretraining.loop import Losses, run_training
+from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
+from policy.pretraining.start import check_same_sizes, start_run
 from policy.skintokens.quantiser_init import initialise_quantiser
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 
@@ -37,19 +32,31 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class SkinLossRecipe:
-    """Weights of the reconstruction terms (paper: BCE + MSE + Dice, Dice epsilon 1e-4).
-
-    `mask`: of a further term, not of the paper: cross entropy of whether a weight exceeds `mask_threshold`.
-    A point that may lie just outside a bone's region gets a small mean weight from the other terms, which
-    counts as inside at the threshold of 1e-2 that reconstructions are measured at.
-    """
+    """The terms of the reconstruction loss between decoded and true skinning weights."""
 
     bce: float = 1.0
+    """Weight of the binary cross entropy; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
+
     mse: float = 1.0
+    """Weight of the mean squared error; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
+
     dice: float = 1.0
+    """Weight of the Dice loss per bone; 0 disables it (no range check). Source: paper (the term), this
+    project (its weight)."""
+
     dice_epsilon: float = 1e-4
+    """Constant added to numerator and denominator of Dice; above 0 (no range check). Source: paper (1e-4)."""
+
     mask: float = 0.0
+    """Weight of the cross entropy of whether a weight exceeds `mask_threshold`; 0 disables it (no range
+    check). The other terms leave small weights just outside a bone's region, which count as inside when IoU
+    is measured. Source: this project."""
+
     mask_threshold: float = 1e-2
+    """Skinning weight above which a point is inside a bone's region; above 0 and below 1. Source: this
+    project."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_threshold < 1:
@@ -60,30 +67,50 @@ class SkinLossRecipe:
 
 @dataclass(frozen=True)
 class SkinVAERecipe:
-    """Stage 1: each step reconstructs `bones_per_mesh` bones of each mesh; `model` is a SkinVAEConfig.
-
-    `start_from`: go on from the weights of this `skin_vae` (or policy) directory, of the same sizes, rather
-    than from random ones. `continuous_steps`: the first steps decode the latents themselves, then the codes
-    are fitted to them (`policy.code_fitting`); quantised from the start, a small model sits on a plateau for
-    hundreds of steps and its tokens end as copies of each other. `frozen_encoder`: train what decodes alone,
-    so that the codes of bones stay those of `start_from`, and a policy that writes them stays valid.
-    """
+    """Training the skin VAE: each step reconstructs some bones of each mesh."""
 
     start_from: str | None = None
+    """Skin VAE or policy directory whose weights to start from, of the same sizes; null for random weights.
+    Source: this project."""
+
     model: SkinVAEConfig = field(default_factory=SkinVAEConfig)
+    """Sizes of the skin VAE."""
+
     data: RigDataRecipe = field(default_factory=RigDataRecipe)
+    """Training rigs."""
+
     loss: SkinLossRecipe = field(default_factory=SkinLossRecipe)
+    """Reconstruction loss."""
+
     loop: LoopRecipe = field(default_factory=LoopRecipe)
+    """Training loop."""
+
     bones_per_mesh: int = 8
+    """Bones reconstructed per mesh and step; at least 1. Source: this project."""
+
     encoder_points: int = 512
+    """Points per bone that the encoder sees, half of them near the bone; at least 1. Source: this project."""
+
     query_points: int = 512
+    """Points per bone at which weights are decoded and compared, half of them near the bone; at least 1.
+    Source: this project."""
+
     nested_dropout: bool = True
+    """Decode only the first 1, 2, 4, … SkinTokens in each step, every length equally likely, so that one VAE
+    works with any number of tokens; no effect with perceivers. Source: paper."""
+
     continuous_steps: int = 0
+    """Steps that decode unquantised latents before the codes are fitted to them; at least 0, and above 0 only
+    without DeepSpeed. A small model that is quantised from the start sits on a plateau, and its tokens become
+    copies of each other. Source: this project."""
+
     frozen_encoder: bool = False
+    """Train only the decoding part, so that codes stay those of `start_from` and a policy that writes them
+    stays valid; needs `start_from` and `continuous_steps: 0`. Source: this project."""
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
-    """Read and check a stage-1 recipe (RecipeError names what is wrong)."""
+    """Read and check a stage-1 recipe; raises RecipeError."""
     recipe = build(SkinVAERecipe, read_recipe(path, overrides))
     for least, name in (
         (1, "bones_per_mesh"),
@@ -95,24 +122,24 @@ def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     if recipe.continuous_steps and recipe.model.fsq_dim == len(recipe.model.fsq_levels):
         raise RecipeError(
-            "'continuous_steps' needs projections to fit: 'model.fsq_dim' must differ from the number of "
-            "'model.fsq_levels'"
+            "'continuous_steps' fits the quantiser's projections: 'model.fsq_dim' must differ from the "
+            "number of 'model.fsq_levels'"
         )
     if recipe.continuous_steps and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise RecipeError(
-            "'continuous_steps' changes weights that DeepSpeed keeps a copy of; launch without DeepSpeed, or "
+            "'continuous_steps' changes weights that DeepSpeed holds copies of; launch without DeepSpeed, or "
             "set it to 0"
         )
     if recipe.frozen_encoder and (recipe.start_from is None or recipe.continuous_steps):
         raise RecipeError(
-            "'frozen_encoder' keeps the codes of a trained skin VAE: name it in 'start_from' and set "
+            "'frozen_encoder' keeps the codes of a trained skin VAE: set 'start_from' to its directory and "
             "'continuous_steps' to 0"
         )
     return recipe
 
 
 class BoneExamples(Dataset[Batch]):
-    """Item i: a mesh's cloud and `bones_per_mesh` of its bones, each with encoder and query points."""
+    """Example i: a mesh's point cloud, and encoder and query points of `bones_per_mesh` of its bones."""
 
     def __init__(self, recipe: SkinVAERecipe) -> None:
         self.recipe = recipe
@@ -124,13 +151,13 @@ class BoneExamples(Dataset[Batch]):
         rng = np.random.default_rng((recipe.data.first_seed, index, 1))
         count = len(example.joints)
         bones = rng.choice(count, recipe.bones_per_mesh, replace=count < recipe.bones_per_mesh)
-        shown = skin_points(example, bones, recipe.encoder_points, rng)
-        asked = skin_points(example, bones, recipe.query_points, rng)
+        encoder_rows = skin_points(example, bones, recipe.encoder_points, rng)
+        query_rows = skin_points(example, bones, recipe.query_points, rng)
         return {
             "cond_points": torch.from_numpy(example.points[: example.uniform]),
             "cond_normals": torch.from_numpy(example.normals[: example.uniform]),
-            **_gather(example, bones, shown, "shown"),
-            **_gather(example, bones, asked, "asked"),
+            **_gather(example, bones, encoder_rows, "encoder"),
+            **_gather(example, bones, query_rows, "query"),
         }
 
 
@@ -143,11 +170,11 @@ def _gather(example: RigExample, bones: np.ndarray, rows: np.ndarray, name: str)
 
 
 def collate(items: list[Batch]) -> Batch:
-    """Stack meshes; bones of all meshes are flattened into one axis, with `mesh_index` to their mesh."""
+    """Stack the meshes; bones of all meshes share one axis, and `mesh_index` maps them to their meshes."""
     batch = {key: torch.stack([item[key] for item in items]) for key in items[0]}
-    bones = batch["shown_points"].shape[1]
+    bones = batch["encoder_points"].shape[1]
     flat = {
-        key: value.flatten(0, 1) if key.startswith(("shown", "asked")) else value
+        key: value.flatten(0, 1) if key.startswith(("encoder", "query")) else value
         for key, value in batch.items()
     }
     return {**flat, "mesh_index": torch.arange(len(items)).repeat_interleave(bones)}
@@ -157,8 +184,8 @@ def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecip
     """BCE, MSE, Dice and mask terms between predicted and true weights, and their weighted sum `loss`.
 
     logits (B, Q) before the sigmoid, weights (B, Q) in [0, 1]. Dice per bone, squared denominators:
-    1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε). Mask: with t the threshold, the cross entropy of w > t where
-    p > t has a probability of more than one half.
+    1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε). Mask: the cross entropy of w > t, with logits shifted so that
+    p = t has probability one half; t is the threshold.
     """
     logits = logits.float()
     predicted = logits.sigmoid()
@@ -175,9 +202,9 @@ def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecip
 
 
 def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
-    """Mean over bones of |both| / |either| of the points above `threshold`; (B, Q) each.
+    """IoU of the points above `threshold`, mean over bones; (B, Q) each.
 
-    A bone that neither side influences counts as 1.
+    A bone with no such point on either side counts as 1.
     """
     a, b = predicted > threshold, weights > threshold
     union = (a | b).sum(-1)
@@ -185,24 +212,24 @@ def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Ten
 
 
 def skin_l1(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
-    """Mean over bones of the mean |difference| at the points where either side is above `threshold`.
+    """Mean absolute difference at the points where either side is above `threshold`, mean over bones.
 
-    (B, Q) each. A bone that neither side influences counts as 0.
+    (B, Q) each. A bone with no such point counts as 0.
     """
     either = (predicted > threshold) | (weights > threshold)
     return (((predicted - weights).abs() * either).sum(-1) / either.sum(-1).clamp(min=1)).mean()
 
 
 def mask_accuracy(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
-    """Share of the points (B, Q) that both sides put on the same side of `threshold`."""
+    """Share of the points (B, Q) where both weights are on the same side of `threshold`."""
     return ((predicted > threshold) == (weights > threshold)).float().mean()
 
 
 def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
-    """How many of the first tokens are decoded at `step` (nested dropout).
+    """How many leading tokens `step` decodes (nested dropout).
 
-    One of the powers of two up to `sample_tokens`, `tokens_per_skin` and `sample_tokens`, each as likely.
-    Without nested dropout, and for models with perceivers (which have one length), `tokens_per_skin`.
+    Uniform over the powers of two up to `sample_tokens`, `tokens_per_skin` and `sample_tokens`. Without
+    nested dropout, and with perceivers, which have a single length, always `tokens_per_skin`.
     """
     model = recipe.model
     if not recipe.nested_dropout or model.has_perceivers:
@@ -213,10 +240,11 @@ def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
 
 
 def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
-    """The CVAE to train: random from `loop.seed`, or that of `start_from` in float32.
+    """The skin VAE to train: random from `loop.seed`, or the one in `start_from`, in float32.
 
-    With `start_from` only what shapes no weight may differ: `model.tokens_per_skin` (perceivers aside) and
-    `model.fsq_levels`, as many as there were, for a finer or coarser code. Raises RecipeError.
+    With `start_from`, the recipe may differ only where no weight changes shape: in `model.tokens_per_skin`
+    (without perceivers) and in the values of `model.fsq_levels`, for a finer or coarser code. Raises
+    RecipeError.
     """
     torch.manual_seed(recipe.loop.seed)
     model = SkinVAE(recipe.model)
@@ -229,11 +257,11 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     free = {"tokens_per_skin"}
     if len(start.config.fsq_levels) == len(recipe.model.fsq_levels) and not recipe.frozen_encoder:
         free.add("fsq_levels")
-    own, asked = (
+    own, configured = (
         {f"model.{key}": value for key, value in config.to_dict().items() if key not in free}
         for config in (start.config, recipe.model)
     )
-    check_same_sizes(recipe.start_from, own, asked)
+    check_same_sizes(recipe.start_from, own, configured)
     model.load_state_dict(start.state_dict())
     if recipe.frozen_encoder:
         freeze_encoder(model)
@@ -241,7 +269,7 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
 
 
 def freeze_encoder(vae: SkinVAE) -> None:
-    """Let only what decodes learn: codes of bones stay, the condition of meshes may change."""
+    """Freeze everything that determines a bone's codes; decoder and mesh condition keep learning."""
     encoding: list[nn.Module | None] = [vae.model.encoder, vae.model.quant, vae.model.FSQ.project_in]
     if vae.config.has_perceivers:
         encoding.append(vae.down_perceiver)
@@ -251,20 +279,20 @@ def freeze_encoder(vae: SkinVAE) -> None:
 
 
 def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe) -> None:
-    """Fit the codes to the latents of the first 400 bones, the same on every process and after a resume."""
+    """Fit the codes to the latents of the first 400 bones, which are the same in every process and resume."""
     meshes = -(-400 // recipe.bones_per_mesh)
     bones = collate([examples[index] for index in range(meshes)])
     device = vae.device
     initialise_quantiser(
         vae,
-        bones["shown_points"].to(device),
-        bones["shown_normals"].to(device),
-        bones["shown_weights"].to(device),
+        bones["encoder_points"].to(device),
+        bones["encoder_normals"].to(device),
+        bones["encoder_weights"].to(device),
     )
 
 
 def train(recipe: SkinVAERecipe) -> Path:
-    """Run stage 1 and write the CVAE to `<loop.output_dir>/skin_vae`."""
+    """Run stage 1 and write the skin VAE to `<loop.output_dir>/skin_vae`; that directory."""
     initial = initial_model(recipe)
     examples = BoneExamples(recipe)
 
@@ -272,24 +300,24 @@ def train(recipe: SkinVAERecipe) -> Path:
 
     def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
         nonlocal fitted
-        if 0 < recipe.continuous_steps == step and not fitted:  # once, also for a step of several batches
+        if 0 < recipe.continuous_steps == step and not fitted:  # once per step, whatever the accumulation
             start_quantizing(initial, examples, recipe)
             fitted = True
         logits = model(
-            batch["shown_points"],
-            batch["shown_normals"],
-            batch["shown_weights"],
+            batch["encoder_points"],
+            batch["encoder_normals"],
+            batch["encoder_weights"],
             batch["cond_points"],
             batch["cond_normals"],
-            batch["asked_points"],
-            batch["asked_normals"],
+            batch["query_points"],
+            batch["query_normals"],
             tokens=nested_tokens(step, recipe),
             mesh_index=batch["mesh_index"],
             rng=np.random.default_rng((recipe.loop.seed, step, 1)),
             quantized=step >= recipe.continuous_steps,
         )
-        result = reconstruction_losses(logits, batch["asked_weights"], recipe.loss)
-        predicted, weights = logits.detach().sigmoid(), batch["asked_weights"]
+        result = reconstruction_losses(logits, batch["query_weights"], recipe.loss)
+        predicted, weights = logits.detach().sigmoid(), batch["query_weights"]
         return {
             **result,
             "iou": skin_iou(predicted, weights),

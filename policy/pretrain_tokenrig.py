@@ -1,4 +1,4 @@
-"""Stage 2: supervised training of TokenRig to write the rig of a mesh, the FSQ-CVAE frozen."""
+"""Stage 2: train TokenRig on known rigs to write the rig of a mesh, with the skin VAE frozen."""
 
 from __future__ import annotations
 
@@ -18,16 +18,11 @@ from torch.utils.data import Dataset
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae, load_model
-from policy.pretraining.loop import (
-    LoopRecipe,
-    Losses,
-    barrier_on_exit,
-    check_same_sizes,
-    is_main_process,
-    run_training,
-    start_run,
-)
+from policy.pretraining.loop import Losses, run_training
+from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples, skin_points
+from policy.pretraining.start import check_same_sizes, start_run
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
@@ -38,41 +33,74 @@ from policy.tokens.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class LanguageModelRecipe:
-    """Sizes of the Qwen3-style language model."""
+    """Sizes of the language model, which has the Qwen3 architecture."""
 
     hidden_size: int = 896
+    """Width of the residual stream; at least 1 (not checked here). Source: specification, section 6."""
+
     num_hidden_layers: int = 28
+    """Transformer layers; at least 1 (not checked here). Source: specification, section 6."""
+
     num_attention_heads: int = 16
+    """Query heads; a multiple of `num_key_value_heads` (not checked here). Source: specification, section
+    6."""
+
     num_key_value_heads: int = 8
+    """Key and value heads; at least 1 (not checked here). Source: specification, section 6."""
+
     head_dim: int = 128
+    """Width of a head, independent of `hidden_size`; even (not checked here). Source: specification, section
+    6."""
+
     intermediate_size: int = 3072
+    """Width of the gated MLP; at least 1 (not checked here). Source: specification, section 6."""
+
     max_position_embeddings: int = 3192
+    """Most positions of a sequence, mesh tokens included; at least 1 (not checked here). Source:
+    specification, section 6."""
 
 
 @dataclass(frozen=True)
 class TokenRigRecipe:
-    """Stage 2. The first `skeleton_only_steps` learn the skeleton part alone, which needs no SkinTokens.
-
-    `start_from`: go on from the TokenRig of this policy directory, of the same sizes, rather than from random
-    weights (see `initial_model` for another codebook). Its CVAE is not taken along: `skin_vae` names the one
-    to use. `class_name`: of rigs that do not bring a class of the vocabulary themselves, as prepared ones
-    may. `own_token_share`: see `with_own_skin_tokens`; of most use to a model that writes fair SkinTokens.
-    """
+    """Training TokenRig to write the rig of a mesh, with the skin VAE frozen."""
 
     start_from: str | None = None
+    """Policy directory whose TokenRig to start from, of the same sizes; null for random weights. Its skin VAE
+    is not used. Source: this project."""
+
     skin_vae: str = "checkpoints/small/skin_vae"
+    """Skin VAE or policy directory whose codes the SkinTokens are. Source: this project."""
+
     class_name: str | None = "articulation"
+    """Class token of rigs without a class of their own that the vocabulary knows; one of its classes, or null
+    for none. Source: specification, section 9.2."""
+
     mesh_encoder: MeshEncoderConfig = field(default_factory=MeshEncoderConfig)
+    """Sizes of the mesh encoder."""
+
     language_model: LanguageModelRecipe = field(default_factory=LanguageModelRecipe)
+    """Sizes of the language model."""
+
     data: RigDataRecipe = field(default_factory=RigDataRecipe)
+    """Training rigs."""
+
     encoder_points: int = 512
+    """Points per bone that the skin VAE's encoder sees, half of them near the bone; at least 1. Source: this
+    project."""
+
     skeleton_only_steps: int = 0
+    """Steps that train on skeletons without SkinTokens, which is faster; at least 0. Source: this project."""
+
     own_token_share: float = 0.0
+    """Largest share of a row's SkinTokens that are replaced in the input by the model's own draws; 0 to 1.
+    Source: scheduled sampling (Bengio et al. 2015)."""
+
     loop: LoopRecipe = field(default_factory=LoopRecipe)
+    """Training loop."""
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
-    """Read and check a stage-2 recipe (RecipeError names what is wrong)."""
+    """Read and check a stage-2 recipe; raises RecipeError."""
     recipe = build(TokenRigRecipe, read_recipe(path, overrides))
     for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0)):
         if getattr(recipe, name) < least:
@@ -88,7 +116,7 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
 
 
 def load_skin_vae(recipe: TokenRigRecipe) -> SkinVAE:
-    """The frozen VAE: a `skin_vae` directory, or that of a policy directory. RecipeError if there is none."""
+    """The frozen skin VAE, from its own or a policy's directory. Raises RecipeError if there is none."""
     try:
         folder = find_skin_vae(recipe.skin_vae, recipe.skin_vae)
         return SkinVAE.load(folder).eval().requires_grad_(False)
@@ -99,11 +127,11 @@ def load_skin_vae(recipe: TokenRigRecipe) -> SkinVAE:
 
 
 def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausalLM:
-    """The TokenRig to train: random from `loop.seed`, or that of `start_from` in float32.
+    """The TokenRig to train: random from `loop.seed`, or the one in `start_from`, in float32.
 
-    The vocabulary has the CVAE's codebook and tokens per bone; with `start_from` its classes, parts and
-    bins are those of the start, whose sizes must be the recipe's. Of a start with another codebook, the
-    SkinTokens begin anew (standard error says so) and all else is kept.
+    The vocabulary takes codebook and tokens per bone from the skin VAE, and classes, parts and bins from
+    `start_from`, whose sizes must equal the recipe's. If the codebooks differ, the SkinTokens' weights are
+    initialised again, which is reported on standard error, and all others are kept.
 
     Raises RecipeError.
     """
@@ -125,8 +153,8 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
     if recipe.class_name is not None and recipe.class_name not in words.classes:
         known = ", ".join(words.classes) or "no class"
         raise RecipeError(
-            f"'class_name': the policy in '{recipe.start_from}' knows {known}, not '{recipe.class_name}'; "
-            "name one of them or null"
+            f"'class_name': the policy in '{recipe.start_from}' has {known}, not '{recipe.class_name}'; "
+            "choose one of them or null"
         )
     new_words = replace(words, codebook=codebook, tokens_per_skin=tokens)
     if words.codebook == codebook:
@@ -134,14 +162,14 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
         return model
     print(
         f"'{recipe.start_from}' has {words.codebook} SkinTokens and '{recipe.skin_vae}' {codebook} codes: "
-        "SkinTokens begin anew",
+        "SkinTokens are initialised again",
         file=sys.stderr,
     )
     return _with_words(model, config, new_words)
 
 
 def _with_words(start: TokenRigForCausalLM, config: TokenRigConfig, words: Vocabulary) -> TokenRigForCausalLM:
-    """A model of `config` with the weights of `start`, except for SkinTokens: theirs stay random."""
+    """A model of `config` with the weights of `start`, except those of the SkinTokens, which stay random."""
     old = start.config.get_vocabulary()
     model = TokenRigForCausalLM(
         TokenRigConfig(**{**config.to_dict(), "vocabulary": words.to_dict(), "vocab_size": None})
@@ -150,7 +178,7 @@ def _with_words(start: TokenRigForCausalLM, config: TokenRigConfig, words: Vocab
     for name, tensor in model.state_dict().items():
         if tensor.shape == weights[name].shape:
             continue
-        rows = tensor.clone()  # of the token embedding and the head tied to it
+        rows = tensor.clone()  # token embedding and the head tied to it
         rows[: words.skin_first] = weights[name][: old.skin_first]
         rows[words.eos] = weights[name][old.eos]
         weights[name] = rows
@@ -159,9 +187,9 @@ def _with_words(start: TokenRigForCausalLM, config: TokenRigConfig, words: Vocab
 
 
 def _sizes(config: TokenRigConfig) -> dict[str, Any]:
-    """What shapes the weights or changes what they compute, as dotted recipe keys."""
+    """Everything that changes the weights' shapes or what they compute, by dotted recipe key."""
     encoder = config.get_mesh_encoder().to_dict()
-    del encoder["init_scale"]  # of random weights only
+    del encoder["init_scale"]  # affects random weights only
     names = [field.name for field in fields(LanguageModelRecipe)]
     return {
         **{f"mesh_encoder.{key}": value for key, value in encoder.items()},
@@ -171,18 +199,18 @@ def _sizes(config: TokenRigConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedMesh:
-    """One example: cloud (N, 3), skeleton tokens, and what the skin encoder sees of each bone (J, K, …)."""
+    """One example: point cloud (N, 3), skeleton tokens, and encoder points of each bone (J, K, …)."""
 
     points: Tensor
     normals: Tensor
     skeleton: list[int]
-    shown_points: Tensor
-    shown_normals: Tensor
-    shown_weights: Tensor
+    encoder_points: Tensor
+    encoder_normals: Tensor
+    encoder_weights: Tensor
 
 
 class TokenizedMeshes(Dataset[TokenizedMesh]):
-    """Item i of the rig stream, its skeleton as tokens."""
+    """Example i of the rigs, with its skeleton as tokens."""
 
     def __init__(self, recipe: TokenRigRecipe, vocabulary: Vocabulary) -> None:
         self.recipe, self.vocabulary = recipe, vocabulary
@@ -193,7 +221,7 @@ class TokenizedMeshes(Dataset[TokenizedMesh]):
         rng = np.random.default_rng((self.recipe.data.first_seed, index, 2))
         bones = np.arange(len(example.joints))
         rows = skin_points(example, bones, self.recipe.encoder_points, rng)
-        # A data set's own class, unless this vocabulary has no word for it.
+        # The rig's own class, if the vocabulary has it.
         known = example.class_name in self.vocabulary.classes
         class_name = example.class_name if known else self.recipe.class_name
         skeleton = tokenize_skeleton(example.joints, example.parents, class_name, self.vocabulary)
@@ -208,33 +236,32 @@ class TokenizedMeshes(Dataset[TokenizedMesh]):
 
 
 def collate(items: list[TokenizedMesh]) -> dict[str, Any]:
-    """Stack the clouds; bones of all meshes go into one axis, `bones` counts them per mesh."""
+    """Stack the point clouds and join the bones of all meshes in one axis; `bones` counts them per mesh."""
     return {
         "points": torch.stack([item.points for item in items]),
         "normals": torch.stack([item.normals for item in items]),
         "skeletons": [item.skeleton for item in items],
-        "bones": [len(item.shown_points) for item in items],
-        "shown_points": torch.cat([item.shown_points for item in items]),
-        "shown_normals": torch.cat([item.shown_normals for item in items]),
-        "shown_weights": torch.cat([item.shown_weights for item in items]),
+        "bones": [len(item.encoder_points) for item in items],
+        "encoder_points": torch.cat([item.encoder_points for item in items]),
+        "encoder_normals": torch.cat([item.encoder_normals for item in items]),
+        "encoder_weights": torch.cat([item.encoder_weights for item in items]),
     }
 
 
 def sequences(
     batch: dict[str, Any], skin_vae: SkinVAE | None, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor]:
-    """Token ids (B, L) int64 and which are real (B, L) bool, padded on the right.
+    """Token ids (B, L) int64, padded on the right, and a mask (B, L) bool that is False on padding.
 
-    With a skin VAE whole rigs `[bos, class, …, skeleton eos, SkinTokens, eos]`, without it the skeleton part.
+    With a skin VAE, whole rigs `[bos, class, …, skeleton eos, SkinTokens, eos]`; without one, only skeletons.
     """
     rows = [list(skeleton) for skeleton in batch["skeletons"]]
     device = batch["points"].device
     if skin_vae is not None:
-        # In float32 also while the language model trains in bfloat16: codes are what `encode_skin` says
-        # everywhere else.
+        # In float32 even when the language model trains in bfloat16, so that codes are the same everywhere.
         with torch.autocast(device.type, enabled=False):
             codes = skin_vae.encode_skin(
-                batch["shown_points"], batch["shown_normals"], batch["shown_weights"]
+                batch["encoder_points"], batch["encoder_normals"], batch["encoder_weights"]
             )
         rows = [
             rig_tokens(row, bone_codes.cpu().numpy(), vocabulary)
@@ -250,11 +277,11 @@ def sequences(
 def with_own_skin_tokens(
     model: TokenRigForCausalLM, ids: Tensor, batch: dict[str, Any], share: float, seed: tuple[int, ...]
 ) -> Tensor:
-    """(B, L) ids to read, in which some SkinTokens are the model's own draws given the true ones before.
+    """Input ids (B, L) with some SkinTokens replaced by the model's own draws given the true prefix.
 
-    Of each row a share that is uniform in [0, share]. Learning to write the true rig behind them is scheduled
-    sampling (Bengio et al. 2015): a policy that has only read true SkinTokens loses its place after the first
-    bone that it writes a little wrong.
+    The share replaced in each row is uniform in [0, share]. Predicting the true tokens from this input is
+    scheduled sampling (Bengio et al. 2015): a policy that has only read true SkinTokens derails after the
+    first bone that it gets slightly wrong.
     """
     vocabulary = model.config.get_vocabulary()
     logits = model(
@@ -275,9 +302,9 @@ def with_own_skin_tokens(
 
 
 def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabulary) -> Losses:
-    """Mean negative log-likelihood per token under the strict grammar: `loss`, and its two phases apart.
+    """Mean negative log-likelihood per token under the strict grammar: `loss`, and its parts by phase.
 
-    log_probs (B, C) of the completion ids (B, C); `real` (B, C) masks padding.
+    log_probs (B, C) of the completion ids (B, C); `real` (B, C) is False on padding.
     """
     nll = -log_probs
     skin = (ids >= vocabulary.skin_first) & (ids < vocabulary.eos) & real
@@ -292,14 +319,14 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
 
 
 def train(recipe: TokenRigRecipe) -> Path:
-    """Run stage 2 and write the policy (model, tokenizer and CVAE, in bfloat16) to `<output_dir>/policy`."""
+    """Run stage 2 and write the policy, skin VAE included, in bfloat16 to `<loop.output_dir>/policy`."""
     skin_vae = load_skin_vae(recipe)
     initial = initial_model(recipe, skin_vae)
     vocabulary = initial.config.get_vocabulary()
     examples = TokenizedMeshes(recipe, vocabulary)
     target = start_run(recipe, recipe.loop) / "policy"
     try:
-        check_replaceable(target)  # now rather than when the training is done
+        check_replaceable(target)  # before training rather than after it
     except PolicyError as error:
         raise RecipeError(f"'loop.output_dir': {error}") from error
 

@@ -1,4 +1,4 @@
-"""What skin VAEs keep of held-out rigs in 1, 2, 4, … tokens: fidelity, codebook use, compression."""
+"""Reports how well skin VAEs reconstruct held-out rigs from 1, 2, 4, … tokens, and their codebook use."""
 
 from __future__ import annotations
 
@@ -40,29 +40,52 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SkinReportRecipe:
-    """Which VAEs to compare and on which rigs.
-
-    `skin_vaes`: `skin_vae` or policy directories. `rigs`: rig files as `python -m data.prepare` takes them (a
-    folder, a pattern, several), or a folder made by it (its eval split), or (null) procedural creatures of
-    the seeds from `first_seed` on, which no training sees. `count` limits the rigs, of files to the first
-    ones. `tokens`: the lengths; null for 1, 2, 4, … up to the learned queries. `points`: the cloud behind the
-    condition; `dense_pool`, `vertices` and `encoder_points` as in training. Weights above `threshold` are
-    influences.
-    """
+    """Which skin VAEs to compare, and on which held-out rigs."""
 
     skin_vaes: list[str] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
+    """Skin VAE or policy directories to compare; at least one, each once. Source: this project."""
+
     rigs: str | list[str] | None = None
+    """Rig files: a file, folder or pattern as `python -m data.prepare` takes them, or a list of them; a
+    folder made by it gives its held-out split; null for procedural creatures. Source: this project."""
+
     first_seed: int = EVAL_FIRST_SEED
+    """Seed of the first procedural creature; at least 1,000,000,000, because training uses the seeds below.
+    Source: this project."""
+
     count: int = 64
+    """Most rigs to use, of files and prepared folders the first ones; at least 1. Source: this project."""
+
     max_joints: int = 256
+    """Rig files with more joints are skipped; at least 1. Source: this project."""
+
     tokens: list[int] | None = None
+    """Numbers of SkinTokens per bone to compare, each at least 1; null for 1, 2, 4, … up to the VAE's learned
+    queries. Source: this project."""
+
     points: int = 1024
+    """Surface points per mesh behind the VAE's condition; at least 1. Source: specification, section 12.2
+    (54,000)."""
+
     dense_pool: int = 2048
+    """Further surface points, from which points near a bone are taken; at least 0. Source: specification,
+    section 12.2."""
+
     vertices: int = 2048
+    """Most mesh vertices that are added to the points; at least 0. Source: specification, section 12.2
+    (16,384)."""
+
     encoder_points: int = 384
+    """Points per bone that the encoder sees, half of them near the bone; at least 1. Source: this project."""
+
     threshold: float = 1e-2
+    """Skinning weight above which a bone influences a vertex; at least 0. Source: this project."""
+
     seed: int = 0
+    """Seed of the points; at least 0. Source: this project."""
+
     output_dir: str = "outputs/skin_report"
+    """Directory for the JSON and CSV reports. Source: this project."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -73,23 +96,23 @@ class SkinReportRecipe:
                 raise RecipeError(f"'{name}' must be at least {least}, not {getattr(self, name)}")
         if self.first_seed < EVAL_FIRST_SEED:
             raise RecipeError(
-                f"'first_seed' must be at least {EVAL_FIRST_SEED}, not {self.first_seed}: training sees "
+                f"'first_seed' must be at least {EVAL_FIRST_SEED}, not {self.first_seed}: training uses the "
                 "creatures below that"
             )
         if not self.skin_vaes:
-            raise RecipeError("'skin_vaes' names no directory; give at least one")
+            raise RecipeError("'skin_vaes' is empty; list at least one directory")
         if len(set(self.skin_vaes)) < len(self.skin_vaes):
-            raise RecipeError("'skin_vaes' names a directory twice; name each once")
+            raise RecipeError("'skin_vaes' lists a directory twice; list each once")
         if self.tokens is not None and (not self.tokens or min(self.tokens) < 1):
-            raise RecipeError(f"'tokens' must be whole numbers from 1 on, not {self.tokens}")
+            raise RecipeError(f"'tokens' must be integers of at least 1, not {self.tokens}")
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOutRig:
     """A rig to reconstruct; mesh frame, depth-first joint order, float32.
 
-    vertices, normals (V, 3) and weights (V, J): what is asked and what is right. `example`: the surface
-    cloud; `shown` (J, K) int64: its rows that the encoder sees of each bone.
+    vertices, normals (V, 3): where weights are decoded. weights (V, J): the ground truth there. `example`:
+    the surface cloud. encoder_rows (J, K) int64: the rows of the cloud that the encoder sees of each bone.
     """
 
     name: str
@@ -97,16 +120,16 @@ class HeldOutRig:
     normals: Floats
     weights: Floats
     example: RigExample
-    shown: NDArray[np.int64]
+    encoder_rows: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class WeightScores:
     """Agreement of two weight matrices (V, J), all means over bones (columns).
 
-    iou: |both| / |either| of the vertices above the threshold, 1 where neither side has one. l1: mean
-    |difference| over the vertices where either side is above the threshold, 0 where there is none. l1_dense:
-    mean |difference| over all vertices. mask_accuracy: share of the vertices on the right side of it.
+    iou: IoU of the vertices above the threshold, 1 if neither side has one. l1: mean absolute difference over
+    the vertices where either side is above the threshold, 0 if there is none. l1_dense: mean absolute
+    difference over all vertices. mask_accuracy: share of the vertices on the right side of the threshold.
     """
 
     iou: float
@@ -119,11 +142,11 @@ class WeightScores:
 class SkinReportRow:
     """One VAE at one number of tokens per bone; the fields of WeightScores are means over rigs.
 
-    iou_error: standard error of the mean IoU over rigs. codes_used: different codes seen, `utilisation` their
-    share of the codebook, `perplexity` exp(entropy in nats) of the codes' frequencies; all three are bounded
-    by `codes_written`, the number of codes seen. bits_per_bone: tokens × log2(codebook). compression: bits
-    of the dense weights (32 per vertex and bone) over bits of the codes. compression_sparse: bits of the
-    influences alone (32 for the vertex and 32 for the weight, above the threshold) over bits of the codes.
+    iou_error: standard error of the mean IoU over rigs. codes_written: codes in all. codes_used: distinct
+    codes; utilisation: their share of the codebook; perplexity: exp of the entropy (nats) of the codes'
+    frequencies; all three are bounded by `codes_written`. bits_per_bone: tokens × log2(codebook).
+    compression: bits of the dense weights (32 per vertex and bone) over bits of the codes.
+    compression_sparse: bits of the influences alone (32 each for vertex and weight) over bits of the codes.
     """
 
     skin_vae: str
@@ -145,21 +168,21 @@ class SkinReportRow:
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> SkinReportRecipe:
-    """Read and check a report recipe (RecipeError names what is wrong)."""
+    """Read and check a report recipe; raises RecipeError."""
     return build(SkinReportRecipe, read_recipe(path, overrides))
 
 
 def held_out_rig(mesh: Mesh, rig: Rig, recipe: SkinReportRecipe, index: int) -> HeldOutRig:
-    """Draw the cloud of one rig; a function of the mesh, the recipe and `index` alone."""
+    """Sample the cloud of one rig; a function of the mesh, the recipe and `index` alone."""
     rng = np.random.default_rng((recipe.seed, index))
     example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
-    shown = skin_points(example, np.arange(len(example.joints)), recipe.encoder_points, rng)
+    rows = skin_points(example, np.arange(len(example.joints)), recipe.encoder_points, rng)
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    return HeldOutRig(mesh.name, mesh.vertices, normals, depth_first(rig).weights, example, shown)
+    return HeldOutRig(mesh.name, mesh.vertices, normals, depth_first(rig).weights, example, rows)
 
 
 def held_out_rigs(recipe: SkinReportRecipe) -> list[HeldOutRig]:
-    """The rigs of a recipe; refused files are named on standard error. Raises MeshError if none is left."""
+    """The rigs of a recipe; refused files are reported on standard error. MeshError if none is usable."""
     if recipe.rigs is None:
         seeds = range(recipe.first_seed, recipe.first_seed + recipe.count)
         creatures = (make_creature(seed) for seed in seeds)
@@ -210,14 +233,14 @@ def weight_scores(predicted: Floats, truth: Floats, threshold: float = 1e-2) -> 
 
 
 def codebook_use(codes: NDArray[np.integer], size: int) -> tuple[int, float, float]:
-    """(different codes, their share of `size`, perplexity) of a non-empty array of codes in [0, size)."""
+    """(distinct codes, their share of `size`, perplexity) of a non-empty array of codes in [0, size)."""
     counts = np.bincount(np.ravel(codes), minlength=size)
     shares = counts[counts > 0] / counts.sum()
     return len(shares), len(shares) / size, float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def token_lengths(vae: SkinVAE) -> list[int]:
-    """Powers of two up to the number of learned queries, and this number; one length with perceivers."""
+    """Powers of two up to the number of learned queries, and that number; a single length with perceivers."""
     config = vae.config
     if config.has_perceivers:
         return [config.tokens_per_skin]
@@ -233,16 +256,16 @@ def reconstruct(
     def tensor(values: Floats) -> torch.Tensor:
         return torch.from_numpy(values).to(vae.device)
 
-    example, rows = rig.example, rig.shown
+    example, rows = rig.example, rig.encoder_rows
     cloud = (tensor(example.points[: example.uniform]), tensor(example.normals[: example.uniform]))
     condition = vae.encode_condition(*cloud)
     bones = np.arange(len(rows))[:, None]
     points, directions = tensor(example.points[rows]), tensor(example.normals[rows])
-    shown = tensor(example.weights[rows, bones])
+    encoder_weights = tensor(example.weights[rows, bones])
     vertices, normals = tensor(rig.vertices), tensor(rig.normals)
     result = []
     for tokens in lengths:
-        codes = vae.encode_skin(points, directions, shown, tokens=tokens)
+        codes = vae.encode_skin(points, directions, encoder_weights, tokens=tokens)
         weights = vae.decode(codes, condition, vertices, normals)
         result.append((codes.cpu().numpy(), weights.T.contiguous().cpu().numpy()))
     return result
@@ -256,9 +279,10 @@ def report(
     threshold: float = 1e-2,
     progress: bool = False,
 ) -> list[SkinReportRow]:
-    """One row per number of tokens: what the first tokens' codes keep of each rig's weights.
+    """One row per number of tokens: how well the leading tokens reconstruct the rigs' weights.
 
-    Rigs count alike, and within a rig its bones do. `vae` in evaluation mode on any device; one or more rigs.
+    All rigs weigh the same, and so do the bones of a rig. `vae` is in evaluation mode on any device; at least
+    one rig.
     """
     codes: list[list[NDArray[np.int64]]] = [[] for _ in lengths]
     scores: list[list[WeightScores]] = [[] for _ in lengths]
@@ -300,7 +324,7 @@ def report(
 
 
 def print_report(rows: Sequence[SkinReportRow], threshold: float, console: Console) -> None:
-    """A table, the VAEs (as letters) below each other for each number of tokens."""
+    """Print a table that lists, for each number of tokens, the VAEs (as letters) below each other."""
     first = rows[0]
     title = (
         f"reconstruction of {first.rigs} held-out rigs, {first.bones} bones; influence: above {threshold:g}"
@@ -333,7 +357,7 @@ def _letter(place: int) -> str:
 
 
 def write_report(rows: Sequence[SkinReportRow], folder: Path) -> None:
-    """Write `skin_report.json` and `skin_report.csv`, a row each."""
+    """Write the rows to `skin_report.json` and `skin_report.csv`."""
     values = [asdict(row) for row in rows]
     write_atomic(folder / "skin_report.json", (json.dumps(values, indent=2) + "\n").encode())
     text = io.StringIO()
@@ -344,7 +368,7 @@ def write_report(rows: Sequence[SkinReportRow], folder: Path) -> None:
 
 
 def run(recipe: SkinReportRecipe, console: Console | None = None) -> list[SkinReportRow]:
-    """Make the report of a recipe: table, JSON and CSV."""
+    """Evaluate the recipe's skin VAEs; print the table and write JSON and CSV."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     vaes = {name: _load_vae(name, device) for name in recipe.skin_vaes}
     lengths = {name: _lengths(recipe, name, vae) for name, vae in vaes.items()}
@@ -352,7 +376,7 @@ def run(recipe: SkinReportRecipe, console: Console | None = None) -> list[SkinRe
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"'output_dir' {output} cannot be made ({error}); give another") from error
+        raise RecipeError(f"'output_dir' {output} cannot be created ({error}); choose another") from error
     rigs = held_out_rigs(recipe)
     rows = []
     for name, vae in vaes.items():
@@ -382,7 +406,7 @@ def _lengths(recipe: SkinReportRecipe, name: str, vae: SkinVAE) -> list[int]:
     wrong = [tokens for tokens in recipe.tokens if tokens not in possible]
     if wrong:
         raise RecipeError(
-            f"'tokens': '{name}' makes {possible[0]} to {possible[-1]} per bone, not {wrong[0]}"
+            f"'tokens': '{name}' supports {possible[0]} to {possible[-1]} per bone, not {wrong[0]}"
         )
     return recipe.tokens
 

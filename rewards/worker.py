@@ -1,4 +1,4 @@
-"""What the reward service's backends share: meshes, rollouts and their scores. Imports no torch."""
+"""Data types of the reward service, and the scoring of one group by both backends. Imports no torch."""
 
 from __future__ import annotations
 

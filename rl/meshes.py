@@ -1,4 +1,4 @@
-"""A recipe's meshes: load them, split training from held-out, hand them to the reward service."""
+"""Loads a run's meshes, decides which are held out, and hands them to the reward service."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from trl import GRPOConfig
 from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy, load_model
-from policy.pretraining.loop import barrier_on_exit
+from policy.pretraining.processes import barrier_on_exit
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import build_text_tokenizer
 from rewards.service import RewardService
@@ -84,9 +84,7 @@ def train(recipe: Recipe) -> None:
         sample = bank.samples[meshes.held_out[0]]
         try:
             write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
-        except (
-            RunFailedError
-        ) as error:  # an early policy may complete no rig; the run has succeeded all the same
+        except RunFailedError as error:  # an early policy may complete no rig: the run succeeded all the same
             print(f"no example rig: {error}", file=sys.stderr)
         else:
             print(f"example rig: {output / 'rig.glb'}, {output / 'rig.png'}")

@@ -1,4 +1,4 @@
-"""The paper's training augmentations of a rigged mesh, each switchable, in one documented order."""
+"""Training augmentations of a rigged mesh: which ones, how strong, and in which order."""
 
 from dataclasses import dataclass
 
@@ -14,39 +14,66 @@ from data.typed_recipe import RecipeError
 
 @dataclass(frozen=True)
 class AugmentRecipe:
-    """Which augmentations training examples get; a probability or a noise of 0 (the default) is off.
+    """Augmentations of training examples, applied in the order of the keys; all are off by default.
 
-    The paper's values are named; where it gives none, the choice is the recipe's.
-
-    - `reparent_probability`, `max_reparented` (paper: 0.3, stage 1): joints hung below another parent.
-    - `subtree_probability`: cut off a joint with all below it and its vertices, such as a limb.
-    - `deletion_probability`, `max_deleted` (paper: 0.5): share of the joints deleted with their vertices.
-    - `scale_probability` (paper: 0.5), `scale_range`: a factor per axis, log-uniform between these two.
-    - `pose_probability` (paper: 0.5), `max_pose_deg` (paper: 30): turn every joint; the pose is the new rest.
-    - `rotation_probability` (paper: 0.2), `max_rotation_deg` (paper: 15): turn about a random axis.
-    - `turn_probability`, `max_turn_deg`: turn about the up axis, to either side; not of the paper.
-    - `quarter_turns_probability`: turn about the up axis by 90, 180 or 270 degrees; not of the paper.
-    - `joint_noise` (paper: 1e-2), `vertex_noise` (paper: 1e-3): standard deviation per axis, mesh frame.
-
-    Raises RecipeError, naming the key below 'data.augment', for a value out of its range.
+    Raises RecipeError, naming the key below 'data.augment', for a value out of range.
     """
 
     reparent_probability: float = 0.0
+    """Probability of hanging joints below another parent; 0 to 1. Source: paper (stage 1 only), which gives
+    no probability."""
+
     max_reparented: float = 0.3
+    """Largest share of the joints that are hung below another parent; 0 to 1. Source: paper (0.3)."""
+
     subtree_probability: float = 0.0
+    """Probability of cutting off a joint with all joints below it and their vertices, such as a limb; 0 to 1.
+    Source: paper, which gives no probability."""
+
     deletion_probability: float = 0.0
+    """Probability of deleting single joints with their vertices; 0 to 1. Source: paper, which gives no
+    probability."""
+
     max_deleted: float = 0.5
+    """Largest share of the joints that are deleted; 0 to 1. Source: paper (0.5)."""
+
     scale_probability: float = 0.0
+    """Probability of scaling each axis by a factor of its own; 0 to 1. Source: paper (0.5)."""
+
     scale_range: tuple[float, float] = (0.75, 1.25)
+    """Smallest and largest scale factor, drawn log-uniformly; above 0, the smaller first. Source: this
+    project; the paper gives none."""
+
     pose_probability: float = 0.0
+    """Probability of turning every joint about a random axis; the pose becomes the rest pose; 0 to 1. Source:
+    paper (0.5)."""
+
     max_pose_deg: float = 30.0
+    """Largest rotation of a joint, degrees; 0 to 180. Source: paper (30)."""
+
     rotation_probability: float = 0.0
+    """Probability of turning mesh and rig about a random axis; 0 to 1. Source: paper (0.2)."""
+
     max_rotation_deg: float = 15.0
+    """Largest rotation about the random axis, degrees; 0 to 180. Source: paper (15)."""
+
     turn_probability: float = 0.0
+    """Probability of turning mesh and rig about the up axis; 0 to 1. Source: this project."""
+
     max_turn_deg: float = 180.0
+    """Largest turn about the up axis, to either side, degrees; 0 to 180. Source: this project."""
+
     quarter_turns_probability: float = 0.0
+    """Probability of turning mesh and rig about the up axis by 90, 180 or 270 degrees; 0 to 1. Source: this
+    project."""
+
     joint_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the joints, per axis, mesh units; 0 to 1. Source: paper
+    (1e-2)."""
+
     vertex_noise: float = 0.0
+    """Standard deviation of Gaussian noise on the vertices, per axis, mesh units; 0 to 1. Source: paper
+    (1e-3)."""
 
     def __post_init__(self) -> None:
         most = {"max_pose_deg": 180.0, "max_rotation_deg": 180.0, "max_turn_deg": 180.0}
@@ -63,13 +90,13 @@ class AugmentRecipe:
 
 
 def augmented(mesh: Mesh, rig: Rig, recipe: AugmentRecipe, rng: np.random.Generator) -> tuple[Mesh, Rig]:
-    """The mesh and rig, changed as `recipe` says; both in the mesh frame of the changed mesh.
+    """The augmented mesh and rig, both in the mesh frame of the new mesh; with everything off, the inputs.
 
-    In this order: what changes the tree (re-parenting, then cutting off, then deleting, so that all that
-    follows sees the final skeleton), the creature's own proportions (scale along its axes, pose), its place
-    in the room (rotation, turns), and noise last. Joint noise moves the joints a model must predict and not
-    its input, as upstream's perturbation of the bind matrices does (specification, section 13).
-    With everything off `mesh` and `rig` themselves. A cut that would leave too little is skipped.
+    Order: first the joint tree (re-parenting, cutting off, deleting), so that later steps see the final
+    skeleton; then proportions (scale along the creature's own axes, pose); then orientation (rotation,
+    turns); noise last. Joint noise moves the joints that a model must predict, not its input, like upstream's
+    perturbation of the bind matrices (specification, section 13). A cut that would leave too little is
+    skipped.
     """
 
     def happens(probability: float) -> bool:

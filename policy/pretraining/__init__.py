@@ -1,1 +1,1 @@
-"""What both pre-training stages share: the training loop, rig examples, the Muon optimizer."""
+"""What both pre-training stages share: rig examples, optimizer, training loop, checkpoints."""

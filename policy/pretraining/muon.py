@@ -12,9 +12,9 @@ from torch import Tensor
 class MuonAdamW(torch.optim.Optimizer):
     """Steps a `torch.optim.Muon` and a `torch.optim.AdamW` that share its parameter groups and state.
 
-    One object, so that one state dict, one set of groups and one `step` is all that a training loop or
-    accelerate sees. The arithmetic is theirs, to the last bit. Gradients must be of whole matrices: Muon
-    makes no sense on the flat pieces that ZeRO hands out.
+    The training loop and accelerate see one optimizer: one state dict, one list of groups, one `step`.
+    Updates equal those of the two optimizers bit for bit. Gradients must be whole matrices, so ZeRO's flat
+    partitions are not supported.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
@@ -24,12 +24,12 @@ class MuonAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both; returns what `closure` does, which must compute the gradients anew."""
+        """One step of both optimizers; returns the loss of `closure`, which must recompute the gradients."""
         loss: Tensor | float | None = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # Loading a state dict makes new groups and a new state.
+        # Loading a state dict replaces groups and state.
         groups = self.param_groups
         self._muon.param_groups = groups[: self._muon_groups]
         self._adamw.param_groups = groups[self._muon_groups :]

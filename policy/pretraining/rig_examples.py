@@ -1,4 +1,4 @@
-"""Rig examples for both pre-training stages: clouds with weights, and what the skin encoder sees."""
+"""Training examples of both pre-training stages: points of a rigged mesh with their skinning weights."""
 
 from __future__ import annotations
 
@@ -26,58 +26,80 @@ from data.typed_recipe import RecipeError
 
 Floats = NDArray[np.float32]
 
-# A bone influences a point with a weight above this.
+# Weight above which a bone influences a point.
 INFLUENCE = 1e-3
 
 
 @dataclass(frozen=True)
 class SourceRecipe:
-    """One source of rigs and its `weight` among all: exactly one of the three kinds.
-
-    `prepared`: a folder made by `python -m data.prepare`, of which the training split is used, each rig read
-    when it is drawn. `files`: a pattern, or several, of skinned GLB files, all read at the start.
-    `creatures`: procedural ones by seed, of these `kinds` in turn, or (null) of the kind each seed chooses.
-    A source of weight 0 is not opened.
-    """
+    """One source of rigs; exactly one of `prepared`, `files` and `creatures` is set."""
 
     prepared: str | None = None
+    """Folder made by `python -m data.prepare`; its training split is used, and each rig is read when drawn.
+    Source: this project."""
+
     files: str | list[str] | None = None
+    """Pattern, or list of patterns, of skinned GLB files; all are read at the start. Source: this project."""
+
     creatures: bool = False
+    """Procedural creatures, one seed each. Source: this project."""
+
     kinds: list[str] | None = None
+    """Kinds of creatures to take in turn, such as `[quadruped, biped]`; null lets each seed choose. Source:
+    this project."""
+
     weight: float = 1.0
+    """Share of the examples relative to the other sources' weights; at least 0, and a source of weight 0 is
+    not opened. Source: this project."""
 
     def __post_init__(self) -> None:
         if (self.prepared is not None) + (self.files is not None) + self.creatures != 1:
-            raise ValueError("give it one of 'prepared' (a folder), 'files' (a pattern), 'creatures: true'")
+            raise ValueError(
+                "set exactly one of 'prepared' (a folder), 'files' (a pattern), 'creatures: true'"
+            )
         if self.kinds is not None and not self.creatures:
-            raise ValueError("'kinds' are of creatures; add 'creatures: true' or leave them out")
+            raise ValueError("'kinds' needs 'creatures: true'; add it or remove 'kinds'")
         for kind in self.kinds if self.kinds is not None else CREATURE_KINDS:
             if kind not in CREATURE_KINDS:
-                raise ValueError(f"there is no creature kind '{kind}'; choose of {', '.join(CREATURE_KINDS)}")
+                raise ValueError(f"unknown creature kind '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
         if self.kinds == []:
-            raise ValueError("'kinds' is empty; name creature kinds or leave it out")
+            raise ValueError("'kinds' is empty; list creature kinds or remove it")
         if not 0 <= self.weight < np.inf:
-            raise ValueError(f"'weight' must be 0 or a positive number, not {self.weight}")
+            raise ValueError(f"'weight' must be finite and at least 0, not {self.weight}")
 
 
 @dataclass(frozen=True)
 class RigDataRecipe:
-    """Where rigs come from, how they are augmented, and how many points are drawn of each.
-
-    `sources`: mixed by weight; none: procedural creatures by seed, counted from `first_seed`.
-    `points`: the cloud a model sees. `dense_pool`: further points, from which those near a bone are taken,
-    and `vertices`: at most so many of the mesh's vertices for the same end (specification, 12.2).
-    Rigs with more than `max_joints` joints or `max_faces` faces are left out.
-    """
+    """Where training rigs come from, how they are augmented, and how many points of each are drawn."""
 
     sources: tuple[SourceRecipe, ...] = ()
+    """Sources of rigs, mixed by weight, of which at least one is above 0; an empty list stands for procedural
+    creatures. Source: this project."""
+
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
+    """Augmentations of each rig."""
+
     first_seed: int = 10_000_000
+    """Seed of the first procedural creature, and of all random draws of the data; at least 0 and below
+    1,000,000,000, where held-out creatures start. Source: this project."""
+
     points: int = 1024
+    """Uniform surface points per mesh, which the mesh encoder and the skin VAE's condition see; at least 1.
+    Source: specification, section 12.2 (54,000)."""
+
     dense_pool: int = 3072
+    """Further surface points, as many on a small bone as on a large one, from which points near a bone are
+    taken; at least 0. Source: specification, section 12.2."""
+
     vertices: int = 2048
+    """Most mesh vertices that are added to the points, with their own weights and vertex normals; at least 0.
+    Source: specification, section 12.2 (16,384)."""
+
     max_joints: int = 64
+    """Rigs with more joints are skipped; at least 1. Source: this project."""
+
     max_faces: int = 300_000
+    """Rigs with more faces are skipped; at least 1. Source: this project."""
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -93,21 +115,21 @@ class RigDataRecipe:
         if self.first_seed >= EVAL_FIRST_SEED:
             raise RecipeError(
                 f"'data.first_seed' must be below {EVAL_FIRST_SEED}, where the creatures held out for "
-                f"evaluation begin, not {self.first_seed}"
+                f"evaluation start, not {self.first_seed}"
             )
         if self.sources and not any(source.weight for source in self.sources):
-            raise RecipeError("'data.sources' have weight 0 throughout; give one of them a weight above 0")
+            raise RecipeError("'data.sources' all have weight 0; give one of them a weight above 0")
 
 
 @dataclass(frozen=True, eq=False)
 class RigExample:
-    """A rig with a cloud that carries its weights; mesh frame, depth-first joint order.
+    """A rig and a point cloud with its skinning weights; mesh frame, depth-first joint order, float32.
 
-    joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J), of which the first
-    `uniform` rows are the cloud a model sees, the last `vertices` rows vertices of the mesh, and those
-    between a pool for dense sampling. float32.
-    `class_name`: what the rig's data set calls its kind, such as "articulation", if it says.
-    `near`: rows near the bones asked for so far; `near_bone` fills it.
+    joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J). The first `uniform` rows are the
+    cloud a model sees, the last `vertices` rows are mesh vertices, and the rows between are a pool for dense
+    sampling.
+    `class_name`: the rig's class, such as "articulation", if its data set has one.
+    `near`: cache of `near_bone`, rows by bone.
     """
 
     joints: Floats
@@ -123,7 +145,7 @@ class RigExample:
 
 @dataclass(frozen=True)
 class _Source:
-    """An opened source: `read(item, index)` gives one of `count` items at place `index` of the stream."""
+    """An opened source: `read(item, index)` returns one of its `count` rigs for example `index`."""
 
     name: str
     count: int
@@ -131,17 +153,17 @@ class _Source:
 
 
 class RigExamples(Dataset[RigExample]):
-    """Example i is a function of the recipe and i alone, so training can resume anywhere.
+    """Training examples; example i is a function of the recipe and i alone, so training can resume anywhere.
 
-    Rigs that cannot be used are named on standard error. Raises MeshError when a source has no rig to use,
-    and later, naming the file, when a prepared rig cannot be read.
+    Unusable rigs are reported on standard error. Raises MeshError if a source has no usable rig, and later,
+    naming the file, if a prepared rig cannot be read.
     """
 
     def __init__(self, recipe: RigDataRecipe) -> None:
         self.recipe = recipe
-        wanted = recipe.sources or (SourceRecipe(creatures=True),)
-        weights = [source.weight for source in wanted if source.weight]
-        self.sources = [_opened(source, recipe) for source in wanted if source.weight]
+        listed = recipe.sources or (SourceRecipe(creatures=True),)
+        weights = [source.weight for source in listed if source.weight]
+        self.sources = [_opened(source, recipe) for source in listed if source.weight]
         self.mixture = Mixture(
             [
                 MixtureSource(source.name, range(source.count), weight)
@@ -162,7 +184,7 @@ class RigExamples(Dataset[RigExample]):
 
 
 def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
-    """A source ready to be read. Raises MeshError if it holds no rig within the recipe's limits."""
+    """Open a source. Raises MeshError if it has no rig within the recipe's limits."""
     if source.prepared is not None:
         return _prepared_source(source.prepared, recipe)
     if source.files is not None:
@@ -182,7 +204,7 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         made = make_creature(seed, kinds[index % len(kinds)] if kinds else None)
         return RiggedMesh(made.mesh, made.rig)
 
-    # The seed is the place in the stream, so there is one item, never the same twice.
+    # The example's index is the creature's seed, so one item gives a new creature every time.
     return _Source("creatures", 1, creature)
 
 
@@ -191,8 +213,8 @@ def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
     missing = [entry.file for entry in rigs.entries if not (rigs.folder / entry.file).is_file()]
     if missing:
         raise MeshError(
-            f"{rigs.folder / missing[0]}: it is missing, with {len(missing) - 1} other rigs of the manifest; "
-            "prepare the folder again"
+            f"{rigs.folder / missing[0]}: the file is missing ({len(missing)} of the manifest's "
+            f"{len(rigs.entries)} are); prepare the folder again"
         )
     kept = [
         place
@@ -203,8 +225,7 @@ def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
     limits = f"more than {recipe.max_joints} joints or {recipe.max_faces} faces"
     if not kept:
         raise MeshError(
-            f"{folder}: all of its {over} rigs for training have {limits}; raise 'data.max_joints' or "
-            "'data.max_faces'"
+            f"{folder}: all {over} training rigs have {limits}; raise 'data.max_joints' or 'data.max_faces'"
         )
     if over:
         print(f"skipped: {folder}: {over} of {len(rigs.entries)} rigs have {limits}", file=sys.stderr)
@@ -215,10 +236,10 @@ def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
 def load_rigs(
     pattern: str | Sequence[str], max_joints: int, max_faces: int
 ) -> tuple[list[tuple[Mesh, Rig]], list[Refusal]]:
-    """Every usable skinned file that `pattern` names (see `data.find_meshes`), and the refused files.
+    """All usable skinned files that match `pattern` (see `data.find_meshes`), and the refused files.
 
-    Files need not store weights that sum to 1; here each vertex's do, unless it has none. Raises MeshError,
-    with each file's reason, if no rig is usable.
+    Each vertex's weights are normalised to a sum of 1, unless all are 0. Raises MeshError, with each file's
+    reason, if no rig is usable.
     """
     rigs: list[tuple[Mesh, Rig]] = []
     refusals: list[Refusal] = []
@@ -244,9 +265,9 @@ def load_rigs(
     if not rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         why = (
-            f"none of its {len(files)} files is a usable rig; mend or replace them:"
+            f"none of its {len(files)} files is a usable rig; fix or replace them:"
             if files
-            else "it is a folder of prepared rigs; name it as 'prepared' rather than as 'files'"
+            else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
             if isinstance(pattern, str) and is_prepared(pattern)
             else "no file matches; check the path or pattern (quote it in a shell)"
         )
@@ -259,10 +280,10 @@ def make_example(
 ) -> RigExample:
     """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` of the vertices.
 
-    Surface points have the normals of their faces and interpolated weights. Vertices have vertex normals and
-    their own weights: what a decoder is asked for in the end, and sharper, since next to a vertex that a bone
-    does influence interpolation spreads the bone over whole faces. The pool has the density `bone_density`:
-    small bones get as many points as large ones. Raises MeshError if no face has an area.
+    Surface points have face normals and interpolated weights. Vertices have vertex normals and their own
+    weights. Those are what a decoder has to predict in the end, and they are sharper: interpolation spreads
+    a bone over every face next to a vertex it influences. The pool has the density `bone_density`, so small
+    bones get as many points as large ones. Raises MeshError if no face has an area.
     """
     parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
     if pool:
@@ -281,10 +302,10 @@ def make_example(
 
 
 def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
-    """Points per area (F,) such that every bone's faces get equally many on the bone's account.
+    """Relative point density of each face (F,), such that every bone contributes equally many points.
 
     A bone's faces are those with a vertex it influences (specification, section 12.2). A face of several
-    bones gets the sum of their shares; if no bone has a face of positive area, all faces get the same.
+    bones gets the sum of their densities; if no bone has a face with area, the density is uniform.
     weights (V, J).
     """
     influenced = weights > INFLUENCE
@@ -298,12 +319,12 @@ def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
 def skin_points(
     example: RigExample, bones: Sequence[int] | NDArray[np.integer], count: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Rows of the cloud to show for each bone: (len(bones), count), half from everywhere, half near the bone.
+    """Rows of the cloud to show of each bone, (len(bones), count): half from everywhere, half near it.
 
-    Everywhere: of the uniform points and the vertices alike.
-    "Near" (specification, section 12.2): influenced by the bone (weight above 1e-3), or no further from such
-    a point than a tenth of the diagonal of their box, 0.1 at most; the two limits are this project's. Near a
-    bone without influence is everywhere.
+    The first half comes from the uniform points and the vertices. "Near" (specification, section 12.2) means
+    influenced by the bone (weight above 1e-3) or within reach of such a point: a tenth of the diagonal of
+    their bounding box, at most 0.1. Both limits are this project's. For a bone without influence every row
+    is near.
     """
     half = count // 2
     last = len(example.points)
@@ -317,7 +338,7 @@ def skin_points(
 
 
 def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
-    """Rows of the cloud near a bone, ascending, as `skin_points` says; remembered in the example."""
+    """Rows of the cloud near a bone as `skin_points` defines it, ascending; cached in the example."""
     if bone not in example.near:
         points = example.points
         near = example.weights[:, bone] > INFLUENCE

@@ -16,6 +16,7 @@ from data.typed_recipe import RecipeError, build, read_recipe
 @dataclass(frozen=True)
 class Loop:
     steps: int = 10
+    """Steps to take; at least 1."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def recipe(tmp_path: Path) -> str:
 
 
 class Runs:
-    """Stands for a command: notes what it was run with, and raises what it is told to."""
+    """Stands in for a command: records the recipes it gets and raises `error`."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error, self.seen = error, []
@@ -64,7 +65,7 @@ def test_runs_the_recipe_with_its_overrides(recipe, capsys):
         (
             KeyboardInterrupt(),
             130,
-            "stopped; a training run goes on from its last checkpoint if started again\n",
+            "stopped; run the same command again to resume from the last checkpoint\n",
         ),
     ],
 )
@@ -84,7 +85,7 @@ def test_other_errors_keep_their_traceback(recipe):
         (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; give the path of a YAML file\n"),
         (["RECIPE", "lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
         (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be int, not 'many'\n"),
-        (["RECIPE", "steps"], "error: override 'steps' is not of the form key.sub=value; mend it\n"),
+        (["RECIPE", "steps"], "error: override 'steps' does not have the form key.sub=value; fix it\n"),
     ],
 )
 def test_wrong_input_ends_with_2_before_anything_runs(recipe, capsys, arguments, message):
@@ -105,7 +106,7 @@ def test_wrong_input_ends_with_2_before_anything_runs(recipe, capsys, arguments,
 def test_print_recipe_resolves_and_stops(recipe, capsys, arguments):
     run = Runs()
     assert run_command("", load, run, [recipe if item == "RECIPE" else item for item in arguments]) == 0
-    assert capsys.readouterr() == ("name: mine\nloop:\n  steps: 3\n", "")
+    assert capsys.readouterr() == ("name: mine\n\nloop:\n  # Steps to take; at least 1.\n  steps: 3\n", "")
     assert run.seen == []
 
 

@@ -120,7 +120,7 @@ def test_zero_2_trains_as_one_process_does(tmp_path):
 def test_muon_under_deepspeed_is_refused_in_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert pretrain_skin_vae.main([write(tmp_path, SKIN_VAE)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: 'loop.optimizer: muon' needs whole matrices, which DeepSpeed cuts")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: 'loop.optimizer: muon' needs whole matrices, which DeepSpeed splits")
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -151,35 +151,35 @@ def test_bone_examples(recipe):
     assert {name: tuple(value.shape) for name, value in item.items()} == {
         "cond_points": (48, 3),
         "cond_normals": (48, 3),
-        "shown_points": (3, 20, 3),
-        "shown_normals": (3, 20, 3),
-        "shown_weights": (3, 20),
-        "asked_points": (3, 24, 3),
-        "asked_normals": (3, 24, 3),
-        "asked_weights": (3, 24),
+        "encoder_points": (3, 20, 3),
+        "encoder_normals": (3, 20, 3),
+        "encoder_weights": (3, 20),
+        "query_points": (3, 24, 3),
+        "query_normals": (3, 24, 3),
+        "query_weights": (3, 24),
     }
     again = BoneExamples(recipe)[0]
     assert all(torch.equal(item[name], again[name]) for name in item)
-    assert not torch.equal(item["asked_points"], examples[1]["asked_points"])
+    assert not torch.equal(item["query_points"], examples[1]["query_points"])
 
 
-def test_weights_belong_to_the_points_shown(recipe):
+def test_weights_belong_to_their_points(recipe):
     rig = BoneExamples(recipe).rigs[5]
     item = BoneExamples(recipe)[5]
     row_of = {point.tobytes(): row for row, point in enumerate(rig.points)}
-    for name in ("shown", "asked"):
+    for name in ("encoder", "query"):
         bones = []
         for points, weights in zip(item[f"{name}_points"], item[f"{name}_weights"], strict=True):
             rows = [row_of[point.numpy().tobytes()] for point in points]
             fitting = np.flatnonzero((rig.weights[rows] == weights.numpy()[:, None]).all(axis=0))
             assert len(fitting) >= 1
             bones.append(fitting[0])
-        assert name == "asked" or len(set(bones)) == 3  # three different bones
+        assert name == "query" or len(set(bones)) == 3  # three different bones
 
 
 def test_a_rig_with_fewer_bones_repeats_them(recipe):
     many = BoneExamples(replace(recipe, bones_per_mesh=60))[0]
-    assert many["shown_weights"].shape == (60, 20)
+    assert many["encoder_weights"].shape == (60, 20)
 
 
 def test_collate_tells_bones_whose_mesh_is_theirs(recipe):
@@ -187,8 +187,8 @@ def test_collate_tells_bones_whose_mesh_is_theirs(recipe):
     batch = collate([examples[0], examples[1]])
     assert batch["mesh_index"].tolist() == [0, 0, 0, 1, 1, 1]
     assert batch["cond_points"].shape == (2, 48, 3)
-    assert torch.equal(batch["asked_weights"][3:], examples[1]["asked_weights"])
-    assert torch.equal(batch["shown_points"][:3], examples[0]["shown_points"])
+    assert torch.equal(batch["query_weights"][3:], examples[1]["query_weights"])
+    assert torch.equal(batch["encoder_points"][:3], examples[0]["encoder_points"])
 
 
 # ---------------------------------------------------------------- the command
@@ -217,7 +217,7 @@ def test_a_run_writes_a_vae_that_loads(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("continuous_steps", [0, 2, 3, 5])
-def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, monkeypatch, capsys, continuous_steps):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, capsys, continuous_steps):
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
     tiny = {**SKIN_VAE, "continuous_steps": continuous_steps}
@@ -273,7 +273,7 @@ def test_a_frozen_encoder_keeps_the_codes(tmp_path, recipe):
     assert main([path]) == 0
     before, after = SkinVAE.load(start), SkinVAE.load(tmp_path / "second" / "run" / "skin_vae")
     batch = collate([BoneExamples(recipe)[index] for index in range(3)])
-    bones = [batch[f"shown_{name}"] for name in ("points", "normals", "weights")]
+    bones = [batch[f"encoder_{name}"] for name in ("points", "normals", "weights")]
     assert torch.equal(before.encode_skin(*bones), after.encode_skin(*bones))
     changed = {
         name.split(".")[1]
@@ -293,9 +293,9 @@ def test_a_start_may_get_finer_codes_but_a_frozen_encoder_keeps_its_own(tmp_path
     start = SkinVAE(recipe.model).state_dict().keys()
     assert model.state_dict().keys() == start
     assert main([path, *finer, "frozen_encoder=true"]) == 2
-    assert "other sizes than the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
     assert main([path, finer[0], f"model.fsq_levels={[*levels, 2]}"]) == 2
-    assert "other sizes than the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
 
 
 def test_every_weight_learns(tmp_path):
@@ -340,7 +340,10 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),
         ("continuous_steps=-1", "error: 'continuous_steps' must be at least 0, not -1"),
-        ("frozen_encoder=true", "error: 'frozen_encoder' keeps the codes of a trained skin VAE: name it in"),
+        (
+            "frozen_encoder=true",
+            "error: 'frozen_encoder' keeps the codes of a trained skin VAE: set 'start_from'",
+        ),
         ("model.width_encoder=15", "error: 'model': width 15 is not a multiple of num_attention_heads 2"),
         ("model.tokens_per_skin=9", "error: 'model': tokens_per_skin 9 exceeds the 4 learned queries"),
         ("model.fsq_levels=8", "error: 'model.fsq_levels' must be a list, not 8"),
@@ -349,10 +352,10 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
 )
 def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, message):
     assert main([write(tmp_path, SKIN_VAE), override]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(message)
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -360,11 +363,11 @@ def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, capsys, override, 
 def test_no_run_starts_without_rigs(tmp_path, capsys, kind):
     override, message = unusable_source(tmp_path, kind)
     assert main([write(tmp_path, SKIN_VAE), override]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(message)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
     # One sentence, and of broken files a line each.
-    assert told.err.count("\n") == (3 if kind == "broken" else 1)
+    assert printed.err.count("\n") == (3 if kind == "broken" else 1)
     assert not (tmp_path / "run").exists()
 
 
@@ -383,10 +386,10 @@ def test_metrics_are_json_lines(tmp_path):
     assert json.loads(line)["seconds_per_step"] > 0
 
 
-# ---------------------------------------------------------------- going on from weights
+# ---------------------------------------------------------------- starting weights
 
 
-def test_start_from_goes_on_from_those_weights(tmp_path):
+def test_start_from_loads_the_weights(tmp_path):
     start, later = tmp_path / "start", tmp_path / "later"
     start.mkdir()
     later.mkdir()
@@ -408,10 +411,10 @@ def test_start_from_goes_on_from_those_weights(tmp_path):
     [
         (
             "model.num_layers_decoder=2",
-            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
             "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
         ),
-        ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' have other sizes"),
+        ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' do not have the size"),
         ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no skin VAE there"),
     ],
 )
@@ -420,7 +423,7 @@ def test_weights_of_another_kind_are_no_start(tmp_path, capsys, override, messag
     SkinVAE(SkinVAEConfig(**SKIN_VAE["model"])).save(folder)
     path = write(tmp_path, {**SKIN_VAE, "start_from": str(folder)})
     assert main([path, override]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(message.replace("START", str(folder)))
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(message.replace("START", str(folder)))
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -81,8 +81,8 @@ def test_sequences_are_the_tokenized_rigs(recipe):
     for row, (start, end) in enumerate(itertools.pairwise(starts)):
         example = TokenizedMeshes(recipe, WORDS).rigs[row]
         assert end - start == len(example.joints)
-        shown = (batch[f"shown_{name}"][start:end] for name in ("points", "normals", "weights"))
-        codes = vae.encode_skin(*shown).numpy()
+        seen = (batch[f"encoder_{name}"][start:end] for name in ("points", "normals", "weights"))
+        codes = vae.encode_skin(*seen).numpy()
         assert len({tuple(bone) for bone in codes}) > 1  # so that a wrong order of bones would show
         expected = tokenize_rig(example.joints, example.parents, codes, "articulation", WORDS)
         assert ids[row, : len(expected)].tolist() == expected
@@ -108,10 +108,10 @@ def test_codes_are_those_of_float32_also_in_mixed_precision(recipe):
     expected, _ = sequences(batch, vae, WORDS)
     with torch.autocast("cpu", torch.bfloat16):
         mixed, _ = sequences(batch, vae, WORDS)
-        rounded = vae.encode_skin(batch["shown_points"], batch["shown_normals"], batch["shown_weights"])
+        rounded = vae.encode_skin(batch["encoder_points"], batch["encoder_normals"], batch["encoder_weights"])
     assert torch.equal(mixed, expected)
     # Otherwise some codes would differ: the test would see it.
-    exact = vae.encode_skin(batch["shown_points"], batch["shown_normals"], batch["shown_weights"])
+    exact = vae.encode_skin(batch["encoder_points"], batch["encoder_normals"], batch["encoder_weights"])
     assert not torch.equal(rounded, exact)
 
 
@@ -120,9 +120,9 @@ def test_what_the_skin_encoder_sees_belongs_to_each_bone(recipe):
     example = TokenizedMeshes(recipe, WORDS).rigs[0]
     row_of = {point.tobytes(): row for row, point in enumerate(example.points)}
     for bone in range(len(example.joints)):
-        rows = [row_of[point.numpy().tobytes()] for point in item.shown_points[bone]]
-        assert np.array_equal(item.shown_weights[bone].numpy(), example.weights[rows, bone])
-        assert np.array_equal(item.shown_normals[bone].numpy(), example.normals[rows])
+        rows = [row_of[point.numpy().tobytes()] for point in item.encoder_points[bone]]
+        assert np.array_equal(item.encoder_weights[bone].numpy(), example.weights[rows, bone])
+        assert np.array_equal(item.encoder_normals[bone].numpy(), example.normals[rows])
     assert torch.equal(item.points, torch.from_numpy(example.points[:48]))
 
 
@@ -248,10 +248,10 @@ def test_a_run_writes_a_policy_that_loads(tmp_path, path, vae_folder, capsys):
     assert load_recipe(str(tmp_path / "run" / "recipe.yaml"), []) == load_recipe(
         path, ["loop.dataloader_workers=1"]
     )
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "TokenRig: 100%" in told.err
-    assert "shared tensor" not in told.err  # of accelerate, in the middle of the bar at every checkpoint
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "TokenRig: 100%" in printed.err
+    assert "shared tensor" not in printed.err  # of accelerate, in the middle of the bar at every checkpoint
 
 
 def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
@@ -264,7 +264,7 @@ def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
     assert line["skin"] < line["loss"] < line["skeleton"]
 
 
-def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, vae_folder, monkeypatch, capsys):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys):
     paths = {}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
@@ -336,10 +336,10 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
 )
 def test_wrong_input_ends_with_2_and_writes_nothing(tmp_path, path, capsys, override, message):
     assert main([path, override]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(message)
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -377,11 +377,11 @@ def test_what_is_no_policy_is_not_overwritten(tmp_path, path, capsys):
 def test_no_run_starts_without_rigs(tmp_path, path, capsys, kind):
     override, message = unusable_source(tmp_path, kind)
     assert main([path, override]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(message)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
     # One sentence, and of broken files a line each.
-    assert told.err.count("\n") == (3 if kind == "broken" else 1)
+    assert printed.err.count("\n") == (3 if kind == "broken" else 1)
     assert not (tmp_path / "run").exists()
 
 
@@ -392,7 +392,7 @@ def test_the_shipped_recipe_is_valid(capsys):
     assert "num_hidden_layers: 5" in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------- going on from weights
+# ---------------------------------------------------------------- starting weights
 
 
 @pytest.fixture(scope="module")
@@ -402,7 +402,7 @@ def start_folder(tmp_path_factory, vae_folder) -> Path:
     return folder / "run" / "policy"
 
 
-def test_start_from_goes_on_from_those_weights(tmp_path, path, start_folder):
+def test_start_from_loads_the_weights(tmp_path, path, start_folder):
     overrides = [f"start_from={start_folder}", "loop.learning_rate=1e-9", "loop.weight_decay=0"]
     recipe = load_recipe(path, overrides)
     expected = load_policy(start_folder).model.state_dict()
@@ -434,7 +434,7 @@ def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path
     start = f"start_from={tmp_path / 'dragons'}"
     again = load_recipe(path, [start, "class_name=dragon"])
     assert initial_model(again, vae).config.get_vocabulary().classes == ("dragon", "horse")
-    with pytest.raises(RecipeError, match=r"'class_name': .* knows dragon, horse, not 'articulation'"):
+    with pytest.raises(RecipeError, match=r"'class_name': .* has dragon, horse, not 'articulation'"):
         initial_model(load_recipe(path, [start]), vae)
 
 
@@ -443,12 +443,12 @@ def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path
     [
         (
             "language_model.num_hidden_layers=2",
-            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
             "'language_model.num_hidden_layers'; set language_model.num_hidden_layers=1, or",
         ),
         (
             "mesh_encoder.token_num=5",
-            "error: 'start_from': the weights in 'START' have other sizes than the recipe's "
+            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
             "'mesh_encoder.token_num'; set mesh_encoder.token_num=6, or",
         ),
         ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no config.json; give a policy directory"),
@@ -456,9 +456,9 @@ def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path
 )
 def test_weights_of_another_kind_are_no_start(tmp_path, path, start_folder, capsys, override, message):
     assert main([path, f"start_from={start_folder}", override]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(message.replace("START", str(start_folder)))
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(message.replace("START", str(start_folder)))
+    assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

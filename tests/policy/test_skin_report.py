@@ -109,13 +109,13 @@ def test_held_out_rigs_are_of_seeds_that_no_training_sees():
     ]
     again = held_out_rigs(SkinReportRecipe(**SMALL))
     for rig, other in zip(rigs, again, strict=True):
-        assert np.array_equal(rig.shown, other.shown)
+        assert np.array_equal(rig.encoder_rows, other.encoder_rows)
         assert rig.weights.shape == (len(rig.vertices), len(rig.example.joints))
         assert rig.example.weights.shape == (128, rig.weights.shape[1])
 
 
 def test_bones_keep_their_order():
-    """The columns asked are those of the cloud, also of a rig whose joints are not in depth-first order."""
+    """Weight columns match the cloud, even if the rig's joints are not in depth-first order."""
     vertices = np.array([[-1, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0.5]], np.float32)
     mesh = Mesh(vertices, np.array([[0, 1, 2], [0, 1, 3]]), "flat", np.zeros(3), 1.0)
     joints = np.array([[0, 0, 0], [0.9, 0, 0], [-0.9, 0, 0], [1, 0, 0]], np.float32)
@@ -160,7 +160,7 @@ def test_decoding_is_at_the_vertices_from_the_codes(folders):
     condition = vae.encode_condition(*cloud)
     corners = [torch.from_numpy(part) for part in (rig.vertices, rig.normals)]
     for bone in range(len(codes)):
-        rows = rig.shown[bone]
+        rows = rig.encoder_rows[bone]
         seen = (rig.example.points[rows], rig.example.normals[rows], rig.example.weights[rows, bone][None])
         alone = vae.encode_skin(*(torch.from_numpy(part) for part in seen), tokens=2)
         assert alone[0].tolist() == codes[bone].tolist()
@@ -182,11 +182,11 @@ def test_the_command_compares_vaes(tmp_path, path, folders, capsys):
         table = list(csv.DictReader(file))
     assert [float(row["iou"]) for row in table] == [row["iou"] for row in rows]
     assert list(table[0]) == list(rows[0])
-    told = capsys.readouterr()
-    assert f"{rows[0]['iou']:.3f} ±" in told.out
-    assert f"A: {folders[0]}" in told.out.replace("\n", "")
-    assert f"B: {folders[1]}" in told.out.replace("\n", "")
-    assert "100%" in told.err
+    printed = capsys.readouterr()
+    assert f"{rows[0]['iou']:.3f} ±" in printed.out
+    assert f"A: {folders[0]}" in printed.out.replace("\n", "")
+    assert f"B: {folders[1]}" in printed.out.replace("\n", "")
+    assert "100%" in printed.err
 
 
 def test_files_and_prepared_folders(tmp_path, path, capsys):
@@ -215,21 +215,21 @@ def test_files_and_prepared_folders(tmp_path, path, capsys):
     ("override", "message"),
     [
         ("skin_vaes=[NOWHERE]", "error: 'skin_vaes': NOWHERE: no skin VAE there"),
-        ("skin_vaes=[]", "error: 'skin_vaes' names no directory; give at least one"),
-        ("skin_vaes=[a,a]", "error: 'skin_vaes' names a directory twice; name each once"),
+        ("skin_vaes=[]", "error: 'skin_vaes' is empty; list at least one directory"),
+        ("skin_vaes=[a,a]", "error: 'skin_vaes' lists a directory twice; list each once"),
         ("tokens=[5]", "error: 'tokens': '"),
-        ("tokens=[0]", "error: 'tokens' must be whole numbers from 1 on, not [0]"),
+        ("tokens=[0]", "error: 'tokens' must be integers of at least 1, not [0]"),
         ("count=0", "error: 'count' must be at least 1, not 0"),
-        ("first_seed=5", f"error: 'first_seed' must be at least {EVAL_FIRST_SEED}, not 5: training sees"),
+        ("first_seed=5", f"error: 'first_seed' must be at least {EVAL_FIRST_SEED}, not 5: training uses"),
         ("rigs=NOWHERE/*.glb", "error: NOWHERE/*.glb: no file matches"),
     ],
 )
 def test_wrong_input_ends_with_2_and_one_sentence(tmp_path, path, capsys, override, message):
     assert main([path, override]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(message)
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
     assert not (tmp_path / "out" / "skin_report.json").exists()
 
 

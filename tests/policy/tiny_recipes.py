@@ -69,7 +69,7 @@ UNUSABLE = ("nowhere", "empty", "broken", "all held out", "prepared as files", "
 
 
 def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
-    """Override that names rigs of a kind of UNUSABLE, and the beginning of what a run must say of them."""
+    """Override with rigs of one of the UNUSABLE kinds, and the start of the error message it must give."""
     rigs = folder / "rigs"
     rigs.mkdir()
     if kind == "empty":
@@ -78,7 +78,7 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
         (rigs / "cut.glb").write_bytes(b"glTF")
         (rigs / "nothing.glb").write_bytes(b"")
         override = f"data.sources=[{{files: {rigs}}}]"
-        return override, f"error: {rigs}: none of its 2 files is a usable rig; mend or replace them:"
+        return override, f"error: {rigs}: none of its 2 files is a usable rig; fix or replace them:"
     if kind == "nowhere":
         expected = (
             f"error: {rigs}/manifest.json: it cannot be read (No such file or directory); make the folder"
@@ -91,11 +91,11 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
     manifest = prepare([rigs], prepared, PrepareSettings(eval_share=0.5))
     override = f"data.sources=[{{prepared: {prepared}}}]"
     if kind == "prepared as files":
-        expected = f"error: {prepared}: it is a folder of prepared rigs; name it as 'prepared'"
+        expected = f"error: {prepared}: this is a folder of prepared rigs; use 'prepared'"
         return override.replace("prepared:", "files:"), expected
     if kind == "too large":
         override = f"data={{sources: [{{prepared: {prepared}}}], max_joints: 1}}"
-        return override, f"error: {prepared}: all of its 1 rigs for training have more than 1 joints"
+        return override, f"error: {prepared}: all 1 training rigs have more than 1 joints"
     held_out = tuple(replace(rig, split="eval") for rig in manifest.rigs)
     write_manifest(prepared, replace(manifest, rigs=held_out))
     return (
@@ -106,7 +106,7 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
 
 
 def metrics(output: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what the clock says."""
+    """The lines of metrics.jsonl without their timings."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert all(line.pop("seconds_per_step") > 0 for line in lines)
     return lines

@@ -90,7 +90,7 @@ def test_without_training_the_held_out_meshes_are_the_same(make_recipe, tmp_path
 
 @pytest.mark.parametrize("key", ["data.meshes", "data.eval_meshes"])
 def test_a_list_without_names_is_refused(make_recipe, key):
-    with pytest.raises(RecipeError, match=f"'{key}' names nothing"):
+    with pytest.raises(RecipeError, match=f"'{key}' is an empty list"):
         make_recipe({key: []})
 
 

@@ -1,6 +1,5 @@
-"""The pre-training loop: schedule, optimisers, logging, checkpoints, exact resume, refusals."""
+"""The pre-training loop: examples per step, logging, checkpoints, exact resume, refusals."""
 
-import json
 import math
 import subprocess
 import sys
@@ -14,18 +13,10 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from data.command_line import RunFailedError
-from data.typed_recipe import RecipeError, build, read_recipe
-from policy.pretraining.loop import (
-    LoopRecipe,
-    RunningMeans,
-    StepSampler,
-    build_optimizer,
-    cosine_factor,
-    muon_split,
-    run_training,
-    start_run,
-)
-from policy.skintokens.skin_vae import SkinVAE
+from data.typed_recipe import RecipeError
+from policy.pretraining.loop import StepSampler, run_training
+from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.start import start_run
 from tests.policy.tiny_recipes import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -100,23 +91,6 @@ def equal(a: nn.Module, b: nn.Module) -> bool:
 # ---------------------------------------------------------------- pieces
 
 
-def test_cosine_factor_by_hand():
-    loop = LoopRecipe(max_steps=12, warmup_steps=4, min_learning_rate_ratio=0.1)
-    # Warm-up: (step + 1) / 4. Then progress (step - 4) / 8: 0.1 + 0.9 (1 + cos(pi progress)) / 2.
-    expected = {
-        0: 0.25,
-        1: 0.5,
-        3: 1.0,
-        4: 1.0,
-        6: 0.1 + 0.9 * 0.8535533905932737,  # progress 1/4: (1 + 0.7071067811865476) / 2
-        8: 0.55,  # progress 1/2: 0.1 + 0.9 / 2
-        12: 0.1,
-        20: 0.1,
-    }
-    assert {step: cosine_factor(step, loop) for step in expected} == pytest.approx(expected, abs=1e-12)
-    assert cosine_factor(0, LoopRecipe(warmup_steps=0)) == 1.0
-
-
 def test_the_schedule_reaches_the_optimizer(tmp_path):
     class Slope(nn.Module):
         def __init__(self) -> None:
@@ -151,76 +125,6 @@ def test_processes_and_accumulation_share_the_examples_of_a_step():
     assert len(StepSampler(3, 1, 2, 2, 1, 2)) == 6
 
 
-@pytest.mark.parametrize("which", ["tokenrig", "skin_vae"])
-def test_every_trainable_parameter_has_one_optimizer(which, fresh_model, vae_config):
-    model = fresh_model if which == "tokenrig" else SkinVAE(vae_config)
-    frozen = next(iter(model.parameters()))
-    frozen.requires_grad_(False)
-    matrices, other, rest = muon_split(model)
-    assert not other
-    both = [id(parameter) for parameter in (*matrices, *rest)]
-    trainable = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
-    assert sorted(both) == sorted(trainable)
-    assert id(frozen) not in both
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    of_muon = {names[id(parameter)] for parameter in matrices}
-    assert all(parameter.ndim == 2 for parameter in matrices)
-    assert all("blocks." in name or "layers." in name for name in of_muon)
-    inside = ("q_proj.weight", "down_proj.weight") if which == "tokenrig" else ("to_q.weight", "net.2.weight")
-    assert all(any(name.endswith(end) for name in of_muon) for end in inside)
-    outside = ("embed", "proj_in", "input_proj", "output_proj", "quant", "norm", "learned_queries", "bias")
-    assert not [name for name in of_muon if any(part in name for part in outside)]
-    optimizer = build_optimizer(model, LoopRecipe(weight_decay=0.3))
-    groups = optimizer.param_groups
-    assert [len(group["params"]) for group in groups] == [len(matrices), len(rest)]
-    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
-
-
-@pytest.mark.parametrize("which", ["tokenrig", "skin_vae"])
-def test_muon_may_take_the_attention_matrices_alone(which, fresh_model, vae_config):
-    model = fresh_model if which == "tokenrig" else SkinVAE(vae_config)
-    matrices, other, rest = muon_split(model, "attention")
-    both = [id(parameter) for parameter in (*matrices, *other, *rest)]
-    assert sorted(both) == sorted(id(parameter) for parameter in model.parameters())
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    of_muon = {names[id(parameter)] for parameter in matrices}
-    ends = {"tokenrig": ("q_proj", "k_proj", "v_proj", "o_proj", "attn.c_qkv", "attn.c_proj", "c_q", "c_kv")}
-    for end in ends.get(which, ("to_q", "to_k", "to_v", "to_out.0")):
-        assert any(name.endswith(f"{end}.weight") for name in of_muon), end
-    assert not [name for name in of_muon if "mlp" in name or ".ff." in name or "embed" in name]
-    assert all("mlp" in names[id(one)] or ".ff." in names[id(one)] for one in other)
-    # What decays is the same: the matrices of blocks, and with Muon those of the one cross attention too.
-    of_blocks = {id(parameter) for parameter in muon_split(model)[0]}
-    groups = build_optimizer(model, LoopRecipe(weight_decay=0.3, muon_matrices="attention")).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.3, 0.3, 0.0]
-    assert of_blocks <= {id(parameter) for group in groups[:2] for parameter in group["params"]}
-
-
-def test_adamw_alone_takes_everything_and_decays_the_same_matrices():
-    model = Net()
-    adamw = build_optimizer(model, LoopRecipe(optimizer="adamw", weight_decay=0.3))
-    groups = {group["weight_decay"]: group["params"] for group in adamw.param_groups}
-    assert [id(parameter) for parameter in groups[0.3]] == [id(model.blocks[0].weight)]
-    assert len(groups[0.0]) == len(list(model.parameters())) - 1
-
-
-def test_muon_needs_a_torch_that_has_it(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(RecipeError, match=r"'loop\.optimizer: muon' needs torch 2\.9"):
-        build_optimizer(Net(), LoopRecipe())
-
-
-def test_running_means_count_each_name():
-    means = RunningMeans()
-    means.add({"loss": 1.0})
-    means.add({"loss": 2.0, "skin": 5.0})
-    again = RunningMeans(json.loads(json.dumps(means.state())))
-    again.add({"loss": 6.0})
-    assert again.take() == {"loss": 3.0, "skin": 5.0}  # (1 + 2 + 6) / 3, 5 / 1
-    assert again.take() == {}
-    assert means.take() == {"loss": 1.5, "skin": 5.0}
-
-
 # ---------------------------------------------------------------- runs
 
 
@@ -242,7 +146,7 @@ def test_a_run_logs_means_and_keeps_the_last_checkpoint(tmp_path, capsys):
     assert lines[1]["late"] == pytest.approx(2 * sum(seen[5:8]) / 3)  # there since step 5
     assert states(tmp_path) == ["state-10"]
     assert "test: 100%" in capsys.readouterr().err
-    # The run is over: again it does nothing but give the result.
+    # The run is finished: running it again only returns the result.
     again = run(recipe(tmp_path), stopping_at(0, AssertionError()))
     assert equal(again, model)
     assert metrics(tmp_path) == lines
@@ -250,7 +154,7 @@ def test_a_run_logs_means_and_keeps_the_last_checkpoint(tmp_path, capsys):
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 @pytest.mark.parametrize("stop", [2, 5, 8])
-def test_a_stopped_run_goes_on_as_if_unbroken(tmp_path, optimizer, stop):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, optimizer, stop):
     # Checkpoints at 3, 6, 9, log at 4, 8: sums outlast checkpoints, and a stop at 5 has logged step 4.
     whole = run(recipe(tmp_path / "whole", optimizer=optimizer))
     with pytest.raises(KeyboardInterrupt):
@@ -330,10 +234,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_pat
         result = squares(model, batch, step)
         return {"loss": result["loss"] * bad} if step == 4 else result
 
-    with pytest.raises(RunFailedError, match=rf"the loss is {bad} at step 5; lower 'loop\.learning_rate'"):
+    with pytest.raises(
+        RunFailedError, match=rf"the loss is {bad} at step 5; lower 'loop\.learning_rate' and run"
+    ):
         run(recipe(tmp_path / "run", save_steps=1), losses)
     assert states(tmp_path / "run") == ["state-4"]
-    # What is kept is sound: with a cure the run goes on as if nothing had been.
+    # The checkpoint is sound: with the cause removed, the resumed run equals an undisturbed one.
     assert equal(run(recipe(tmp_path / "run", save_steps=1)), run(recipe(tmp_path / "whole")))
 
 
@@ -376,7 +282,7 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
         assert own == pytest.approx(other, rel=1e-4)
 
 
-def test_a_stopped_run_with_accumulation_goes_on_as_if_unbroken(tmp_path):
+def test_a_resumed_run_with_accumulation_equals_an_uninterrupted_one(tmp_path):
     options = {"gradient_accumulation_steps": 2}
     whole = run(recipe(tmp_path / "whole", **options))
     with pytest.raises(KeyboardInterrupt):
@@ -406,62 +312,21 @@ def test_auto_precision_is_float32_without_a_gpu(tmp_path, monkeypatch, reset_ac
 # ---------------------------------------------------------------- refusals
 
 
-def test_checkpointing_is_of_models_that_have_it(tmp_path):
-    with pytest.raises(
-        RecipeError, match=r"'loop\.gradient_checkpointing' is of the language model, stage 2"
-    ):
+def test_gradient_checkpointing_needs_a_model_that_supports_it(tmp_path):
+    with pytest.raises(RecipeError, match=r"'loop\.gradient_checkpointing' is available in stage 2 only"):
         run(recipe(tmp_path, gradient_checkpointing=True))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"max_steps": 0}, "'loop.max_steps' must be at least 1, not 0"),
-        ({"batch_size": 0}, "'loop.batch_size' must be at least 1, not 0"),
-        ({"logging_steps": -1}, "'loop.logging_steps' must be at least 1, not -1"),
-        ({"save_steps": 0}, "'loop.save_steps' must be at least 1, not 0"),
-        ({"warmup_steps": -1}, "'loop.warmup_steps' must be at least 0, not -1"),
-        ({"weight_decay": -0.1}, "'loop.weight_decay' must be at least 0, not -0.1"),
-        ({"dataloader_workers": -1}, "'loop.dataloader_workers' must be at least 0, not -1"),
-        ({"seed": -1}, "'loop.seed' must be at least 0, not -1"),
-        ({"learning_rate": 0}, "'loop.learning_rate' must be above 0, not 0.0"),
-        ({"learning_rate": math.nan}, "'loop.learning_rate' must be above 0, not nan"),
-        ({"max_grad_norm": 0}, "'loop.max_grad_norm' must be above 0, not 0.0"),
-        ({"min_learning_rate_ratio": 1.5}, "'loop.min_learning_rate_ratio' must be from 0 to 1, not 1.5"),
-        (
-            {"gradient_accumulation_steps": 0},
-            "'loop.gradient_accumulation_steps' must be at least 1, not 0",
-        ),
-        ({"optimizer": "sgd"}, "'loop.optimizer' must be one of 'muon', 'adamw', not 'sgd'"),
-    ],
-)
-def test_loop_recipes_that_cannot_be(values, message):
-    with pytest.raises(RecipeError) as caught:
-        build(LoopRecipe, values, "loop")
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("change", ["size", "optimizer"])
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change):
     run(recipe(tmp_path, max_steps=3))
     optimizer = "adamw" if change == "optimizer" else "muon"
-    with pytest.raises(RecipeError, match=r"'.*state-3' is a checkpoint of .* loop\.resume=false") as caught:
+    with pytest.raises(
+        RecipeError, match=r"'.*state-3' is a checkpoint of another .* loop\.resume=false"
+    ) as caught:
         run(recipe(tmp_path, optimizer=optimizer), model=Net(width=6 if change == "size" else 4))
     assert "\n" not in str(caught.value)
     assert states(tmp_path) == ["state-3"]
-
-
-def test_the_run_writes_its_recipe_and_refuses_a_directory_that_is_none(tmp_path):
-    loop = recipe(tmp_path / "deep" / "run", learning_rate=1e-6)
-    assert start_run(loop, loop) == tmp_path / "deep" / "run"
-    assert build(LoopRecipe, read_recipe(tmp_path / "deep" / "run" / "recipe.yaml")) == loop
-    (tmp_path / "file").write_text("")
-    for place in ("file", "file/run"):
-        blocked = recipe(tmp_path / place)
-        with pytest.raises(
-            RecipeError, match=r"'loop\.output_dir': '.*' cannot be written .*; choose another"
-        ):
-            start_run(blocked, blocked)
 
 
 def test_pretraining_knows_neither_rewards_nor_reinforcement_learning():

@@ -177,11 +177,11 @@ def test_unusable_files_are_named_and_left_out(rig_files, capsys):
     assert {len(examples[index].joints) for index in range(6)} == {
         count for count in counts if count <= limit
     }
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("skipped: ") == 1 + counts.count(max(counts))
-    assert f"skipped: {rig_files / 'broken.glb'}: " in told.err
-    assert f"joints, the limit is {limit}; raise 'data.max_joints'" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("skipped: ") == 1 + counts.count(max(counts))
+    assert f"skipped: {rig_files / 'broken.glb'}: " in printed.err
+    assert f"joints, the limit is {limit}; raise 'data.max_joints'" in printed.err
     with pytest.raises(MeshError, match=r"it has \d+ faces, the limit is 9; raise 'data.max_faces'"):
         RigExamples(files(rig_files, max_faces=9))
 
@@ -263,9 +263,7 @@ def test_prepared_folders_that_cannot_be_used(prepared, tmp_path, capsys):
 
     with pytest.raises(MeshError, match=r"make the folder with `python -m data\.prepare`"):
         examples(tmp_path / "nowhere")
-    with pytest.raises(
-        MeshError, match="all of its 2 rigs for training have more than 1 joints or 300000 faces"
-    ):
+    with pytest.raises(MeshError, match="all 2 training rigs have more than 1 joints or 300000 faces"):
         examples(prepared, max_joints=1)
     rigs = [rig for rig in read_manifest(prepared).rigs if rig.split == "train"]
     limit = min(rig.joints for rig in rigs)
@@ -279,7 +277,9 @@ def test_prepared_folders_that_cannot_be_used(prepared, tmp_path, capsys):
     with pytest.raises(MeshError, match=rigs[0].file):
         [broken[index] for index in range(2)]
     file.unlink()
-    with pytest.raises(MeshError, match=f"{rigs[0].file}: it is missing, with 0 other rigs"):
+    with pytest.raises(
+        MeshError, match=rf"{rigs[0].file}: the file is missing \(1 of the manifest's \d+ are\)"
+    ):
         examples(prepared)
 
 
@@ -410,7 +410,7 @@ def test_a_bone_without_influence_gets_points_from_everywhere():
     st.integers(1, 50),
     st.lists(st.integers(0, 2), min_size=1, max_size=4),
 )
-def test_any_number_of_points_can_be_asked_for(uniform, pool, count, bones):
+def test_any_number_of_points_can_be_drawn(uniform, pool, count, bones):
     example = line(uniform, pool)
     rows = skin_points(example, bones, count, np.random.default_rng(1))
     assert rows.shape == (len(bones), count)
@@ -441,16 +441,25 @@ def test_any_number_of_points_can_be_asked_for(uniform, pool, count, bones):
         ({"rigs": 3}, "unknown key 'data.rigs'"),
         ({"augment": {"turn_probability": 2}}, "'data.augment.turn_probability' must be between 0 and 1"),
         ({"sources": [{"files": 3}]}, "'data.sources[0].files' must be str or a list or null, not 3"),
-        ({"sources": [{"creatures": True}, {}]}, "'data.sources[1]': give it one of 'prepared'"),
-        ({"sources": [{"creatures": True, "prepared": "a"}]}, "'data.sources[0]': give it one of 'prepared'"),
-        ({"sources": [{"files": "a", "kinds": ["biped"]}]}, "'data.sources[0]': 'kinds' are of creatures"),
+        ({"sources": [{"creatures": True}, {}]}, "'data.sources[1]': set exactly one of 'prepared'"),
+        (
+            {"sources": [{"creatures": True, "prepared": "a"}]},
+            "'data.sources[0]': set exactly one of 'prepared'",
+        ),
+        (
+            {"sources": [{"files": "a", "kinds": ["biped"]}]},
+            "'data.sources[0]': 'kinds' needs 'creatures: true'; add it",
+        ),
         (
             {"sources": [{"creatures": True, "kinds": ["cow"]}]},
-            "'data.sources[0]': there is no creature kind 'cow'; choose of ",
+            "'data.sources[0]': unknown creature kind 'cow'; choose from ",
         ),
         ({"sources": [{"creatures": True, "kinds": []}]}, "'data.sources[0]': 'kinds' is empty"),
-        ({"sources": [{"files": "a", "weight": -1}]}, "'data.sources[0]': 'weight' must be 0 or a positive"),
-        ({"sources": [{"files": "a", "weight": 0}]}, "'data.sources' have weight 0 throughout"),
+        (
+            {"sources": [{"files": "a", "weight": -1}]},
+            "'data.sources[0]': 'weight' must be finite and at least 0, not -1",
+        ),
+        ({"sources": [{"files": "a", "weight": 0}]}, "'data.sources' all have weight 0"),
     ],
 )
 def test_data_recipes_that_cannot_be(values, message):

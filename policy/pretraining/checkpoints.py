@@ -1,0 +1,66 @@
+"""Checkpoints of a pre-training run: saved atomically, only the last one kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from data.typed_recipe import RecipeError
+from policy.pretraining.metrics_log import RunningMeans
+
+
+def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: RunningMeans) -> None:
+    """Write `state-<step>` under a temporary name, rename it, and delete older checkpoints."""
+    partial, final, old = output / "state.partial", output / f"state-{step}", output / "state.old"
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    # Silences a note about tied weights, which would break the progress bar.
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+    accelerator.save_state(str(partial))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (partial / "means.json").write_text(json.dumps(means.state()))
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():  # from an earlier run, when this one started over
+            os.replace(final, old)
+        os.replace(partial, final)
+        for other in (old, *(path for path in _states(output) if path != final)):
+            shutil.rmtree(other, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
+    """Load the last checkpoint; (steps done, running means), or (0, empty means) if there is none.
+
+    Raises RecipeError if the checkpoint has other sizes or another optimizer.
+    """
+    states = _states(output)
+    if not states:
+        return 0, RunningMeans()
+    last = states[-1]
+    try:
+        accelerator.load_state(str(last))
+    except (RuntimeError, ValueError, KeyError) as error:  # KeyError: another optimizer's groups
+        raise RecipeError(
+            f"'loop.output_dir': '{last}' is a checkpoint of another model size or optimizer; choose "
+            "another directory, or start over with loop.resume=false"
+        ) from error
+    means = last / "means.json"
+    return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
+
+
+def _states(output: Path) -> Sequence[Path]:
+    """Complete checkpoints, oldest first."""
+    paths = output.glob("state-*")
+    return sorted((path for path in paths if path.name.removeprefix("state-").isdigit()), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("state-"))

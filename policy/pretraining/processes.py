@@ -1,0 +1,81 @@
+"""The processes of a pre-training run: accelerator, main process, barrier at the end."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
+
+from data.typed_recipe import RecipeError
+from policy.pretraining.loop_recipe import LoopRecipe
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the run's files: it is the only process, or has rank 0."""
+    return bool(_state().is_main_process)
+
+
+@contextmanager
+def barrier_on_exit() -> Iterator[None]:
+    """Wait for all processes of the run at the end of the block, and close their process group at exit.
+
+    A process that exits while others are still connected to it can be aborted during its shutdown.
+    """
+    yield
+    state = _state()
+    state.wait_for_everyone()
+    atexit.register(state.destroy_process_group)
+
+
+def make_accelerator(recipe: LoopRecipe) -> Accelerator:
+    """The accelerator for a recipe under the present launcher; RecipeError if the two do not fit."""
+    _state()
+    precision = recipe.mixed_precision
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        # As a plugin: a plain number would lose to the launcher's configuration.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.gradient_accumulation_steps),
+        log_with=recipe.report_to or None,
+        project_dir=recipe.output_dir,
+    )
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.MEGATRON_LM):
+        raise RecipeError(
+            f"pre-training supports one process, data parallelism and DeepSpeed, not {kind.value}; "
+            "launch it with another accelerate configuration, such as recipes/accelerate/multi_gpu.yaml"
+        )
+    if kind == DistributedType.DEEPSPEED:
+        _fit_deepspeed(accelerator, recipe)
+    return accelerator
+
+
+def _fit_deepspeed(accelerator: Accelerator, recipe: LoopRecipe) -> None:
+    """Set DeepSpeed's batch size and gradient clipping from the recipe; RecipeError for ZeRO stage 3."""
+    plugin = accelerator.deepspeed_plugin
+    if plugin.zero_stage >= 3:
+        raise RecipeError(
+            "pre-training needs all weights in every process, and ZeRO stage 3 splits them; "
+            "set 'zero_stage: 2' in the accelerate configuration"
+        )
+    plugin.deepspeed_config.update(
+        train_micro_batch_size_per_gpu=recipe.batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        train_batch_size=recipe.batch_size * recipe.gradient_accumulation_steps * accelerator.num_processes,
+        gradient_clipping=recipe.max_grad_norm,
+    )
+
+
+def _state() -> PartialState:
+    """The processes of this run. The first call chooses the backend: gloo for DeepSpeed on a CPU."""
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and "LOCAL_RANK" in os.environ
+    if deepspeed and not cpu and not torch.cuda.is_available() and not PartialState._shared_state:
+        return PartialState(backend="gloo")
+    return PartialState(cpu=cpu)

@@ -1,0 +1,55 @@
+"""Starts a pre-training run: checks the launch and the starting weights, writes the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import parse_flag_from_env
+
+from data.typed_recipe import RecipeError, write_recipe
+from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.processes import is_main_process
+
+
+def start_run(recipe: Any, loop: LoopRecipe) -> Path:
+    """Create the output directory and write the resolved recipe into it; the directory.
+
+    Raises RecipeError if the directory is not writable, or if DeepSpeed launched this process and the recipe
+    uses Muon.
+    """
+    # Checked before the processes connect.
+    if loop.optimizer == "muon" and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise RecipeError(
+            "'loop.optimizer: muon' needs whole matrices, which DeepSpeed splits into flat pieces; set "
+            "loop.optimizer=adamw, or launch without DeepSpeed, as recipes/accelerate/multi_gpu.yaml does"
+        )
+    output = Path(loop.output_dir)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if is_main_process():
+            write_recipe(recipe, output / "recipe.yaml")
+    except OSError as error:
+        raise RecipeError(
+            f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
+        ) from error
+    return output
+
+
+def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Raise RecipeError, listing all differences, if the weights in `start` do not have the recipe's sizes.
+
+    `own` and `recipe` map dotted recipe keys to sizes; keys of `own` alone do not count.
+    """
+    different = [key for key in recipe if _as_written(own.get(key)) != _as_written(recipe[key])]
+    if different:
+        values = ", ".join(f"{key}={_as_written(own.get(key))}" for key in different)
+        raise RecipeError(
+            f"'start_from': the weights in '{start}' do not have the size of the recipe's '{different[0]}'; "
+            f"set {values}, or start from other weights"
+        )
+
+
+def _as_written(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,42 @@
+"""Reads and checks a GRPO recipe (each section checks its own ranges); builds TRL's GRPOConfig arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data.typed_recipe import build, read_recipe
+from rl.recipe.reward_settings import reward_settings
+from rl.recipe.sections import Recipe
+from rl.recipe.train import FIXED, check_train
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a GRPO recipe with its overlays and dotted overrides, and check it.
+
+    Raises:
+        RecipeError: a key is unknown, has the wrong type or a value that is not allowed.
+    """
+    return check_recipe(build(Recipe, read_recipe(path, overrides)))
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """The recipe, checked and with its `train` section completed; raises RecipeError."""
+    train = check_train(recipe.train)
+    reward_settings(recipe)
+    return replace(recipe, train=train)
+
+
+def grpo_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Keyword arguments for GRPOConfig."""
+    fixed = {key: value for key, (value, _) in FIXED.items()}
+    return {
+        **fixed,
+        **recipe.train,
+        # Incomplete checkpoints, the model card and tables of completions go here; see rl/checkpoints.py.
+        "output_dir": os.path.join(recipe.output_dir, "trainer"),
+        "reward_weights": list(recipe.rewards.weights.values()),
+    }

@@ -1,0 +1,180 @@
+"""Keys and defaults of the recipe sections `rewards` and `deformation`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.typed_recipe import RecipeError
+from rewards.guards import GUARD_NAMES
+from rewards.settings import REWARD_NAMES
+from rl.recipe.checks import require_positive
+
+
+@dataclass(frozen=True)
+class CoverageRecipe:
+    """Volumetric joint coverage, R_vj: how close the joints are to the mesh's occupied cells."""
+
+    weight: float = 5.0
+    """Weight in the total reward; at least 0. Source: paper (5)."""
+
+    alpha: float = 0.05
+    """Decay of coverage with distance, per `distance_unit`; at least 0. Source: paper, R_vj (alpha)."""
+
+    distance_unit: Literal["cells", "mesh"] = "cells"
+    """Unit of the distance to the nearest joint: `cells` of the occupancy grid, or `mesh` units, in which the
+    longest side is 2 and coverage is nearly 1 for any rig. Source: this project; the paper gives none."""
+
+
+@dataclass(frozen=True)
+class ContainmentRecipe:
+    """Bone containment, R_vk: the share of points on the bones that lie inside the mesh."""
+
+    weight: float = 1.0
+    """Weight in the total reward; at least 0. Source: paper (1)."""
+
+    samples_per_bone: int = 10
+    """Intervals between samples on a bone, so one point more than this is tested; at least 1. Source: paper,
+    R_vk (s)."""
+
+
+@dataclass(frozen=True)
+class SparsityRecipe:
+    """Skin coverage and sparsity, R_sc: every vertex is bound, and to few bones."""
+
+    weight: float = 1.0
+    """Weight in the total reward; at least 0. Source: paper (1)."""
+
+    threshold: float = 0.1
+    """Skinning weight from which a bone influences a vertex; 0 to 1. Source: paper, R_sc (beta)."""
+
+    max_influences: int = 4
+    """Influences a vertex may have before it counts as crowded; at least 0. Source: paper, R_m."""
+
+    unbound_power: float = 1.0
+    """Exponent of the share of unbound vertices; above 0. Source: paper, R_z (alpha_z), which gives no value;
+    1 is this project's."""
+
+    crowded_power: float = 1.0
+    """Exponent of the share of crowded vertices; above 0. Source: paper, R_m (alpha_m), which gives no value;
+    1 is this project's."""
+
+
+@dataclass(frozen=True)
+class SmoothnessRecipe:
+    """Deformation smoothness, R_mo: how little edges stretch in the poses of `deformation`."""
+
+    weight: float = 1.0
+    """Weight in the total reward; at least 0. Source: paper (1)."""
+
+    scale: float = 1.0
+    """Factor of the stretch; at least 0. Source: paper, R_mo (s), which gives no value; 1 is this
+    project's."""
+
+    reduce: Literal["max", "mean"] = "max"
+    """Reduction over a pose's edges: `max`, or `mean`, which is smoother but saturates near a reward of 0.5.
+    Source: paper, R_mo (max); `mean` is this project's."""
+
+
+@dataclass(frozen=True)
+class BoneInfluenceRecipe:
+    """Opt-in guard against rigs that bind everything to one bone: the share of bones that own vertices."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+    min_vertices: int = 1
+    """Scoring vertices on which a bone must be the strongest to count; at least 1. Source: this project."""
+
+
+@dataclass(frozen=True)
+class JointCountPriorRecipe:
+    """Opt-in guard against rigs that buy coverage with joints: how usual the number of joints is."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+    expected: float = 30.0
+    """Number of joints at which the guard is 1; above 0; set it to that of your data. Source: this
+    project."""
+
+    factor: float = 2.0
+    """How many times more or fewer joints than `expected` lower the guard to 0.61; above 1. Source: this
+    project."""
+
+
+@dataclass(frozen=True)
+class RewardsRecipe:
+    """The four rewards and two opt-in guards (docs/rewards.md).
+
+    GRPO optimises their weighted sum, which is 0 for a rig that does not decode. At least one weight must be
+    above 0.
+    """
+
+    coverage: CoverageRecipe = field(default_factory=CoverageRecipe)
+    """Volumetric joint coverage, R_vj."""
+
+    containment: ContainmentRecipe = field(default_factory=ContainmentRecipe)
+    """Bone containment, R_vk."""
+
+    sparsity: SparsityRecipe = field(default_factory=SparsityRecipe)
+    """Skin coverage and sparsity, R_sc."""
+
+    smoothness: SmoothnessRecipe = field(default_factory=SmoothnessRecipe)
+    """Deformation smoothness, R_mo."""
+
+    bone_influence: BoneInfluenceRecipe = field(default_factory=BoneInfluenceRecipe)
+    """Guard: bones own vertices; disabled by default."""
+
+    joint_count_prior: JointCountPriorRecipe = field(default_factory=JointCountPriorRecipe)
+    """Guard: a usual number of joints; disabled by default."""
+
+    resolution: int = 196
+    """Occupancy cells along the mesh's longest side; above 0. Source: paper, occupancy grid."""
+
+    interior: Literal["projection", "flood", "surface"] = "projection"
+    """Cells inside the surface that count as occupied: `projection`, those between surface cells along all
+    three axes; `flood`, those not reachable from outside; `surface`, none. Source: this project."""
+
+    max_scoring_vertices: int = 16_384
+    """Vertices at which skinning weights are scored; a larger mesh is scored on a fixed random subset; at
+    least 2. Source: this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("rewards", self, "resolution", "max_scoring_vertices")
+        for name in (*REWARD_NAMES, *GUARD_NAMES):
+            if getattr(self, name).weight < 0:
+                raise RecipeError(
+                    f"'rewards.{name}.weight' must not be negative, not {getattr(self, name).weight}"
+                )
+        if not any(self.weights.values()):
+            raise RecipeError("every reward weight is 0; set at least one 'rewards.<name>.weight' above 0")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each of the four rewards, then of the enabled guards."""
+        return {name: getattr(self, name).weight for name in (*REWARD_NAMES, *self.guards)}
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The enabled guards: those with a weight above 0."""
+        return tuple(name for name in GUARD_NAMES if getattr(self, name).weight > 0)
+
+
+@dataclass(frozen=True)
+class DeformationRecipe:
+    """The poses in which the smoothness reward deforms a rig."""
+
+    poses: int | str = 5
+    """Number of random poses, above 0; or an NPZ file of recorded joint rotations (docs/rewards.md, "Poses").
+    Source: paper, R_mo (5); recorded poses are this project's."""
+
+    max_angle_deg: float = 30.0
+    """Largest rotation of a joint in a random pose, degrees; 0 to 180. Source: this project; the paper gives
+    none."""
+
+    frames: int = 5
+    """Frames of a pose file that are drawn per mesh and step; above 0. Source: this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("deformation", self, "frames", *([] if isinstance(self.poses, str) else ["poses"]))

@@ -1,0 +1,287 @@
+"""Keys and defaults of the GRPO recipe, except those in rewards.py and train.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data.creatures import CREATURE_KINDS
+from data.field_docs import KEY_DOCS
+from data.typed_recipe import RecipeError
+from rl.recipe.checks import require_not_negative, require_positive
+from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
+from rl.recipe.train import train_docs
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """The meshes to rig, for training and held out for evaluation."""
+
+    meshes: str | list[str] | None = None
+    """Training meshes: files, folders, patterns or a list of them; a folder made by `python -m data.prepare`
+    gives its training split; null for procedural creatures. Source: this project."""
+
+    eval_meshes: str | list[str] | None = None
+    """Held-out meshes, given as in `data.meshes`; a prepared folder gives its held-out split. null holds out
+    `data.eval_count` meshes: creatures of other seeds, or some of `data.meshes`. Source: this project."""
+
+    train_count: int = 64
+    """Procedural creatures to train on if `data.meshes` is null; above 0. Source: this project."""
+
+    eval_count: int = 16
+    """Meshes to hold out if `data.eval_meshes` is null; above 0. Of files at most half are held out (a single
+    mesh serves both purposes), of prepared folders at most their held-out split. Source: this project."""
+
+    seed: int = 0
+    """Seed of the creatures, the surface points and the split; at least 0. Source: this project."""
+
+    points: int = 1024
+    """Surface points of a mesh that the policy sees (N); above 0; released models use 54,000. Source:
+    specification, section 3."""
+
+    class_name: str | None = "articulation"
+    """Class token of the prompt: a class of the policy's vocabulary, or null for none. Source: specification,
+    section 9.2."""
+
+    max_faces: int = 1_000_000
+    """Meshes with more faces are skipped; above 0. Source: this project."""
+
+    max_megabytes: int = 512
+    """Mesh files larger than this are skipped, MiB; above 0. Source: this project."""
+
+    max_turn_deg: float = 0.0
+    """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this
+    project."""
+
+    kinds: tuple[str, ...] | None = None
+    """Kinds of creatures to take in turn, such as `[quadruped, biped]`; null lets each seed choose. Source:
+    this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
+        require_not_negative("data", self, "seed")
+        if not 0 <= self.max_turn_deg <= 180:
+            raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
+        for name in ("meshes", "eval_meshes"):
+            if getattr(self, name) == []:
+                raise RecipeError(f"'data.{name}' is an empty list; give files, folders or patterns, or null")
+        for kind in self.kinds or ():
+            if kind not in CREATURE_KINDS:
+                raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters (PEFT) on the language model's linear layers."""
+
+    rank: int = 16
+    """Rank of the adapters; above 0. Source: PEFT (`r`)."""
+
+    alpha: int = 32
+    """Scale of the adapters, which add `alpha / rank` times their product; above 0. Source: PEFT
+    (`lora_alpha`)."""
+
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the linear layers that get an adapter; at least one. Source: PEFT."""
+
+    def __post_init__(self) -> None:
+        require_positive("policy.lora", self, "rank", "alpha")
+        if not self.target_modules:
+            raise RecipeError(
+                "'policy.lora.target_modules' is empty; name at least one layer, such as q_proj"
+            )
+
+
+@dataclass(frozen=True)
+class PolicyRecipe:
+    """The policy to refine, and which of its weights are trained."""
+
+    path: str = "checkpoints/small"
+    """Policy directory: TokenRig, its tokenizer and the skin VAE. Source: this project."""
+
+    skin_vae: str | None = None
+    """Directory of another skin VAE to decode SkinTokens with; null for the policy's own. Source: this
+    project."""
+
+    grammar: Literal["strict", "released", "fork"] = "strict"
+    """Token sequences that sampling allows: `strict`, only complete rigs; `released`, as the released system
+    does; `fork`, as its later fork does. Source: specification, sections 9.3 to 9.5; `strict` is this
+    project's."""
+
+    train_mesh_encoder: bool = False
+    """Train the mesh encoder and its output projection too; otherwise they are frozen. Source: this
+    project."""
+
+    lora: LoraRecipe | None = None
+    """Train adapters instead of all weights of the language model; `{}` for adapters with the defaults below,
+    null for full fine-tuning. Source: PEFT."""
+
+
+@dataclass(frozen=True)
+class WorkersRecipe:
+    """Where rewards are computed, and what happens when that fails."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    """`ray` scores in actors while training continues; `inline` scores in the training process, with the same
+    results. Source: this project."""
+
+    count: int = 2
+    """Ray actors that score; above 0. Source: this project."""
+
+    timeout_s: float = 300.0
+    """Limit for scoring a batch, seconds; above 0. Source: this project."""
+
+    retries: int = 2
+    """Retries after a dead worker or a timeout; at least 0. Rollouts that still fail are dropped from their
+    group. Source: this project."""
+
+    max_failed_batches: int = 3
+    """Consecutive batches without any score after which the run stops; above 0. Source: this project."""
+
+    decoder_device: str = "cpu"
+    """Device on which SkinTokens are decoded: `cpu`, `cuda` or `cuda:N`. Source: this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("workers", self, "count", "timeout_s", "max_failed_batches")
+        require_not_negative("workers", self, "retries")
+
+
+@dataclass(frozen=True)
+class RayRecipe:
+    """The Ray cluster of the reward workers."""
+
+    address: str | None = None
+    """Address of a running cluster, or `auto`; null starts a local one for this run. Source: Ray."""
+
+    namespace: str = "tokenrig-rl"
+    """Ray namespace of the reward actors. Source: Ray."""
+
+
+@dataclass(frozen=True)
+class EvalRecipe:
+    """Evaluation on held-out meshes, with the same seeds for every policy (docs/metrics.md)."""
+
+    samples: int = 2
+    """Sampled rigs per mesh; above 0. Greedy and beam decoding give one rig whatever this is. Source: this
+    project."""
+
+    best_of: int = 1
+    """Each rig is the one with the highest total reward of this many candidates; above 0; more than 1 needs
+    `sampled` decoding at a temperature above 0. Source: this project."""
+
+    decoding: Literal["sampled", "greedy", "beam"] = "sampled"
+    """`sampled`; `greedy`, the most likely token at each step; or `beam`, beam search. Source: this project;
+    the released demo samples with beams (specification, section 9.6)."""
+
+    temperature: float = 1.0
+    """Temperature of sampled decoding; at least 0, and 0 is greedy. Source: this project."""
+
+    beams: int = 4
+    """Beams of beam search; above 0. Source: this project."""
+
+    length_penalty: float = 1.0
+    """Beams are ranked by log-probability divided by length to this power; at least 0. Source:
+    transformers."""
+
+    seed: int = 1234
+    """Seed of rollouts and poses; at least 0. Source: this project."""
+
+    batch_size: int = 64
+    """Rigs, or beams, decoded at once; above 0. Source: this project."""
+
+    metrics: bool = True
+    """Compare rigs with the ground truth of meshes that have one: skeleton, skin and motion metrics. Source:
+    specification, section 17."""
+
+    metric_vertices: int = 256
+    """Vertices per mesh at which skinning weights are compared, at most; above 0. Source: this project."""
+
+    compare: tuple[str, ...] = ()
+    """Further policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
+    project."""
+
+    before_and_after: bool = True
+    """Evaluate before and after training. Source: this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "metric_vertices")
+        require_not_negative("eval", self, "temperature", "length_penalty", "seed")
+        if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
+            how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
+            raise RecipeError(
+                f"'eval.best_of' is {self.best_of} but every rig of a mesh would be the same; "
+                f"set {how} or eval.best_of=1"
+            )
+
+
+@dataclass(frozen=True)
+class RigRecipe:
+    """Rigging one mesh file with `python -m rl.rig`."""
+
+    mesh: str | None = None
+    """Mesh file to rig; `rl.rig` requires it. Source: this project."""
+
+    out: str | None = None
+    """GLB file to write, with a picture beside it; null for `<mesh>_rigged.glb` beside the mesh. Source: this
+    project."""
+
+    candidates: int = 8
+    """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this
+    project."""
+
+    temperature: float = 1.0
+    """Sampling temperature; at least 0, and 0 is greedy. Source: this project."""
+
+    seed: int = 0
+    """Seed of the candidates and their poses; at least 0. Source: this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("rig", self, "candidates")
+        require_not_negative("rig", self, "temperature", "seed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One GRPO run; evaluation and rigging use the same recipe."""
+
+    output_dir: str = "outputs/grpo"
+    """Directory for checkpoints, metrics and the refined policy. Source: this project."""
+
+    data: DataRecipe = field(default_factory=DataRecipe)
+    """Meshes to train on and to evaluate with."""
+
+    policy: PolicyRecipe = field(default_factory=PolicyRecipe)
+    """Policy to refine."""
+
+    rewards: RewardsRecipe = field(default_factory=RewardsRecipe)
+    """Rewards and their weights."""
+
+    deformation: DeformationRecipe = field(default_factory=DeformationRecipe)
+    """Poses of the smoothness reward."""
+
+    workers: WorkersRecipe = field(default_factory=WorkersRecipe)
+    """Reward workers."""
+
+    ray: RayRecipe = field(default_factory=RayRecipe)
+    """Ray cluster."""
+
+    eval: EvalRecipe = field(default_factory=EvalRecipe)
+    """Evaluation."""
+
+    rig: RigRecipe = field(default_factory=RigRecipe)
+    """Rigging one mesh."""
+
+    train: dict[str, Any] = field(default_factory=dict, metadata={KEY_DOCS: train_docs})
+    """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
+    Source: TRL."""
+
+    rollout_batch_size: int | None = None
+    """Rigs sampled at once; at least 1, or null for all of a step's. Source: this project."""
+
+    resume: bool = True
+    """Resume from the last checkpoint in `output_dir`, if there is one; false starts over and moves the
+    earlier run's checkpoints, metrics and recipe to `previous-N/`. Source: this project."""
+
+    def __post_init__(self) -> None:
+        if self.rollout_batch_size is not None and self.rollout_batch_size < 1:
+            raise RecipeError(f"'rollout_batch_size' must be above 0 or null, not {self.rollout_batch_size}")

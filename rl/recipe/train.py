@@ -1,0 +1,184 @@
+"""The recipe's `train` section, TRL's GRPOConfig: this project's defaults, fixed keys and checks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from data.typed_recipe import RecipeError, check_types
+
+# Defaults of this project, each with its reason. A recipe may override all but those in FIXED.
+_DEFAULTS: dict[str, tuple[Any, str]] = {
+    "learning_rate": (1e-6, "the paper's value"),
+    "num_generations": (24, "the paper's group size"),
+    "per_device_train_batch_size": (24, "one group of 24 per step on one device"),
+    "gradient_accumulation_steps": (1, "a batch of 24 is one group"),
+    "max_completion_length": (2048, "the limit of the released system; 55 bones take up to 500 tokens"),
+    "max_steps": (1400, "the length of the released run; the paper's text says 800"),
+    "beta": (0.1, "the paper's KL coefficient"),
+    "epsilon": (0.2, "the paper's clip range"),
+    "loss_type": ("grpo", "the paper's loss"),
+    "temperature": (1.0, "rollouts are sampled from the policy's own distribution"),
+    "bf16": (False, "recipes run on a CPU by default; GPU recipes enable it"),
+    "gradient_checkpointing": (False, "small policies do not need it; GPU recipes enable it"),
+    "lr_scheduler_type": ("constant", "a run can be extended without changing its earlier steps"),
+    "logging_steps": (1, "every step is logged"),
+    "save_steps": (100, "little is lost when a run is stopped"),
+    "save_total_limit": (2, "a resumed run needs only the last one, and they are large"),
+    "report_to": ("none", "no account is needed to run a recipe"),
+    "seed": (42, "the same runs for everyone"),
+    "remove_unused_columns": (False, "the rewards read every column"),
+    "dataloader_pin_memory": (False, "prompts are tiny, and pinning warns on a CPU"),
+    "ddp_find_unused_parameters": (False, "every trained weight takes part in every pass"),
+    "log_completions": (False, "a rig of hundreds of tokens does not fit into a table"),
+    "disable_tqdm": (False, "a run shows its progress"),
+}
+TRAIN_DEFAULTS: dict[str, Any] = {key: value for key, (value, _) in _DEFAULTS.items()}
+
+_ONE_DISTRIBUTION = "sampling and training must use one distribution"
+_OWN_SAMPLER = "rollouts come from this project's own sampler"
+_OWN_EVALUATION = "held-out meshes are evaluated before and after training, see 'eval'"
+
+# Keys that cannot be changed: the only value, and the reason. A recipe that sets another value is refused
+# rather than silently ignored.
+FIXED: dict[str, tuple[Any, str]] = {
+    "top_p": (1.0, _ONE_DISTRIBUTION),
+    "top_k": (0, _ONE_DISTRIBUTION),
+    "min_p": (None, _ONE_DISTRIBUTION),
+    "repetition_penalty": (1.0, _ONE_DISTRIBUTION),
+    "use_vllm": (False, _OWN_SAMPLER),
+    "use_transformers_continuous_batching": (False, _OWN_SAMPLER),
+    "use_transformers_paged": (False, _OWN_SAMPLER),
+    "generation_kwargs": (None, _OWN_SAMPLER),
+    "cache_implementation": (None, _OWN_SAMPLER),
+    "chat_template_kwargs": (None, "prompts are not conversations"),
+    "use_liger_kernel": (False, "the model itself computes grammar-masked log-probabilities"),
+    "model_init_kwargs": (None, "policy and reference policy are loaded as 'policy' specifies"),
+    "pad_to_multiple_of": (None, "a prompt starts with its mesh"),
+    "remove_unused_columns": (False, "the rewards read every column"),
+    "num_train_epochs": (3.0, "'train.max_steps' sets the length of a run"),
+    "shuffle_dataset": (False, "this project orders the meshes, so that a resumed run keeps the order"),
+    "eval_strategy": ("no", _OWN_EVALUATION),
+    "eval_on_start": (False, _OWN_EVALUATION),
+    "load_best_model_at_end": (False, "there is no evaluation between steps to choose by"),
+}
+
+# Keys of `train` that another key of the recipe sets.
+SET_ELSEWHERE = {
+    "output_dir": "'output_dir' at the top of the recipe",
+    "reward_weights": "'rewards.<name>.weight'",
+    "resume_from_checkpoint": "'resume' at the top of the recipe",
+}
+
+
+def check_train(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The `train` section checked against GRPOConfig and completed with this project's defaults.
+
+    Raises:
+        RecipeError: a key or value is unknown, has the wrong type, is fixed here or is out of range.
+    """
+    from trl import GRPOConfig  # takes seconds: import it only when a recipe is used
+
+    check_types(GRPOConfig, given, "train")
+    for key, place in SET_ELSEWHERE.items():
+        if key in given:
+            raise RecipeError(f"'train.{key}' is set by {place}; use that instead")
+    for key, (value, reason) in FIXED.items():
+        if key in given and given[key] != value:
+            raise RecipeError(f"'train.{key}' must be {value!r}: {reason}")
+    for key in given:
+        if key.startswith("vllm_"):
+            raise RecipeError(f"'train.{key}' has no effect, remove it: {_OWN_SAMPLER}")
+    merged = {**TRAIN_DEFAULTS, **given}
+    for key in ("temperature", "max_steps"):
+        if merged[key] <= 0:
+            raise RecipeError(f"'train.{key}' must be above 0, not {merged[key]}")
+    _check_group(merged)
+    _check_reporting(merged["report_to"])
+    return merged
+
+
+def train_docs() -> dict[str, str]:
+    """The sentence of every GRPOConfig key: the first of TRL's help, then what differs here and why."""
+    from trl import GRPOConfig
+
+    docs = {}
+    for field in fields(GRPOConfig):
+        notes = [first_sentence(field.metadata.get("help", ""))]
+        if field.name in SET_ELSEWHERE:
+            notes.append(f"Not allowed here: it is set by {SET_ELSEWHERE[field.name]}.")
+        elif field.name in FIXED:
+            notes.append(f"Fixed: {FIXED[field.name][1]}.")
+        elif field.name in _DEFAULTS:
+            value, reason = _DEFAULTS[field.name]
+            other = f"TRL's is {yaml_value(field.default)}" if field.default != value else "also TRL's"
+            notes.append(f"Default {yaml_value(value)} ({other}): {reason}.")
+        docs[field.name] = " ".join(filter(None, notes))
+    return docs
+
+
+def changed_defaults() -> dict[str, tuple[Any, Any, str]]:
+    """(this project's default, TRL's, reason) of each key whose default differs from TRL's."""
+    from trl import GRPOConfig
+
+    theirs = {field.name: field.default for field in fields(GRPOConfig)}
+    return {
+        key: (value, theirs[key], reason)
+        for key, (value, reason) in _DEFAULTS.items()
+        if key not in FIXED and theirs[key] != value
+    }
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a help text, with a full stop; argparse's '%%' becomes '%'."""
+    first = re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)\s+(?=[^a-z])", text.strip(), maxsplit=1)[0]
+    return first.replace("%%", "%") + ("" if not first or first.endswith((".", "!", "?")) else ".")
+
+
+def yaml_value(value: Any) -> str:
+    """A value as a recipe would write it on one line, such as `null`, `true` or `[a, b]`."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(yaml_value, value))}]"
+    if isinstance(value, float):
+        return re.sub(r"e-0*", "e-", repr(value))
+    return str(value)
+
+
+def _check_group(train: Mapping[str, Any]) -> None:
+    """Raise RecipeError unless groups fill whole batches of rollouts."""
+    group = train["num_generations"]
+    if group < 2:
+        raise RecipeError(
+            f"'train.num_generations' must be at least 2 (GRPO compares the rollouts of a group), not {group}"
+        )
+    rows, processes = train["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
+    steps = train.get("steps_per_generation") or train["gradient_accumulation_steps"]
+    batch = train.get("generation_batch_size") or rows * processes * steps
+    if batch % group:
+        made_of = (
+            "generation_batch_size"
+            if train.get("generation_batch_size")
+            else f"per_device_train_batch_size {rows} x {processes} processes x {steps} batches"
+        )
+        raise RecipeError(
+            f"'train.num_generations' {group} does not divide the {batch} rollouts of a step ({made_of}); "
+            "change one of them"
+        )
+
+
+def _check_reporting(report_to: str | Sequence[str] | None) -> None:
+    """Raise RecipeError for a reporting integration that is unknown or not installed."""
+    names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    if set(names) <= {"none", "all"}:
+        return
+    from transformers.integrations import get_available_reporting_integrations
+
+    for name in names:
+        if name not in get_available_reporting_integrations():
+            how = "pip install 'tokenrig-rl[wandb]'" if name == "wandb" else "install its package"
+            raise RecipeError(f"'train.report_to': {name} is not installed; {how}, or use none")
