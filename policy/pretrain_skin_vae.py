@@ -60,9 +60,7 @@ class SkinLossRecipe:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_threshold < 1:
-            raise RecipeError(
-                f"'loss.mask_threshold' must be between 0 and 1, both excluded, not {self.mask_threshold}"
-            )
+            raise RecipeError(f"'loss.mask_threshold' must be above 0 and below 1, not {self.mask_threshold}")
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,7 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     try:
         start = SkinVAE.load(find_skin_vae(recipe.start_from, recipe.start_from), dtype=torch.float32)
     except (PolicyError, ValueError, SafetensorError) as error:
-        raise RecipeError(f"'start_from': {error}; give a directory with a trained skin VAE") from error
+        raise RecipeError(f"'start_from': {error}; set it to the directory of a trained skin VAE") from error
     free = {"tokens_per_skin"}
     if len(start.config.fsq_levels) == len(recipe.model.fsq_levels) and not recipe.frozen_encoder:
         free.add("fsq_levels")

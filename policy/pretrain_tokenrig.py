@@ -106,7 +106,7 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     if not 0 <= recipe.own_token_share <= 1:
-        raise RecipeError(f"'own_token_share' must be from 0 to 1, not {recipe.own_token_share}")
+        raise RecipeError(f"'own_token_share' must be between 0 and 1, not {recipe.own_token_share}")
     classes = Vocabulary().classes
     if recipe.start_from is None and recipe.class_name is not None and recipe.class_name not in classes:
         raise RecipeError(
@@ -162,7 +162,7 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
         return model
     print(
         f"'{recipe.start_from}' has {words.codebook} SkinTokens and '{recipe.skin_vae}' {codebook} codes: "
-        "SkinTokens are initialised again",
+        "re-initialising the SkinTokens' weights",
         file=sys.stderr,
     )
     return _with_words(model, config, new_words)

@@ -206,8 +206,8 @@ def _rigs_of_files(pattern: str | list[str], count: int, limits: RigLimits) -> l
         if len(pairs) == count:
             break
     if not pairs:
-        why = f"none of its {len(files)} files holds a usable rig" if files else "no file matches"
-        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote it in a shell)")
+        why = f"none of the {len(files)} files contains a usable rig" if files else "no file matches"
+        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote patterns in the shell)")
     return pairs
 
 
@@ -218,7 +218,7 @@ def weight_scores(predicted: Floats, truth: Floats, threshold: float = 1e-2) -> 
     """
     if predicted.shape != truth.shape or predicted.ndim != 2 or not predicted.size:
         raise ValueError(
-            f"weights must be two (V, J) arrays of one shape, got {predicted.shape}, {truth.shape}"
+            f"weights must be two (V, J) arrays of the same shape, got {predicted.shape}, {truth.shape}"
         )
     a, b = predicted > threshold, truth > threshold
     both, either = (a & b).sum(axis=0), (a | b).sum(axis=0)

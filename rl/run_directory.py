@@ -60,7 +60,8 @@ def open_run(recipe: Recipe) -> Path | None:
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
-                f"'output_dir' {output} holds a run with another '{key}'; choose another directory, or start "
+                f"'output_dir' {output} holds a run with a different '{key}'; choose another "
+                "directory, or start "
                 "over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
     write_recipe(recipe, written)

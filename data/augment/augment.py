@@ -81,7 +81,7 @@ class AugmentRecipe:
             if name == "scale_range":
                 if not (len(value) == 2 and 0 < value[0] <= value[1] < np.inf):
                     raise RecipeError(
-                        f"'data.augment.{name}' must be two positive factors, the smaller first, not {value}"
+                        f"'data.augment.{name}' must be two positive factors, smaller first, not {value}"
                     )
             elif not 0 <= value <= most.get(name, 1.0):
                 raise RecipeError(

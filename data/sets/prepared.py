@@ -60,15 +60,16 @@ def read_manifest(folder: str | Path) -> Manifest:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise MeshError(
-            f"{path}: it cannot be read ({problem.strerror}); make the folder with `python -m data.prepare`"
+            f"{path}: cannot be read ({problem.strerror}); create the folder with `python -m data.prepare`"
         ) from problem
     except ValueError as problem:
-        raise MeshError(f"{path}: it is damaged ({problem}); prepare the folder again") from problem
+        raise MeshError(f"{path}: the manifest is damaged ({problem}); prepare the folder again") from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise MeshError(f"{path}: it is not a manifest of prepared rigs; run `python -m data.prepare`")
+        raise MeshError(f"{path}: not a manifest of prepared rigs; run `python -m data.prepare`")
     if content.get("version") != VERSION:
         raise MeshError(
-            f"{path}: its format version is {content.get('version')}, not {VERSION}; prepare it again"
+            f"{path}: format version {content.get('version')} is not supported, only {VERSION}; "
+            "prepare the folder again"
         )
     try:
         rigs = tuple(entry_from(rig) for rig in content["rigs"])
@@ -105,7 +106,7 @@ class PreparedRigs(Sequence[RiggedMesh]):
         if not self.entries:
             fix = "run `python -m data.prepare` with more rigs or another --eval"
             where = f" in the {split!r} split" if split and rigs else ""
-            raise MeshError(f"{self.folder}: it has no rigs{where}; {fix}")
+            raise MeshError(f"{self.folder}: no rigs{where}; {fix}")
 
     def __len__(self) -> int:
         return len(self.entries)

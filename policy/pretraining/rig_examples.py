@@ -118,7 +118,7 @@ class RigDataRecipe:
                 f"evaluation start, not {self.first_seed}"
             )
         if self.sources and not any(source.weight for source in self.sources):
-            raise RecipeError("'data.sources' all have weight 0; give one of them a weight above 0")
+            raise RecipeError("'data.sources' all have weight 0; set at least one weight above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +252,7 @@ def load_rigs(
             continue
         sizes = (("joints", len(rig.joints), max_joints), ("faces", len(mesh.faces), max_faces))
         over = [
-            f"it has {size} {what}, the limit is {limit}; raise 'data.max_{what}'"
+            f"the rig has {size} {what}, over the limit of {limit}; raise 'data.max_{what}'"
             for what, size, limit in sizes
             if size > limit
         ]
@@ -265,11 +265,11 @@ def load_rigs(
     if not rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         why = (
-            f"none of its {len(files)} files is a usable rig; fix or replace them:"
+            f"none of the {len(files)} files is a usable rig; fix or replace them:"
             if files
             else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
             if isinstance(pattern, str) and is_prepared(pattern)
-            else "no file matches; check the path or pattern (quote it in a shell)"
+            else "no file matches; check the path or pattern (quote patterns in the shell)"
         )
         raise MeshError(f"{pattern}: {why}{reasons}")
     return rigs, refusals

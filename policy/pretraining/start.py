@@ -46,7 +46,7 @@ def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, An
     if different:
         values = ", ".join(f"{key}={_as_written(own.get(key))}" for key in different)
         raise RecipeError(
-            f"'start_from': the weights in '{start}' do not have the size of the recipe's '{different[0]}'; "
+            f"'start_from': the weights in '{start}' do not match the recipe's '{different[0]}'; "
             f"set {values}, or start from other weights"
         )
 

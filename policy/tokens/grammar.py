@@ -206,7 +206,7 @@ class Grammar:
             raise ValueError(f"completion ids have shape {tuple(completion_ids.shape)}; pass (B, L)")
         if mask is not None and mask.shape != completion_ids.shape:
             raise ValueError(
-                f"mask has shape {tuple(mask.shape)}; pass that of the ids, {tuple(completion_ids.shape)}"
+                f"mask has shape {tuple(mask.shape)}; it must match the ids, {tuple(completion_ids.shape)}"
             )
         batch, length = completion_ids.shape
         tables = self._tables(completion_ids.device)

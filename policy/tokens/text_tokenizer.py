@@ -83,7 +83,7 @@ def mesh_prompt(k: int, class_id: int, vocabulary: Vocabulary) -> str:
     Raises ValueError for a negative k and for an id that is not a class.
     """
     if k < 0:
-        raise ValueError(f"mesh index {k} is negative; meshes count from 0")
+        raise ValueError(f"mesh index {k} is negative; use an index of at least 0")
     return f"<mesh:{k}> {_BOS} <class:{vocabulary.class_name(class_id) or NO_CLASS_NAME}>"
 
 

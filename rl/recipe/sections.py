@@ -61,10 +61,12 @@ class DataRecipe:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
         require_not_negative("data", self, "seed")
         if not 0 <= self.max_turn_deg <= 180:
-            raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
+            raise RecipeError(f"'data.max_turn_deg' must be between 0 and 180, not {self.max_turn_deg}")
         for name in ("meshes", "eval_meshes"):
             if getattr(self, name) == []:
-                raise RecipeError(f"'data.{name}' is an empty list; give files, folders or patterns, or null")
+                raise RecipeError(
+                    f"'data.{name}' is an empty list; list files, folders or patterns, or set it to null"
+                )
         for kind in self.kinds or ():
             if kind not in CREATURE_KINDS:
                 raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")

@@ -233,7 +233,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, capsys
 
         patch.setattr(pretrain_skin_vae, "reconstruction_losses", until_stopped)
         assert main([path]) == 130
-    assert "stopped; " in capsys.readouterr().err
+    assert "interrupted; " in capsys.readouterr().err
     assert (tmp_path / "broken" / "run" / "state-3").is_dir()
     assert not (tmp_path / "broken" / "run" / "skin_vae").exists()
     assert main([path]) == 0
@@ -293,9 +293,9 @@ def test_a_start_may_get_finer_codes_but_a_frozen_encoder_keeps_its_own(tmp_path
     start = SkinVAE(recipe.model).state_dict().keys()
     assert model.state_dict().keys() == start
     assert main([path, *finer, "frozen_encoder=true"]) == 2
-    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not match the recipe's 'model.fsq_levels'" in capsys.readouterr().err
     assert main([path, finer[0], f"model.fsq_levels={[*levels, 2]}"]) == 2
-    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not match the recipe's 'model.fsq_levels'" in capsys.readouterr().err
 
 
 def test_every_weight_learns(tmp_path):
@@ -411,7 +411,7 @@ def test_start_from_loads_the_weights(tmp_path):
     [
         (
             "model.num_layers_decoder=2",
-            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
+            "error: 'start_from': the weights in 'START' do not match the recipe's "
             "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
         ),
         ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' do not have the size"),
