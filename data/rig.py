@@ -73,7 +73,7 @@ def depth_first(rig: Rig) -> Rig:
     """The same rig in canonical joint order, the order of the skeleton tokens (specification, section 10).
 
     Depth first from the root; children are visited in order of their (y, z, x), ties in their old order.
-    Weight columns and names are reordered alike.
+    Weight columns and names are reordered accordingly.
     """
     children: list[list[int]] = [[] for _ in rig.parents]
     for joint, parent in enumerate(rig.parents.tolist()):

@@ -52,7 +52,7 @@ class DecodedRig:
 class RigPolicy:
     """TokenRig with the frozen skin VAE that decodes its SkinTokens.
 
-    Raises PolicyError if codebook or SkinTokens per bone of the two differ.
+    Raises PolicyError if the two differ in codebook or SkinTokens per bone.
     """
 
     def __init__(self, model: TokenRigForCausalLM, skin_vae: SkinVAE) -> None:

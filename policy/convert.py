@@ -193,7 +193,7 @@ def _in_stored_dtypes(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> 
 def describe(path: str | Path) -> list[str]:
     """Summarise a TokenRig or VAE checkpoint or a policy directory, as lines of text.
 
-    Raises CheckpointError and PolicyError for a path that holds none of them.
+    Raises CheckpointError and PolicyError for any other path.
     """
     source = Path(path)
     if source.is_dir():

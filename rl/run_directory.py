@@ -44,7 +44,7 @@ def open_run(recipe: Recipe) -> Path | None:
     With `resume` false, the checkpoints and metrics of an earlier run are moved to `previous-N/`.
 
     Raises:
-        RecipeError: the directory cannot be used, or holds the run of another recipe.
+        RecipeError: the directory cannot be used, or holds a run of a different recipe.
     """
     output = make_directory(recipe)
     try:

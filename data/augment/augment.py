@@ -20,11 +20,11 @@ class AugmentRecipe:
     """
 
     reparent_probability: float = 0.0
-    """Probability of hanging joints below another parent; 0 to 1. Source: paper (stage 1 only), which gives
-    no probability."""
+    """Probability of re-parenting joints; 0 to 1. Source: paper (stage 1 only), which gives no
+    probability."""
 
     max_reparented: float = 0.3
-    """Largest share of the joints that are hung below another parent; 0 to 1. Source: paper (0.3)."""
+    """Largest share of the joints that are re-parented; 0 to 1. Source: paper (0.3)."""
 
     subtree_probability: float = 0.0
     """Probability of cutting off a joint with all joints below it and their vertices, such as a limb; 0 to 1.

@@ -1,4 +1,4 @@
-"""Generates procedural creatures with known rigs from a seed: the built-in data set (`make_creature`)."""
+"""Generates procedural creatures with ground-truth rigs: the built-in data set (`make_creature`)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

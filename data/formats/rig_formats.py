@@ -63,7 +63,7 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
     - Articulation-XL NPZ: one rig, or a list `arr_0` of many: vertices, faces, joints, bones (parent, child),
       root_index, skinning_weights_{value,row,col,shape}, joint_names, uuid.
     - RigNet text: lines `joints name x y z`, `root name`, `skin vertex joint weight …`, `hier parent child`;
-      the mesh is the OBJ of the same stem (less "_rig") beside it or in ../obj… for ../rig_info….
+      the mesh is the OBJ of the same stem (without "_rig") next to it or in ../obj… for ../rig_info….
     - Files of `write_rig_npz`.
 
     `repair_rig` lists what is repaired. The mesh's name is the file's stem, or the folder's name for

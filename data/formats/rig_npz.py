@@ -22,7 +22,7 @@ class RiggedMesh:
     """A mesh with its rig, both in the mesh frame, weights (V, J).
 
     `class_name`: the data set's class label, such as "articulation", or None. `source`: the file it was read
-    from. Raises MeshError if the weights are for another number of vertices.
+    from. Raises MeshError if the weights and the mesh have different numbers of vertices.
     """
 
     mesh: Mesh
@@ -79,7 +79,8 @@ def write_rig_npz(path: str | Path, rigged: RiggedMesh) -> None:
 
 
 def read_rig_npz(path: str | Path) -> RiggedMesh:
-    """Read a file of `write_rig_npz`. Raises MeshError naming the file: missing, damaged, another format."""
+    """Read a file of `write_rig_npz`. Raises MeshError naming the file if it is missing, damaged or in
+    another format."""
     path = Path(path)
     try:
         arrays = read_npz(path)

@@ -121,7 +121,7 @@ def _checked(path: Path, lines: _Lines) -> RigNetText:
 
 
 def rignet_mesh(path: Path) -> Path:
-    """The OBJ file of a RigNet text: the same stem, less "_rig", beside it or in ../obj… for ../rig_info….
+    """The OBJ file of a RigNet text: the same stem without "_rig", next to it or in ../obj… for ../rig_info….
 
     Raises MeshError naming the text if there is none.
     """

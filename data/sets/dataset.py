@@ -53,7 +53,7 @@ def make_sample(mesh: Mesh, rig: Rig | None, points: int, seed: int) -> MeshSamp
 
     rig: mesh frame, any joint order; the sample has it in depth-first order.
 
-    Raises MeshError if `rig` has weights for another number of vertices than the mesh has.
+    Raises MeshError if the rig's weights and the mesh have different numbers of vertices.
     """
     if rig is not None and len(rig.weights) != len(mesh.vertices):
         raise MeshError(

@@ -54,7 +54,8 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read a folder's manifest. Raises MeshError naming the file: missing, damaged, another version."""
+    """Read a folder's manifest. Raises MeshError naming the file if it is missing, damaged or of another
+    version."""
     path = Path(folder) / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: Ru
 def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
     """Load the last checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
-    Raises RecipeError if the checkpoint has other sizes or another optimizer.
+    Raises RecipeError if the checkpoint has different sizes or a different optimizer.
     """
     states = _states(output)
     if not states:

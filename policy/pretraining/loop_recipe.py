@@ -10,7 +10,7 @@ from data.typed_recipe import RecipeError
 
 @dataclass(frozen=True)
 class LoopRecipe:
-    """How long and how fast to train, on which precision, and where results go."""
+    """How long and how fast to train, in which precision, and where results go."""
 
     max_steps: int = 1000
     """Optimizer steps of the run; at least 1. Source: this project."""

@@ -45,7 +45,7 @@ class SourceRecipe:
     """Procedural creatures, one seed each. Source: this project."""
 
     kinds: list[str] | None = None
-    """Kinds of creatures to take in turn, such as `[quadruped, biped]`; null lets each seed choose. Source:
+    """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
 
     weight: float = 1.0
@@ -73,7 +73,7 @@ class RigDataRecipe:
     """Where training rigs come from, how they are augmented, and how many points of each are drawn."""
 
     sources: tuple[SourceRecipe, ...] = ()
-    """Sources of rigs, mixed by weight, of which at least one is above 0; an empty list stands for procedural
+    """Sources of rigs, mixed by weight, of which at least one is above 0; an empty list means procedural
     creatures. Source: this project."""
 
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -92,8 +92,8 @@ class RigDataRecipe:
     taken; at least 0. Source: specification, section 12.2."""
 
     vertices: int = 2048
-    """Most mesh vertices that are added to the points, with their own weights and vertex normals; at least 0.
-    Source: specification, section 12.2 (16,384)."""
+    """Maximum number of mesh vertices added to the points, with their own weights and vertex normals; at
+    least 0. Source: specification, section 12.2 (16,384)."""
 
     max_joints: int = 64
     """Rigs with more joints are skipped; at least 1. Source: this project."""

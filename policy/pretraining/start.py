@@ -14,7 +14,7 @@ from policy.pretraining.processes import is_main_process
 
 
 def start_run(recipe: Any, loop: LoopRecipe) -> Path:
-    """Create the output directory and write the resolved recipe into it; the directory.
+    """Create the output directory, write the resolved recipe into it, and return the directory.
 
     Raises RecipeError if the directory is not writable, or if DeepSpeed launched this process and the recipe
     uses Muon.

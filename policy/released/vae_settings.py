@@ -38,7 +38,7 @@ def parse_vae_config(
 ) -> SkinVAEConfig:
     """The configuration of a VAE checkpoint; `tokens_per_skin` is all its tokens if not given.
 
-    Raises CheckpointError for a checkpoint of something else, missing settings and unsupported ones.
+    Raises CheckpointError for any other checkpoint, and for missing or unsupported settings.
     """
     settings = settings_section(vae, "model_config")
     if not is_vae_checkpoint(vae):
@@ -80,8 +80,8 @@ def infer_vae_config(
 ) -> SkinVAEConfig:
     """The VAE's configuration from the tensors in a TokenRig checkpoint, with released values for the rest.
 
-    `settings` is the checkpoint's `model_config`. Raises CheckpointError if tensors are missing or show
-    another VAE than the released one, whose own checkpoint is then needed.
+    `settings` is the checkpoint's `model_config`. Raises CheckpointError if tensors are missing or belong to
+    a VAE other than the released one; pass that VAE's own checkpoint then.
     """
     shapes = {
         name[len(VAE_PREFIX) :]: tuple(tensor.shape)

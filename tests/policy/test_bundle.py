@@ -64,7 +64,7 @@ def test_weights_at_query_points(policy, golden):
         query_normals=cloud[1][50:90],
     )
     torch.testing.assert_close(torch.from_numpy(rig.weights), golden["decode_skin_pred"][50:90], **TOLERANCE)
-    with pytest.raises(ValueError, match="must be given together"):
+    with pytest.raises(ValueError, match="must be passed together"):
         policy.decode_rig(golden["decode_ids"], *cloud, query_points=cloud[0])
 
 

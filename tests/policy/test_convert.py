@@ -188,7 +188,7 @@ def test_without_the_vae_checkpoint_released_values_are_assumed(tmp_path, capsys
         tmp_path / "b/skin_vae/config.json"
     ).read_text()
     # Another size cannot be assumed.
-    with pytest.raises(CheckpointError, match=r"not of the released size .* --vae"):
+    with pytest.raises(CheckpointError, match=r"does not have the released size .* with --vae"):
         import_checkpoint(RIG, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 

@@ -317,7 +317,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
     ("override", "message"),
     [
         ("data.sources=[{files: NOWHERE/*.glb}]", "error: NOWHERE/*.glb: no file matches"),
-        ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE there"),
+        ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE found"),
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("skeleton_only_steps=-1", "error: 'skeleton_only_steps' must be at least 0, not -1"),
         (

@@ -214,7 +214,7 @@ def test_files_and_prepared_folders(tmp_path, path, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("skin_vaes=[NOWHERE]", "error: 'skin_vaes': NOWHERE: no skin VAE there"),
+        ("skin_vaes=[NOWHERE]", "error: 'skin_vaes': NOWHERE: no skin VAE found"),
         ("skin_vaes=[]", "error: 'skin_vaes' is empty; list at least one directory"),
         ("skin_vaes=[a,a]", "error: 'skin_vaes' lists a directory twice; list each once"),
         ("tokens=[5]", "error: 'tokens': '"),

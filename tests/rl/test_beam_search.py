@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused(model, embeds, options, message):
 
 
 def test_every_mesh_needs_a_class(model, embeds):
-    with pytest.raises(ValueError, match=r"5 meshes, class_ids \(2,\)"):
+    with pytest.raises(ValueError, match=r"class_ids have shape \(2,\) for 5 meshes"):
         beam_search(
             model, embeds, torch.full((2,), WORDS.class_none), Grammar(WORDS), max_new_tokens=4, beams=2
         )

@@ -263,7 +263,7 @@ def test_prepared_folders_that_cannot_be_used(prepared, tmp_path, capsys):
     def examples(folder: Path, **changes: int) -> RigExamples:
         return RigExamples(replace(SMALL, sources=(SourceRecipe(prepared=str(folder)),), **changes))
 
-    with pytest.raises(MeshError, match=r"make the folder with `python -m data\.prepare`"):
+    with pytest.raises(MeshError, match=r"create the folder with `python -m data\.prepare`"):
         examples(tmp_path / "nowhere")
     with pytest.raises(MeshError, match="all 2 training rigs have more than 1 joints or 300000 faces"):
         examples(prepared, max_joints=1)

@@ -105,7 +105,7 @@ def test_properties_of_the_motion_loss(seed, counts):
         (
             np.zeros((3, 3)),
             np.zeros((1, 2, 3, 3)),
-            "the predicted rig has weights for 2 vertices and the mesh has 3",
+            "the predicted rig has weights for 2 vertices, but the mesh has 3",
         ),
         (np.zeros((0, 3)), np.zeros((1, 2, 3, 3)), r"vertices have shape \(0, 3\)"),
         (np.zeros((2, 2)), np.zeros((1, 2, 3, 3)), r"vertices have shape \(2, 2\)"),

@@ -110,7 +110,7 @@ def test_properties_of_skin_scores(seed, vertices, joints):
         ),
         (np.ones((2, 3)), np.ones((3, 3)), 0.01, r"shape \(2, 3\) and ground-truth weights \(3, 3\)"),
         (np.ones((0, 3)), np.ones((0, 3)), 0.01, r"predicted weights: weights have shape \(0, 3\)"),
-        (np.ones((2, 3)), np.full((2, 3), np.nan), 0.01, "true weights: vertex 0"),
+        (np.ones((2, 3)), np.full((2, 3), np.nan), 0.01, "ground-truth weights: vertex 0"),
         (-np.ones((2, 3)), np.ones((2, 3)), 0.01, "predicted weights: vertex 0"),
         (np.ones(3), np.ones(3), 0.01, r"predicted weights: weights have shape \(3,\)"),
         (np.ones((2, 3)), np.ones((2, 3)), -0.5, "threshold is -0.5"),
