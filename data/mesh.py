@@ -68,8 +68,8 @@ def check_triangles(
     if low < 0 or high >= len(vertices):
         wrong = low if low < 0 else high
         raise MeshError(
-            f"{name}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} "
-            "vertices; repair it"
+            f"{name}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     return vertices, faces
 

@@ -1,4 +1,4 @@
-"""`python docs/make_tree.py`: the project's map, one phrase per file, made from the files' own first lines.
+"""`python docs/make_tree.py`: generates docs/tree.md, one phrase per file, from the files' first lines.
 
 Writes docs/tree.md and the table of folders in README.md. `--check` writes nothing and exits with 1 if either
 is out of date. Standard library only.
@@ -103,15 +103,15 @@ def folder_lines(folder: Path, depth: int, root: Path = ROOT) -> list[str]:
 def tree_page(root: Path = ROOT) -> str:
     """The whole of docs/tree.md."""
     lines = [
-        "# Every file, one phrase each",
+        "# Every file in one phrase",
         "",
-        "Made from the files' own first lines by `python docs/make_tree.py`; change those, not this page.",
+        "Generated from the files' first lines by `python docs/make_tree.py`; edit those, not this page.",
         "",
     ]
     for room in (*ROOMS, "recipes", "docs"):
         lines += [f"## {room}/", "", folder_phrase(root / room, root), ""]
         lines += [*folder_lines(root / room, 0, root), ""]
-    lines += ["## tests/", "", FOLDERS["tests"], "", "## Beside them", ""]
+    lines += ["## tests/", "", FOLDERS["tests"], "", "## Other files", ""]
     lines += [f"- [{name}](../{name}) – {phrase(root / name)}" for name in BUILD_FILES]
     lines += [f"- [checkpoints/](../checkpoints) – {FOLDERS['checkpoints']}"]
     return "\n".join(lines) + "\n"

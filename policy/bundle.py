@@ -222,9 +222,8 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     absent = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
     if absent:
         raise PolicyError(
-            f"{source}: {len(absent)} weights required by config.json are missing or have the "
-            "wrong shape, such "
-            f"as {min(absent)}; restore all files of the same policy"
+            f"{source}: {len(absent)} weights required by config.json are missing or have the wrong shape, "
+            f"such as {min(absent)}; restore all files of the same policy"
         )
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.

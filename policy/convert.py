@@ -1,4 +1,4 @@
-"""`python -m policy.convert`: import released `.ckpt` checkpoints as policy directories and export them."""
+"""`python -m policy.convert`: imports released `.ckpt` files as policy directories and exports them back."""
 
 import argparse
 import json

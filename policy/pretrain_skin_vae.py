@@ -1,4 +1,4 @@
-"""Stage 1: train the skin VAE (FSQ-CVAE), which turns a bone's skinning weights into SkinTokens and back."""
+"""Stage 1: trains the skin VAE (FSQ-CVAE), which turns a bone's skinning weights into SkinTokens and back."""
 
 from __future__ import annotations
 

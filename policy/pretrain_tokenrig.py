@@ -1,4 +1,4 @@
-"""Stage 2: train TokenRig on ground-truth rigs to write the rig of a mesh, with the skin VAE frozen."""
+"""Stage 2: trains TokenRig on ground-truth rigs to write the rig of a mesh, with the skin VAE frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the reward service's backends share: meshes, rollouts and their scores. Imports no torch."""
+"""Shared by the reward service's backends: meshes, rollouts and their scores. Does not import torch."""
 
 from __future__ import annotations
 

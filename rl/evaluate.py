@@ -1,4 +1,4 @@
-"""Command: evaluate policies on held-out meshes by rewards and, given ground-truth rigs, by metrics."""
+"""Evaluates policies on held-out meshes: rewards and, where there are ground-truth rigs, metrics."""
 
 from __future__ import annotations
 

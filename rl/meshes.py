@@ -1,4 +1,4 @@
-"""A recipe's meshes: load them, split training from held-out, hand them to the reward service."""
+"""A recipe's meshes: loads them, splits training from held-out, hands them to the reward service."""
 
 from __future__ import annotations
 

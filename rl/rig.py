@@ -1,4 +1,4 @@
-"""Command: rig a mesh file; writes the rigged GLB and a picture of the rig."""
+"""Rigs a mesh file: writes the rigged GLB and a picture of the rig."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run's output directory: start a new run, resume one, or refuse another recipe's."""
+"""A training run's output directory: starts a new run, resumes one, or refuses a different recipe's."""
 
 from __future__ import annotations
 
@@ -60,9 +60,8 @@ def open_run(recipe: Recipe) -> Path | None:
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
-                f"'output_dir' {output} holds a run with a different '{key}'; choose another "
-                "directory, or start "
-                "over with resume=false (the earlier checkpoints are kept in previous-N/)"
+                f"'output_dir' {output} holds a run with a different '{key}'; choose another directory, or "
+                "start over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
     write_recipe(recipe, written)
     return checkpoints[-1] if checkpoints else None

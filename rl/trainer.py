@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer with two seams: the rollout function and the log-probabilities."""
+"""TRL's GRPO trainer with this project's rollouts and log-probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Skeleton augmentations: delete joints, cut off limbs, re-parent joints."""
+"""Skeleton augmentations: deletes joints, cuts off limbs, re-parents joints."""
 
 from dataclasses import replace
 

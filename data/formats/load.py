@@ -186,8 +186,8 @@ def _compact(
     if faces.min() < 0 or faces.max() >= len(vertices):
         wrong = int(faces.min() if faces.min() < 0 else faces.max())
         raise MeshError(
-            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} "
-            "vertices; repair it"
+            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     kept, compact = np.unique(faces, return_inverse=True)
     return vertices[kept], compact.reshape(-1, 3)
@@ -196,8 +196,8 @@ def _compact(
 def _check_size(path: Path, faces: int, max_faces: int) -> None:
     if faces > max_faces:
         raise MeshError(
-            f"{path}: the mesh has {faces} faces, over the limit of {max_faces}; simplify the "
-            "mesh or raise the limit"
+            f"{path}: the mesh has {faces} faces, over the limit of {max_faces}; simplify the mesh or raise "
+            "the limit"
         )
 
 

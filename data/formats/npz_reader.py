@@ -115,8 +115,8 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, 
                 loaded = plain_pickle(content)
             except ValueError as problem:
                 raise MeshError(
-                    f"{path}: array {name!r} cannot be read as plain data ({problem}); "
-                    "save only numbers, strings and NumPy arrays"
+                    f"{path}: array {name!r} cannot be read as plain data ({problem}); save only numbers, "
+                    "strings and NumPy arrays"
                 ) from problem
             return loaded.item() if isinstance(loaded, np.ndarray) and loaded.ndim == 0 else loaded
         if math.prod(shape) * dtype.itemsize != body_bytes:

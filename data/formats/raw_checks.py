@@ -49,8 +49,8 @@ def _check_obj(path: Path, data: bytes) -> bytes:
     if lowest < 1 or highest > len(vertices):
         wrong = lowest if lowest < 1 else highest
         raise MeshError(
-            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} "
-            "vertices; repair it"
+            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     return b"\n".join([*vertices, *faces, b""])
 

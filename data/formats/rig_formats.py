@@ -289,8 +289,8 @@ def _check_limits(label: str, vertices: int, faces: int, joints: int, limits: Ri
     for what, count, limit in (("faces", faces, limits.max_faces), ("joints", joints, limits.max_joints)):
         if count > limit:
             raise MeshError(
-                f"{label}: the rig has {count} {what}, over the limit of {limit}; simplify it "
-                "or raise the limit"
+                f"{label}: the rig has {count} {what}, over the limit of {limit}; simplify it or raise the "
+                "limit"
             )
     if vertices * joints > MAX_WEIGHTS:
         raise MeshError(

@@ -131,8 +131,8 @@ def sparse_weights(
         if len(index) and (index.min() < 0 or index.max() >= count):
             wrong = int(index.min() if index.min() < 0 else index.max())
             raise MeshError(
-                f"{name}: a weight refers to {what} {wrong}, but the rig has only {count}; "
-                "export the weights again"
+                f"{name}: a weight refers to {what} {wrong}, but the rig has only {count}; export the "
+                "weights again"
             )
     dense = np.zeros(shape, dtype=np.float32)
     np.add.at(dense, (rows, columns), values.astype(np.float32))
@@ -149,8 +149,8 @@ def _meta(path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
         raise MeshError(f"{path}: not a prepared rig; create one with `python -m data.prepare`")
     if meta.get("version") != VERSION:
         raise MeshError(
-            f"{path}: format version {meta.get('version')} is not supported, only {VERSION}; "
-            "prepare the rig again"
+            f"{path}: format version {meta.get('version')} is not supported, only {VERSION}; prepare the rig "
+            "again"
         )
     kinds = {"name": str, "names": list, "class_name": str | None, "source": str, "scale": float}
     for key, kind in kinds.items():

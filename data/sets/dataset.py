@@ -135,8 +135,8 @@ def prepared_samples(
         file = rigs.folder / entry.file
         if entry.faces > max_faces:
             reason = (
-                f"the rig has {entry.faces} faces, over the limit of {max_faces}; simplify it or "
-                "raise the limit"
+                f"the rig has {entry.faces} faces, over the limit of {max_faces}; simplify it or raise the "
+                "limit"
             )
             refusals.append(Refusal(str(file), reason))
             continue

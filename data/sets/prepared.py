@@ -69,8 +69,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise MeshError(f"{path}: not a manifest of prepared rigs; run `python -m data.prepare`")
     if content.get("version") != VERSION:
         raise MeshError(
-            f"{path}: format version {content.get('version')} is not supported, only {VERSION}; "
-            "prepare the folder again"
+            f"{path}: format version {content.get('version')} is not supported, only {VERSION}; prepare the "
+            "folder again"
         )
     try:
         rigs = tuple(entry_from(rig) for rig in content["rigs"])
@@ -105,7 +105,7 @@ class PreparedRigs(Sequence[RiggedMesh]):
         rigs = read_manifest(folder).rigs
         self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
         if not self.entries:
-            fix = "run `python -m data.prepare` with more rigs or another --eval"
+            fix = "run `python -m data.prepare` with more rigs or a different --eval"
             where = f" in the {split!r} split" if split and rigs else ""
             raise MeshError(f"{self.folder}: no rigs{where}; {fix}")
 

@@ -1,4 +1,4 @@
-"""What a pre-training run does first: check the launch, write its recipe, check its starting weights."""
+"""The start of a pre-training run: checks the launch, writes the recipe, checks the starting weights."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, An
     if different:
         values = ", ".join(f"{key}={_as_written(own.get(key))}" for key in different)
         raise RecipeError(
-            f"'start_from': the weights in '{start}' do not match the recipe's '{different[0]}'; "
-            f"set {values}, or start from other weights"
+            f"'start_from': the weights in '{start}' do not match the recipe's '{different[0]}'; set "
+            f"{values}, or start from other weights"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: read a released `.ckpt` without running its code, write `.ckpt` and safetensors."""
+"""Checkpoint files: reads a released `.ckpt` without running its code, writes `.ckpt` and safetensors."""
 
 import hashlib
 import json
@@ -102,8 +102,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     hyper_parameters = content.get("hyper_parameters")
     if not isinstance(hyper_parameters, Mapping):
         raise CheckpointError(
-            f"{source}: no hyper_parameters, so the model's sizes are unknown; pass a "
-            "checkpoint of the release"
+            f"{source}: no hyper_parameters, so the model's sizes are unknown; pass a checkpoint of the "
+            "release"
         )
     others = sorted(str(name) for name in set(content) - {"state_dict", "hyper_parameters"})
     return Checkpoint(source, tensors, dict(hyper_parameters), tuple(others))
@@ -114,9 +114,8 @@ def settings_section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     section = checkpoint.hyper_parameters.get(name)
     if not isinstance(section, Mapping):
         raise CheckpointError(
-            f"{checkpoint.path}: hyper_parameters has no {name}, so the model's sizes are "
-            "unknown; pass a checkpoint "
-            "of the release"
+            f"{checkpoint.path}: hyper_parameters has no {name}, so the model's sizes are unknown; pass a "
+            "checkpoint of the release"
         )
     return dict(section)
 
@@ -265,7 +264,7 @@ def _tensor_offsets(source: Path) -> dict[str, tuple[int, Tensor]]:
     """Byte offset in the file, and a fake tensor of its shape and dtype, by normalised name."""
     if not zipfile.is_zipfile(source):
         raise CheckpointError(
-            f"{source}: truncated or in the format before torch 1.6; save it again with torch.save"
+            f"{source}: truncated or in a format older than torch 1.6; save it again with torch.save"
         )
     with FakeTensorMode():
         state = _load(source, mmap=False)["state_dict"]

@@ -43,8 +43,8 @@ def parse_vae_config(
     settings = settings_section(vae, "model_config")
     if not is_vae_checkpoint(vae):
         raise CheckpointError(
-            f"{vae.path}: not a VAE checkpoint of the SkinTokens release (no FSQ_dict); pass its VAE, "
-            "e.g. skin_vae_2_10_32768/last.ckpt"
+            f"{vae.path}: not a VAE checkpoint of the SkinTokens release (no FSQ_dict); pass its VAE, e.g. "
+            "skin_vae_2_10_32768/last.ckpt"
         )
     model, sample = dict(settings["model"]), dict(settings.get("sample", {}))
     where = f"{vae.path}: model_config.model"
@@ -103,9 +103,8 @@ def infer_vae_config(
     matches = size is None or size == parse_vocabulary(rig, codebook, tokens_per_skin).size
     if not matches or width_encoder % RELEASED_VAE_HEADS or width_decoder % RELEASED_VAE_HEADS:
         raise CheckpointError(
-            f"{rig.path}: its skin VAE does not have the released size ({RELEASED_VAE_HEADS} "
-            f"heads, {codebook} "
-            "codes); pass the VAE's checkpoint with --vae"
+            f"{rig.path}: its skin VAE does not have the released size ({RELEASED_VAE_HEADS} heads, "
+            f"{codebook} codes); pass the VAE's checkpoint with --vae"
         )
     try:
         return SkinVAEConfig(

@@ -45,8 +45,7 @@ def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: Arra
         if len(rig.weights) != len(points):
             raise MetricError(
                 f"the {name} rig has weights for {len(rig.weights)} vertices, but the mesh has "
-                f"{len(points)}; "
-                "pass rigs of this mesh"
+                f"{len(points)}; pass rigs of this mesh"
             )
     try:
         true_rotations = check_rotations(rotations, len(truth.joints))

@@ -63,8 +63,8 @@ def skin_scores(predicted: ArrayLike, truth: ArrayLike, threshold: float = 1e-2)
     p, t = _check_skin("predicted", predicted), _check_skin("ground-truth", truth)
     if p.shape != t.shape:
         raise MetricError(
-            f"predicted weights have shape {p.shape} and ground-truth weights {t.shape}; pass "
-            "both as (V, J) with the same joints"
+            f"predicted weights have shape {p.shape} and ground-truth weights {t.shape}; pass both as (V, J) "
+            "with the same joints"
         )
     per_vertex = np.abs(p - t).sum(axis=1)
     above, true_above = p > threshold, t > threshold

@@ -1,4 +1,4 @@
-"""What the rewards need to know of a recipe: their settings and their weighted sum."""
+"""The reward settings and the weighted total reward that a recipe specifies."""
 
 from __future__ import annotations
 

@@ -414,8 +414,14 @@ def test_start_from_loads_the_weights(tmp_path):
             "error: 'start_from': the weights in 'START' do not match the recipe's "
             "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
         ),
-        ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' do not match the recipe's 'model.fsq_levels'"),
-        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no skin VAE found; pass a policy or skin_vae directory"),
+        (
+            "model.fsq_levels=[8,4,2]",
+            "error: 'start_from': the weights in 'START' do not match the recipe's 'model.fsq_levels'",
+        ),
+        (
+            "start_from=NOWHERE",
+            "error: 'start_from': NOWHERE: no skin VAE found; pass a policy or skin_vae directory",
+        ),
     ],
 )
 def test_weights_of_another_kind_are_no_start(tmp_path, capsys, override, message):

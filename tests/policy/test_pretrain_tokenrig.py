@@ -448,8 +448,8 @@ def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path
         ),
         (
             "mesh_encoder.token_num=5",
-            "error: 'start_from': the weights in 'START' do not match the recipe's "
-            "'mesh_encoder.token_num'; set mesh_encoder.token_num=6, or",
+            "error: 'start_from': the weights in 'START' do not match the recipe's 'mesh_encoder.token_num'; "
+            "set mesh_encoder.token_num=6, or",
         ),
         ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no config.json; pass a policy directory"),
     ],

@@ -100,8 +100,8 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
     write_manifest(prepared, replace(manifest, rigs=held_out))
     return (
         override,
-        f"error: {prepared}: no rigs in the 'train' split; run `python -m data.prepare` with "
-        "more rigs or another --eval",
+        f"error: {prepared}: no rigs in the 'train' split; run `python -m data.prepare` with more rigs or "
+        "a different --eval",
     )
 
 

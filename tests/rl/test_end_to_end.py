@@ -211,7 +211,7 @@ def test_no_run_starts_without_meshes(here, tmp_path, capsys, key, kind):
         rigs = tuple(replace(rig, split=other) for rig in manifest.rigs)
         write_manifest(tmp_path / "prepared", replace(manifest, rigs=rigs))
         folder = tmp_path / "prepared"
-        fix = "run `python -m data.prepare` with more rigs or another --eval"
+        fix = "run `python -m data.prepare` with more rigs or a different --eval"
         expected = f"error: {folder}: no rigs in the {part!r} split; {fix}"
     assert here({f"data.{key}": str(folder)}) == 2
     shown = capsys.readouterr()
