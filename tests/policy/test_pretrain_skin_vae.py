@@ -101,7 +101,7 @@ def test_the_mask_term_weighs_in_and_has_a_threshold():
     expected = (math.log(1 + odds[0]) + math.log(1 + 1 / odds[1]) + math.log(1 + odds[2])) / 3
     assert with_mask["mask"].item() == pytest.approx(expected, rel=1e-5)
     assert with_mask["loss"].item() == pytest.approx(without["loss"].item() + 0.5 * expected, rel=1e-5)
-    with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be between 0 and 1"):
+    with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be above 0 and below 1"):
         SkinLossRecipe(mask_threshold=0.0)
 
 
