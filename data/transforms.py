@@ -1,4 +1,4 @@
-"""Random scaling, rotation and noise for a rigged mesh, which stays in the mesh frame."""
+"""Geometric augmentations of a rigged mesh: random scale, rotation and noise, back in the mesh frame."""
 
 from dataclasses import replace
 

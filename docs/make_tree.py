@@ -18,7 +18,7 @@ ROOMS = ("data", "policy", "rewards", "rl")
 FOLDERS = {
     "recipes": "Runs as YAML files: GRPO, both pre-training stages, the skin report.",
     "recipes/accelerate": "Launch configurations: one process, several GPUs, DeepSpeed ZeRO-2.",
-    "checkpoints": "The small policy and FSQ-CVAE that ship with the repository.",
+    "checkpoints": "The small policy and skin VAE that ship with the repository.",
     "docs": "These pages, and the small programs that make or check them.",
     "docs/images": "Pictures of these pages.",
     "tests": "Tests; the folders mirror the packages.",
@@ -39,7 +39,8 @@ def phrase(path: Path) -> str:
     if path.suffix == ".py":
         found = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     elif path.suffix == ".md":
-        found = _first_sentence(re.sub(r"\A# .*\n+", "", text).split("\n\n")[0])
+        body = re.sub(r"<!--.*?-->\s*", "", re.sub(r"\A# .*\n+", "", text), flags=re.DOTALL)
+        found = _first_sentence(body.split("\n\n")[0])
     else:
         comment = re.match(r"(?:#.*\n)+", text)
         found = _first_sentence(re.sub(r"^# ?", "", comment[0], flags=re.MULTILINE) if comment else "")
@@ -103,7 +104,7 @@ def folder_lines(folder: Path, depth: int, root: Path = ROOT) -> list[str]:
 def tree_page(root: Path = ROOT) -> str:
     """The whole of docs/tree.md."""
     lines = [
-        "# Every file in one phrase",
+        "# Map of the source files",
         "",
         "Generated from the files' first lines by `python docs/make_tree.py`; edit those, not this page.",
         "",
@@ -111,7 +112,7 @@ def tree_page(root: Path = ROOT) -> str:
     for room in (*ROOMS, "recipes", "docs"):
         lines += [f"## {room}/", "", folder_phrase(root / room, root), ""]
         lines += [*folder_lines(root / room, 0, root), ""]
-    lines += ["## tests/", "", FOLDERS["tests"], "", "## Other files", ""]
+    lines += ["## tests/", "", FOLDERS["tests"], "", "## At the top level", ""]
     lines += [f"- [{name}](../{name}) – {phrase(root / name)}" for name in BUILD_FILES]
     lines += [f"- [checkpoints/](../checkpoints) – {FOLDERS['checkpoints']}"]
     return "\n".join(lines) + "\n"

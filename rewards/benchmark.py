@@ -1,4 +1,4 @@
-"""`python -m rewards.benchmark`: times the fast paths against the obvious alternatives, as ratios.
+"""`python -m rewards.benchmark`: times the optimised scoring against straightforward implementations.
 
 Meshes are procedural and rigs random, so that anyone can repeat it. Times are medians; the two sides of a
 ratio alternate, so that a busy machine slows both.

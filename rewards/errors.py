@@ -1,4 +1,4 @@
-"""Scoring errors, by fault: the rig's (rewards 0), the mesh's (no rewards) or the caller's (a bug)."""
+"""Scoring errors, by cause: the rig (reward 0), the mesh (not scored), the caller (a bug)."""
 
 
 class RewardError(ValueError):

@@ -1,4 +1,4 @@
-"""`python -m rewards.explain RIGGED.glb --out DIR`: pictures that show how a rig earns each reward.
+"""`python -m rewards.explain RIGGED.glb --out DIR`: plots how a rig earns each reward.
 
 Writes occupancy.png, coverage.png, containment.png, stretch.png and scores.json, for any rigged GLB.
 """

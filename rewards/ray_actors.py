@@ -1,4 +1,4 @@
-"""Ray actors of the reward service: mesh directory, skin decoder, scorer. Their client is `ray_service`."""
+"""Ray actors of the reward service: mesh registry, skin decoder, scorer. Their client is ray_service.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the reward service's backends: meshes, rollouts and their scores. Does not import torch."""
+"""Data types of the reward service, and the scoring of one group by both backends. Imports no torch."""
 
 from __future__ import annotations
 

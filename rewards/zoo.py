@@ -1,4 +1,4 @@
-"""`python -m rewards.zoo RIGGED.glb …`: scores degenerate rigs next to the artist's, as a Markdown table.
+"""`python -m rewards.zoo RIGGED.glb …`: compares reward-hacking rigs with the artist's, as a Markdown table.
 
 No rig of this zoo is of any use to an animator. One that beats the artist's shows how the rewards can be
 hacked.

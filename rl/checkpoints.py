@@ -1,4 +1,4 @@
-"""Training checkpoints: moved into place only when complete, pruned, and found again on resume."""
+"""Saves GRPO checkpoints: moved into place when complete, pruned, listed for resuming."""
 
 from __future__ import annotations
 

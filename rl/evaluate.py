@@ -1,4 +1,4 @@
-"""Evaluates policies on held-out meshes: rewards and, where there are ground-truth rigs, metrics."""
+"""Evaluates policies on held-out meshes: rewards, and metrics against ground-truth rigs where known."""
 
 from __future__ import annotations
 

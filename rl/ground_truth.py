@@ -1,4 +1,4 @@
-"""Measures sampled rigs against the ground-truth rigs of their meshes, with the metrics of rl.metrics."""
+"""Measures sampled rigs against the meshes' ground-truth rigs: skeleton, skin and motion metrics."""
 
 from __future__ import annotations
 

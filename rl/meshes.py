@@ -1,4 +1,4 @@
-"""A recipe's meshes: loads them, splits training from held-out, hands them to the reward service."""
+"""Loads a run's meshes, decides which are held out, and hands them to the reward service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws a rig as a PNG: three views of its skeleton over its mesh."""
+"""Renders a rig as a PNG: three views of its skeleton over its mesh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training logs: a progress bar, one console line of metrics per step, and metrics.jsonl."""
+"""Prints and writes each step's metrics (console, progress bar, metrics.jsonl); does not compute them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward functions TRL calls: they collect pending scores and log validity, diagnostics and times."""
+"""The reward functions TRL calls, and the metrics they log per step: validity, diagnostics, times."""
 
 from __future__ import annotations
 

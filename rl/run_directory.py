@@ -1,4 +1,4 @@
-"""A training run's output directory: starts a new run, resumes one, or refuses a different recipe's."""
+"""A run's output directory: starts a run, or picks the checkpoint to resume; refuses another recipe's."""
 
 from __future__ import annotations
 

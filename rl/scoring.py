@@ -1,4 +1,4 @@
-"""From sampled tokens to rewards: reads rigs from completions, submits them, collects their scores."""
+"""Reads rigs from completions, submits them for scoring, and collects their scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL's GRPO trainer with this project's rollouts and log-probabilities."""
+"""Subclasses TRL's GRPOTrainer: replaces sampling and log-probabilities; advantages and loss stay TRL's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), one mesh per file, or says why a file is refused."""
+"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; refuses bad ones by name."""
 
 import glob
 import io

@@ -1,4 +1,4 @@
-"""Detects damage in raw OBJ, PLY, STL and OFF files that their reader (trimesh) silently accepts."""
+"""Detects damage in raw OBJ, PLY, STL and OFF files that trimesh would accept silently."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The start of a pre-training run: checks the launch, writes the recipe, checks the starting weights."""
+"""Starts a pre-training run: checks the launch and the starting weights, writes the recipe."""
 
 from __future__ import annotations
 

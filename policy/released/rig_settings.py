@@ -1,4 +1,4 @@
-"""Settings of a released TokenRig checkpoint (`hyper_parameters`) to a TokenRigConfig and back."""
+"""Converts a released TokenRig checkpoint's `hyper_parameters` to a TokenRigConfig and back."""
 
 import ast
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Settings of a released VAE checkpoint (`hyper_parameters`) to a SkinVAEConfig and back."""
+"""Converts a released skin VAE checkpoint's `hyper_parameters` to a SkinVAEConfig and back."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,1 +1,1 @@
-"""SkinTokens: the FSQ-CVAE that encodes a bone's skinning weights as a few codes and decodes them."""
+"""SkinTokens: the skin VAE (an FSQ-CVAE) turns a bone's skinning weights into a few codes and back."""

@@ -1,4 +1,4 @@
-"""The SkinTokens VAE: skinning weights of one bone to a few FSQ codes and back, conditioned on the mesh.
+"""The skin VAE: skinning weights of one bone to a few FSQ codes and back, conditioned on the mesh.
 
 Modules carry the released parameter names: the state dict of `SkinVAE` is that of a released VAE checkpoint
 (`model.encoder...`), and that of a released TokenRig checkpoint behind the prefix `vae.`.

@@ -1,4 +1,4 @@
-"""Log-probabilities of rig tokens under the grammar: of whole completions (training) and sampled tokens."""
+"""Log-probabilities of rig tokens under the grammar, and sampling of the next token."""
 
 from __future__ import annotations
 

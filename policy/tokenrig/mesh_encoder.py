@@ -1,4 +1,4 @@
-"""Mesh encoder: surface points and normals to the conditioning tokens of the language model."""
+"""Mesh encoder: surface points and normals to the conditioning embeddings of the language model."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any

@@ -1,4 +1,4 @@
-"""Input checks that the metrics share, and the size of the mesh frame."""
+"""Input checks and constants that the metrics share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a GRPO recipe, checks it, and turns it into arguments for TRL's GRPOConfig."""
+"""Reads and checks a GRPO recipe (each section checks its own ranges); builds TRL's GRPOConfig arguments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.typed_recipe import build, read_recipe
-from rl.recipe.scoring import reward_settings
+from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
 from rl.recipe.train import FIXED, check_train
 

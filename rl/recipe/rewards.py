@@ -1,4 +1,4 @@
-"""The recipe sections `rewards` and `deformation`."""
+"""Keys and defaults of the recipe sections `rewards` and `deformation`."""
 
 from __future__ import annotations
 

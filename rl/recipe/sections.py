@@ -1,4 +1,4 @@
-"""The sections of a GRPO recipe: every key with its default and meaning."""
+"""Keys and defaults of the GRPO recipe, except those in rewards.py and train.py."""
 
 from __future__ import annotations
 

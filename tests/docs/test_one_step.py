@@ -42,7 +42,7 @@ def test_totals_and_advantages_follow_from_the_rewards():
     for row in rows:
         assert row[8] == pytest.approx((row[7] - mean) / (deviation + 1e-4), abs=1e-3)
     assert f"mean, {mean:.3f}," in TEXT
-    assert f"standard deviation, {deviation:.3f}." in TEXT
+    assert f"standard deviation plus 1e-4, {deviation:.3f}." in TEXT
 
 
 def test_better_rollouts_became_more_likely():

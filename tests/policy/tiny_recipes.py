@@ -81,7 +81,7 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
         return override, f"error: {rigs}: none of the 2 files is a usable rig; fix or replace them:"
     if kind == "nowhere":
         expected = (
-            f"error: {rigs}/manifest.json: cannot be read (No such file or directory); make the folder"
+            f"error: {rigs}/manifest.json: cannot be read (No such file or directory); create the folder"
         )
         return f"data.sources=[{{prepared: {rigs}}}]", expected
     for seed in range(2):

@@ -1,4 +1,4 @@
-"""The reward settings and the weighted total reward that a recipe specifies."""
+"""Turns a recipe into reward settings, and computes the weighted total reward."""
 
 from __future__ import annotations
 
