@@ -1,4 +1,4 @@
-"""Meshes and rigs: files, procedural creatures, sampling, augmentation and data sets. Knows no tokens."""
+"""Meshes and rigs: files, procedural creatures, sampling, augmentation and data sets; no tokens."""
 
 from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, Creature, make_creature

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, then rename it. Raises OSError if that fails."""
+    """Write `content` to a temporary file next to `path`, then rename it. Raises OSError if that fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -40,10 +40,10 @@ def run_command(
         epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10; "
         "--print-recipe shows every key with its value and meaning.",
     )
-    parser.add_argument("recipe", help="YAML recipe, such as those in recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="replace values of the recipe")
+    parser.add_argument("recipe", help="YAML recipe; see recipes/ for examples")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override recipe values")
     parser.add_argument(
-        "--print-recipe", action="store_true", help="print the resolved recipe, explained, and exit"
+        "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
@@ -59,6 +59,6 @@ def run_command(
         print(f"failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to resume from the last checkpoint", file=sys.stderr)
+        print("interrupted; run the same command again to resume from the last checkpoint", file=sys.stderr)
         return 130
     return 0

@@ -1,4 +1,4 @@
-"""Prints a resolved recipe as YAML with each key's sentence as a comment above it."""
+"""Prints a resolved recipe as YAML with each key's explanation as a comment above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the sentence that stands below each field of a dataclass (an attribute docstring)."""
+"""Reads the attribute docstring of each dataclass field: the sentence that explains a recipe key."""
 
 from __future__ import annotations
 

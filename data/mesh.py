@@ -53,13 +53,13 @@ def check_triangles(
         vertices = vertices.astype(np.float64)
     faces = np.asarray(faces)
     if vertices.ndim != 2 or vertices.shape[1] != 3:
-        raise MeshError(f"{name}: vertices have shape {vertices.shape}; give (V, 3)")
+        raise MeshError(f"{name}: vertices have shape {vertices.shape}; pass (V, 3)")
     if not len(vertices):
-        raise MeshError(f"{name}: it has no vertices; export a triangle mesh")
+        raise MeshError(f"{name}: the mesh has no vertices; export a triangle mesh")
     if faces.size == 0:
-        raise MeshError(f"{name}: it has no faces (a point cloud?); export a triangle mesh")
+        raise MeshError(f"{name}: the mesh has no faces (a point cloud?); export a triangle mesh")
     if faces.ndim != 2 or faces.shape[1] != 3 or not np.issubdtype(faces.dtype, np.integer):
-        raise MeshError(f"{name}: faces have shape {faces.shape}, dtype {faces.dtype}; give integers (F, 3)")
+        raise MeshError(f"{name}: faces have shape {faces.shape}, dtype {faces.dtype}; pass integers (F, 3)")
     faces = np.ascontiguousarray(faces, dtype=np.int64)
     if not np.isfinite(vertices).all():
         bad = int((~np.isfinite(vertices).all(axis=1)).sum())
@@ -68,7 +68,8 @@ def check_triangles(
     if low < 0 or high >= len(vertices):
         wrong = low if low < 0 else high
         raise MeshError(
-            f"{name}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
+            f"{name}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     return vertices, faces
 
@@ -87,10 +88,12 @@ def normalise(vertices: ArrayLike, faces: ArrayLike, name: str) -> Mesh:
     half = float(np.max(high / 2 - low / 2))
     # Relative to the distance from the origin: an extent below float32's resolution is only rounding noise.
     if not half > 1e-30 or half < 1e-7 * float(np.abs(centre).max()):
-        raise MeshError(f"{name}: its extent is zero (all vertices coincide); export a real surface")
+        raise MeshError(
+            f"{name}: the extent is zero (all vertices coincide); export a mesh with surface area"
+        )
     scale = 1.0 / half
     points = (points - centre) * scale
     a, b, c = points[triangles[:, 0]], points[triangles[:, 1]], points[triangles[:, 2]]
     if not np.abs(np.cross(b - a, c - a)).max() > 0:
-        raise MeshError(f"{name}: all its faces have zero area; export a real surface")
+        raise MeshError(f"{name}: all faces have zero area; export a mesh with surface area")
     return Mesh(points.astype(np.float32), triangles, name, centre, scale)

@@ -50,7 +50,7 @@ class PrepareSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:
-            raise MeshError(f"--eval {self.eval_share}: the share held out must be at least 0 and below 1")
+            raise MeshError(f"--eval {self.eval_share}: the held-out share must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def prepare(
     """
     settings, out = settings or PrepareSettings(), Path(out)
     if out.exists() and not out.is_dir():
-        raise MeshError(f"{out}: it is a file; give a folder for the prepared rigs")
+        raise MeshError(f"{out}: this is a file; pass a folder for the prepared rigs")
     sources = _sources(inputs, out)
     (out / RIGS).mkdir(parents=True, exist_ok=True)
     journal = _Journal(out)
@@ -110,7 +110,7 @@ def prepare(
     if not manifest.rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in manifest.refused[:SHOWN_REFUSALS])
         raise MeshError(
-            f"{', '.join(map(str, inputs))}: none of {len(sources)} files holds a usable rig; fix or "
+            f"{', '.join(map(str, inputs))}: none of the {len(sources)} files contains a usable rig; fix or "
             f"replace them:{reasons}"
         )
     write_manifest(out, manifest)
@@ -133,22 +133,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="output folder for the prepared rigs")
     parser.add_argument(
-        "--eval", type=float, default=0.05, metavar="SHARE", help="share held out for evaluation (0.05)"
+        "--eval",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="held-out share for evaluation (default: 0.05)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the train/eval split (0)")
-    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class label of all rigs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the train/eval split (default: 0)")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class label for all rigs")
     limits = RigLimits()
     parser.add_argument(
-        "--max-faces", type=int, default=limits.max_faces, help=f"largest mesh ({limits.max_faces})"
+        "--max-faces",
+        type=int,
+        default=limits.max_faces,
+        help=f"maximum faces per mesh (default: {limits.max_faces})",
     )
     parser.add_argument(
-        "--max-joints", type=int, default=limits.max_joints, help=f"largest skeleton ({limits.max_joints})"
+        "--max-joints",
+        type=int,
+        default=limits.max_joints,
+        help=f"maximum joints per skeleton (default: {limits.max_joints})",
     )
     parser.add_argument(
         "--max-megabytes",
         type=int,
         default=limits.max_npz_bytes // 2**20,
-        help=f"largest unpacked size of an NPZ file ({limits.max_npz_bytes // 2**20})",
+        help=f"maximum unpacked size of an NPZ file in MiB (default: {limits.max_npz_bytes // 2**20})",
     )
     arguments = parser.parse_args(argv)
     try:
@@ -176,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"failed: {problem}; fix the cause and run the command again", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; run the same command again to resume", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     _report(manifest, arguments.out)
     return 0
@@ -204,7 +214,9 @@ def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
     for one in inputs:
         files = [file for file in find_rigs(one) if not file.resolve().is_relative_to(inside)]
         if not files:
-            raise MeshError(f"{one}: no rig files found; check the path or pattern (quote it in a shell)")
+            raise MeshError(
+                f"{one}: no rig files found; check the path or pattern (quote patterns in the shell)"
+            )
         folder = Path(one).expanduser()
         for file in files:
             below = file.relative_to(folder) if folder.is_dir() else Path(file.name)
@@ -235,9 +247,7 @@ def _prepare_source(
         rigged = item.rigged
         digest = _digest(rigged)
         if digest in digests:
-            refused.append(
-                Refusal(rigged.source, f"it is a duplicate of {digests[digest]!r}; remove one of them")
-            )
+            refused.append(Refusal(rigged.source, f"duplicate of {digests[digest]!r}; remove one of them"))
             continue
         full_name = f"{suggested}_{item.part}" if item.part else suggested
         name = _unique(_clean(full_name), names)

@@ -28,11 +28,11 @@ class Rig:
         parents = np.asarray(self.parents)
         weights = np.ascontiguousarray(self.weights, dtype=np.float32)
         if joints.ndim != 2 or joints.shape[1] != 3 or not len(joints):
-            raise MeshError(f"rig: joints have shape {joints.shape}; give (J, 3) with at least one joint")
+            raise MeshError(f"rig: joints have shape {joints.shape}; pass (J, 3) with at least one joint")
         count = len(joints)
         if parents.shape != (count,) or not np.issubdtype(parents.dtype, np.integer):
             raise MeshError(
-                f"rig: parents have shape {parents.shape}, dtype {parents.dtype}; give {count} integers"
+                f"rig: parents have shape {parents.shape}, dtype {parents.dtype}; pass {count} integers"
             )
         parents = parents.astype(np.int64)
         if parents[0] != -1 or (parents[1:] < 0).any():
@@ -48,7 +48,7 @@ class Rig:
         check_weights(weights, count)
         names = tuple(self.names) or tuple(f"bone_{i}" for i in range(count))
         if len(names) != count:
-            raise MeshError(f"rig: {len(names)} names for {count} joints; give one per joint")
+            raise MeshError(f"rig: {len(names)} names for {count} joints; pass one per joint")
         object.__setattr__(self, "joints", joints)
         object.__setattr__(self, "parents", parents)
         object.__setattr__(self, "weights", weights)
@@ -58,7 +58,7 @@ class Rig:
 def check_weights(weights: NDArray[np.floating], joint_count: int, name: str = "rig") -> None:
     """Raise MeshError, naming `name`, unless weights are (V, joint_count), finite and >= 0."""
     if weights.ndim != 2 or weights.shape[1] != joint_count:
-        raise MeshError(f"{name}: weights have shape {weights.shape}; give (V, {joint_count})")
+        raise MeshError(f"{name}: weights have shape {weights.shape}; pass (V, {joint_count})")
     if not np.isfinite(weights).all():
         row = int(np.flatnonzero(~np.isfinite(weights).all(axis=1))[0])
         raise MeshError(
@@ -73,7 +73,7 @@ def depth_first(rig: Rig) -> Rig:
     """The same rig in canonical joint order, the order of the skeleton tokens (specification, section 10).
 
     Depth first from the root; children are visited in order of their (y, z, x), ties in their old order.
-    Weight columns and names are reordered alike.
+    Weight columns and names are reordered accordingly.
     """
     children: list[list[int]] = [[] for _ in rig.parents]
     for joint, parent in enumerate(rig.parents.tolist()):

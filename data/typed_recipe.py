@@ -50,7 +50,7 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
     if path.resolve() in [file.resolve() for file in trail]:
         raise RecipeError(f"{trail[-1]}: its 'defaults' form a cycle through '{path}'; remove one of them")
     if not path.is_file():
-        raise RecipeError(f"recipe '{path}'{place} does not exist; give the path of a YAML file")
+        raise RecipeError(f"recipe '{path}'{place} does not exist; pass the path of a YAML file")
     try:
         config = OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -80,7 +80,9 @@ def _bases(value: Any, path: Path) -> list[str]:
 def _read_override(override: str) -> DictConfig:
     key, separator, value = override.partition("=")
     if not separator or not all(part.strip() for part in key.split(".")):
-        raise RecipeError(f"override '{override}' does not have the form key.sub=value; fix it")
+        raise RecipeError(
+            f"override '{override}' must have the form key.sub=value, such as train.max_steps=10"
+        )
     try:
         return OmegaConf.from_dotlist([override])
     except yaml.YAMLError:
@@ -123,7 +125,7 @@ def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
     for key in values:
         if key not in known:
             near = nearest_key(schema, str(key))
-            hint = f"the nearest valid key is '{prefix}{near}'" if near else "it takes no keys"
+            hint = f"the nearest valid key is '{prefix}{near}'" if near else "this section takes no keys"
             raise RecipeError(f"unknown key '{prefix}{key}'; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""`python docs/make_tree.py`: the project's map, one phrase per file, made from the files' own first lines.
+"""`python docs/make_tree.py`: generates docs/tree.md, one phrase per file, from the files' first lines.
 
 Writes docs/tree.md and the table of folders in README.md. `--check` writes nothing and exits with 1 if either
 is out of date. Standard library only.
@@ -106,7 +106,7 @@ def tree_page(root: Path = ROOT) -> str:
     lines = [
         "# Map of the source files",
         "",
-        "Made from the files' own first lines by `python docs/make_tree.py`; change those, not this page.",
+        "Generated from the files' first lines by `python docs/make_tree.py`; edit those, not this page.",
         "",
     ]
     for room in (*ROOMS, "recipes", "docs"):

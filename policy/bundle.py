@@ -52,7 +52,7 @@ class DecodedRig:
 class RigPolicy:
     """TokenRig with the frozen skin VAE that decodes its SkinTokens.
 
-    Raises PolicyError if codebook or SkinTokens per bone of the two differ.
+    Raises PolicyError if the two differ in codebook or SkinTokens per bone.
     """
 
     def __init__(self, model: TokenRigForCausalLM, skin_vae: SkinVAE) -> None:
@@ -125,7 +125,7 @@ class RigPolicy:
         if query_points is not None and query_normals is not None:
             cloud, directions = self._tensor(query_points), self._tensor(query_normals)
         elif query_points is not None or query_normals is not None:
-            raise ValueError("query_points and query_normals must be given together")
+            raise ValueError("query_points and query_normals must be passed together")
         weights = self.skin_vae.decode(
             torch.from_numpy(codes).to(self.device), condition.to(self.device), cloud, directions
         )
@@ -203,7 +203,7 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     if kind != "tokenrig":
         found = "no config.json" if kind is None else f"holds a model of type {kind!r}"
         raise PolicyError(
-            f"{source}: {found}; give a policy directory (see `python -m policy.convert import`)"
+            f"{source}: {found}; pass a policy directory (see `python -m policy.convert import`)"
         )
     if not any(source.glob("model*.safetensors")):
         raise PolicyError(
@@ -222,8 +222,8 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     absent = [*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])]
     if absent:
         raise PolicyError(
-            f"{source}: {len(absent)} weights required by config.json are missing or of another size, such "
-            f"as {min(absent)}; restore the files of one policy"
+            f"{source}: {len(absent)} weights required by config.json are missing or have the wrong shape, "
+            f"such as {min(absent)}; restore all files of the same policy"
         )
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.
@@ -272,11 +272,11 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
             return place
     if given is not None:
         raise PolicyError(
-            f"{given}: no skin VAE there; give a policy or skin_vae directory with config.json and "
+            f"{given}: no skin VAE found; pass a policy or skin_vae directory with config.json and "
             "model.safetensors"
         )
     if not source.is_dir():
-        raise PolicyError(f"{source}: no such directory; give a policy directory")
+        raise PolicyError(f"{source}: no such directory; pass a policy directory")
     raise PolicyError(
         f"{source}: no {SKIN_VAE_FOLDER} folder; for a trainer's checkpoint, pass the policy that the run "
         "started from as skin_vae (--skin-vae)"
@@ -341,7 +341,7 @@ def _model_type(directory: Path) -> str | None:
     try:
         return json.loads(path.read_text()).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise PolicyError(f"{path}: is not a JSON object ({error}); restore the file") from error
+        raise PolicyError(f"{path}: not a JSON object ({error}); restore the file") from error
 
 
 def adapter_base(directory: Path) -> Path | None:

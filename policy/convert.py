@@ -1,4 +1,4 @@
-"""`python -m policy.convert`: import released `.ckpt` checkpoints as policy directories and export them."""
+"""`python -m policy.convert`: imports released `.ckpt` files as policy directories and exports them back."""
 
 import argparse
 import json
@@ -163,15 +163,15 @@ def _read_model(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
 def _read_config(source: Path) -> TokenRigConfig:
     path = source / "config.json"
     if not path.is_file():
-        raise PolicyError(f"{source}: no config.json; give a policy directory or a .ckpt file")
+        raise PolicyError(f"{source}: no config.json; pass a policy directory or a .ckpt file")
     try:
         values = json.loads(path.read_text())
         kind = values.get("model_type")
         if kind != "tokenrig":
-            raise PolicyError(f"{source}: holds a model of type {kind!r}; give a TokenRig policy")
+            raise PolicyError(f"{source}: holds a model of type {kind!r}; pass a TokenRig policy")
         return TokenRigConfig.from_dict(values)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PolicyError(f"{path}: is not a JSON object ({error}); restore the file") from error
+        raise PolicyError(f"{path}: not a JSON object ({error}); restore the file") from error
 
 
 def _read_skin_vae(folder: Path) -> tuple[SkinVAEConfig, dict[str, Tensor]]:
@@ -193,7 +193,7 @@ def _in_stored_dtypes(config: TokenRigConfig, tensors: Mapping[str, Tensor]) -> 
 def describe(path: str | Path) -> list[str]:
     """Summarise a TokenRig or VAE checkpoint or a policy directory, as lines of text.
 
-    Raises CheckpointError and PolicyError for a path that holds none of them.
+    Raises CheckpointError and PolicyError for any other path.
     """
     source = Path(path)
     if source.is_dir():
@@ -331,10 +331,10 @@ def build_parser() -> argparse.ArgumentParser:
     writer.add_argument("directory", metavar="DIR", help="policy directory or a trainer's checkpoint-N")
     writer.add_argument("--out", metavar="CKPT", required=True, help="file to write")
     writer.add_argument(
-        "--like", metavar="ORIGINAL_CKPT", help="copy this file and replace changed weights only"
+        "--like", metavar="ORIGINAL_CKPT", help="copy this file and replace only the changed weights"
     )
     writer.add_argument(
-        "--skin-vae", metavar="DIR", help="policy directory with the skin VAE, for a checkpoint-N"
+        "--skin-vae", metavar="DIR", help="policy directory that provides the skin VAE of a checkpoint-N"
     )
     writer.add_argument("--vae-out", metavar="VAE_CKPT", help="also write a VAE checkpoint")
     viewer = commands.add_parser("info", help="summarise a .ckpt or a policy directory")

@@ -1,4 +1,4 @@
-"""Stage 1: train the skin VAE (FSQ-CVAE), which turns a bone's skinning weights into SkinTokens and back."""
+"""Stage 1: trains the skin VAE (FSQ-CVAE), which turns a bone's skinning weights into SkinTokens and back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class SkinLossRecipe:
-    """The terms of the reconstruction loss between decoded and true skinning weights."""
+    """The terms of the reconstruction loss between decoded and ground-truth skinning weights."""
 
     bce: float = 1.0
     """Weight of the binary cross entropy; 0 disables it (no range check). Source: paper (the term), this
@@ -60,9 +60,7 @@ class SkinLossRecipe:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_threshold < 1:
-            raise RecipeError(
-                f"'loss.mask_threshold' must be between 0 and 1, both excluded, not {self.mask_threshold}"
-            )
+            raise RecipeError(f"'loss.mask_threshold' must be above 0 and below 1, not {self.mask_threshold}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def collate(items: list[Batch]) -> Batch:
 
 
 def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecipe) -> Losses:
-    """BCE, MSE, Dice and mask terms between predicted and true weights, and their weighted sum `loss`.
+    """BCE, MSE, Dice and mask terms against the ground-truth weights, and their weighted sum `loss`.
 
     logits (B, Q) before the sigmoid, weights (B, Q) in [0, 1]. Dice per bone, squared denominators:
     1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε). Mask: the cross entropy of w > t, with logits shifted so that
@@ -252,8 +250,10 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
         return model
     try:
         start = SkinVAE.load(find_skin_vae(recipe.start_from, recipe.start_from), dtype=torch.float32)
-    except (PolicyError, ValueError, SafetensorError) as error:
-        raise RecipeError(f"'start_from': {error}; give a directory with a trained skin VAE") from error
+    except PolicyError as error:
+        raise RecipeError(f"'start_from': {error}") from error
+    except (ValueError, SafetensorError) as error:
+        raise RecipeError(f"'start_from': {error}; set it to the directory of a trained skin VAE") from error
     free = {"tokens_per_skin"}
     if len(start.config.fsq_levels) == len(recipe.model.fsq_levels) and not recipe.frozen_encoder:
         free.add("fsq_levels")
@@ -292,7 +292,7 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
 
 
 def train(recipe: SkinVAERecipe) -> Path:
-    """Run stage 1 and write the skin VAE to `<loop.output_dir>/skin_vae`; that directory."""
+    """Run stage 1, write the skin VAE to `<loop.output_dir>/skin_vae` and return that directory."""
     initial = initial_model(recipe)
     examples = BoneExamples(recipe)
 

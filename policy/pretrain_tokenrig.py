@@ -1,4 +1,4 @@
-"""Stage 2: train TokenRig on known rigs to write the rig of a mesh, with the skin VAE frozen."""
+"""Stage 2: trains TokenRig on ground-truth rigs to write the rig of a mesh, with the skin VAE frozen."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LanguageModelRecipe:
     """Width of the gated MLP; at least 1 (not checked here). Source: specification, section 6."""
 
     max_position_embeddings: int = 3192
-    """Most positions of a sequence, mesh tokens included; at least 1 (not checked here). Source:
+    """Maximum sequence length in positions, mesh tokens included; at least 1 (not checked here). Source:
     specification, section 6."""
 
 
@@ -69,11 +69,11 @@ class TokenRigRecipe:
     is not used. Source: this project."""
 
     skin_vae: str = "checkpoints/small/skin_vae"
-    """Skin VAE or policy directory whose codes the SkinTokens are. Source: this project."""
+    """Skin VAE, or policy directory with one, that defines the SkinTokens. Source: this project."""
 
     class_name: str | None = "articulation"
-    """Class token of rigs without a class of their own that the vocabulary knows; one of its classes, or null
-    for none. Source: specification, section 9.2."""
+    """Class token of rigs that have no class of their own in the vocabulary; one of its classes, or null for
+    none. Source: specification, section 9.2."""
 
     mesh_encoder: MeshEncoderConfig = field(default_factory=MeshEncoderConfig)
     """Sizes of the mesh encoder."""
@@ -106,7 +106,7 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     if not 0 <= recipe.own_token_share <= 1:
-        raise RecipeError(f"'own_token_share' must be from 0 to 1, not {recipe.own_token_share}")
+        raise RecipeError(f"'own_token_share' must be between 0 and 1, not {recipe.own_token_share}")
     classes = Vocabulary().classes
     if recipe.start_from is None and recipe.class_name is not None and recipe.class_name not in classes:
         raise RecipeError(
@@ -162,7 +162,7 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
         return model
     print(
         f"'{recipe.start_from}' has {words.codebook} SkinTokens and '{recipe.skin_vae}' {codebook} codes: "
-        "SkinTokens are initialised again",
+        "re-initialising the SkinTokens' weights",
         file=sys.stderr,
     )
     return _with_words(model, config, new_words)
@@ -277,11 +277,11 @@ def sequences(
 def with_own_skin_tokens(
     model: TokenRigForCausalLM, ids: Tensor, batch: dict[str, Any], share: float, seed: tuple[int, ...]
 ) -> Tensor:
-    """Input ids (B, L) with some SkinTokens replaced by the model's own draws given the true prefix.
+    """Input ids (B, L) with some SkinTokens replaced by the model's own draws given the ground-truth prefix.
 
-    The share replaced in each row is uniform in [0, share]. Predicting the true tokens from this input is
-    scheduled sampling (Bengio et al. 2015): a policy that has only read true SkinTokens derails after the
-    first bone that it gets slightly wrong.
+    The share replaced in each row is uniform in [0, share]. Predicting the ground-truth tokens from this
+    input is scheduled sampling (Bengio et al. 2015): a policy that has only read ground-truth SkinTokens
+    derails after the first bone that it gets slightly wrong.
     """
     vocabulary = model.config.get_vocabulary()
     logits = model(

@@ -54,7 +54,8 @@ class SkinReportRecipe:
     Source: this project."""
 
     count: int = 64
-    """Most rigs to use, of files and prepared folders the first ones; at least 1. Source: this project."""
+    """Maximum number of rigs; files and prepared folders contribute their first ones; at least 1. Source:
+    this project."""
 
     max_joints: int = 256
     """Rig files with more joints are skipped; at least 1. Source: this project."""
@@ -64,15 +65,15 @@ class SkinReportRecipe:
     queries. Source: this project."""
 
     points: int = 1024
-    """Surface points per mesh behind the VAE's condition; at least 1. Source: specification, section 12.2
-    (54,000)."""
+    """Surface points per mesh from which the VAE's condition is encoded; at least 1. Source: specification,
+    section 12.2 (54,000)."""
 
     dense_pool: int = 2048
     """Further surface points, from which points near a bone are taken; at least 0. Source: specification,
     section 12.2."""
 
     vertices: int = 2048
-    """Most mesh vertices that are added to the points; at least 0. Source: specification, section 12.2
+    """Maximum number of mesh vertices added to the points; at least 0. Source: specification, section 12.2
     (16,384)."""
 
     encoder_points: int = 384
@@ -206,19 +207,19 @@ def _rigs_of_files(pattern: str | list[str], count: int, limits: RigLimits) -> l
         if len(pairs) == count:
             break
     if not pairs:
-        why = f"none of its {len(files)} files holds a usable rig" if files else "no file matches"
-        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote it in a shell)")
+        why = f"none of the {len(files)} files contains a usable rig" if files else "no file matches"
+        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote patterns in the shell)")
     return pairs
 
 
 def weight_scores(predicted: Floats, truth: Floats, threshold: float = 1e-2) -> WeightScores:
     """Compare weights (V, J) with V, J >= 1; predictions need not be normalised. See `WeightScores`.
 
-    Raises ValueError for other or different shapes.
+    Raises ValueError for wrong or different shapes.
     """
     if predicted.shape != truth.shape or predicted.ndim != 2 or not predicted.size:
         raise ValueError(
-            f"weights must be two (V, J) arrays of one shape, got {predicted.shape}, {truth.shape}"
+            f"weights must be two (V, J) arrays of the same shape, got {predicted.shape}, {truth.shape}"
         )
     a, b = predicted > threshold, truth > threshold
     both, either = (a & b).sum(axis=0), (a | b).sum(axis=0)

@@ -1,4 +1,4 @@
-"""Diagnostics of a rig, logged beside its rewards to expose reward hacking."""
+"""Diagnostics of a rig, logged with its rewards to expose reward hacking."""
 
 from typing import Any
 

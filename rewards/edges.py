@@ -1,4 +1,4 @@
-"""Edges of a triangle mesh: list them, validate them."""
+"""Edges of a triangle mesh: lists and validates them."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

@@ -79,7 +79,7 @@ def load_recorded_poses(path: str | Path) -> RecordedPoses:
         rotations = rotations if layout == "rows" else rotations.swapaxes(-1, -2)
     else:
         raise PoseFileError(
-            f"{path}: has no rotations; store them as 'rotations', 'rotations_6d' or 'smpl_272'"
+            f"{path}: no rotations found; store them as 'rotations', 'rotations_6d' or 'smpl_272'"
         )
     _check(rotations, parents, names, path)
     return RecordedPoses(rotations, parents, names)
@@ -189,11 +189,13 @@ def _check(
     # `<` is false for NaN too.
     if not (error < 1e-3).all() or not (np.linalg.det(rotations) > 0).all():
         frame = int(np.flatnonzero(~(error < 1e-3))[0]) if not (error < 1e-3).all() else 0
-        raise PoseFileError(f"{path}: frame {frame} has a matrix that is not a rotation; store rotations")
+        raise PoseFileError(
+            f"{path}: frame {frame} has a matrix that is not a rotation; store rotation matrices"
+        )
     joints = rotations.shape[1]
     if not names and parents is None:
         raise PoseFileError(
-            f"{path}: has neither 'names' nor 'parents' for its {joints} joints; store one of them"
+            f"{path}: neither 'names' nor 'parents' for its {joints} joints; store one of them"
         )
     if names and len(names) != joints:
         raise PoseFileError(f"{path}: {len(names)} names for {joints} joints; store one per joint")

@@ -1,4 +1,4 @@
-"""Plain NumPy references of the rewards and kernels: slow, readable, what tests compare with.
+"""Plain NumPy references of the rewards and kernels: slow and readable, for tests to compare against.
 
 Scoring never imports this module. Arguments, results and errors are those of the function that a docstring
 names.

@@ -1,4 +1,4 @@
-"""Reward settings: every parameter of the rewards; defaults are the paper's where it gives one."""
+"""Reward settings: every parameter of the rewards; defaults are the paper's values where it gives them."""
 
 from dataclasses import dataclass
 from typing import get_args

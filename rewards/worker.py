@@ -113,7 +113,9 @@ def with_progress(items: Iterable[V], count: int) -> Iterable[V]:
 def check_prepared(mesh: int, reasons: Sequence[str | None]) -> None:
     """Raise ValueError if mesh `mesh` cannot be scored, IndexError if there is no such mesh."""
     if not 0 <= mesh < len(reasons):
-        raise IndexError(f"mesh {mesh} was never prepared; {len(reasons)} meshes were")
+        raise IndexError(
+            f"mesh {mesh} was not prepared; prepare it before scoring ({len(reasons)} meshes are prepared)"
+        )
     if reasons[mesh] is not None:
         raise ValueError(f"mesh {mesh} cannot be scored: {reasons[mesh]}")
 

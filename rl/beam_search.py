@@ -47,9 +47,11 @@ def beam_search(
     meshes = len(mesh_embeds)
     limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
     if class_ids.shape != (meshes,) or meshes == 0:
-        raise ValueError(f"{meshes} meshes, class_ids {tuple(class_ids.shape)}: give one class per mesh")
+        raise ValueError(
+            f"class_ids have shape {tuple(class_ids.shape)} for {meshes} meshes; pass one class per mesh"
+        )
     if not 0 < max_new_tokens <= limit:
-        raise ValueError(f"max_new_tokens {max_new_tokens} must be in 1..{limit} for this model")
+        raise ValueError(f"max_new_tokens {max_new_tokens} must be between 1 and {limit} for this model")
     if beams < 1 or not length_penalty >= 0:
         raise ValueError(f"beams {beams} must be at least 1 and length_penalty {length_penalty} at least 0")
     was_training = model.training

@@ -46,9 +46,8 @@ class MeshBank:
         """(B,) mesh indices from prompt ids (B, P); raises ValueError if an id is not a mesh handle."""
         index = prompt_ids[:, 0] - self.vocabulary.size
         if bool(((index < 0) | (index >= len(self))).any()):
-            raise ValueError(
-                f"prompt ids must begin with a mesh handle in {self.vocabulary.size} + 0..{len(self)}"
-            )
+            first = self.vocabulary.size
+            raise ValueError(f"prompt ids must begin with a mesh handle, {first} to {first + len(self) - 1}")
         return index
 
     def clouds(self, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which mesh each group of a training run is sampled for: seeded epochs, the same after a resume."""
+"""The order in which a training run visits its meshes: seeded epochs, the same after a resume."""
 
 from __future__ import annotations
 

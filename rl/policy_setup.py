@@ -38,8 +38,8 @@ def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     room = config.max_position_embeddings - config.get_mesh_encoder().tokens - PROMPT_LENGTH
     if not 0 < recipe.train["max_completion_length"] <= room:
         raise RecipeError(
-            f"'train.max_completion_length' {recipe.train['max_completion_length']} must be in 1..{room}: "
-            f"{source} has {config.max_position_embeddings} positions for mesh, prompt and rig"
+            f"'train.max_completion_length' {recipe.train['max_completion_length']} must be between 1 and "
+            f"{room}: {source} has {config.max_position_embeddings} positions for mesh, prompt and rig"
         )
     name, known = recipe.data.class_name, policy.vocabulary.classes
     if name is not None and name not in known:

@@ -93,12 +93,12 @@ def sample_rigs(
     rows = len(seeds)
     if mesh_index.shape != (rows,) or class_ids.shape != (rows,) or rows == 0:
         raise ValueError(
-            f"{rows} seeds, mesh_index {tuple(mesh_index.shape)}, class_ids {tuple(class_ids.shape)}: "
-            "give one of each per row"
+            f"{rows} seeds, but mesh_index has shape {tuple(mesh_index.shape)} and class_ids "
+            f"{tuple(class_ids.shape)}; pass one of each per row"
         )
     limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
     if not 0 < max_new_tokens <= limit:
-        raise ValueError(f"max_new_tokens {max_new_tokens} must be in 1..{limit} for this model")
+        raise ValueError(f"max_new_tokens {max_new_tokens} must be between 1 and {limit} for this model")
     was_training = model.training
     model.eval()
     chunks = [

@@ -44,7 +44,7 @@ def open_run(recipe: Recipe) -> Path | None:
     With `resume` false, the checkpoints and metrics of an earlier run are moved to `previous-N/`.
 
     Raises:
-        RecipeError: the directory cannot be used, or holds the run of another recipe.
+        RecipeError: the directory cannot be used, or holds a run of a different recipe.
     """
     output = make_directory(recipe)
     try:
@@ -60,8 +60,8 @@ def open_run(recipe: Recipe) -> Path | None:
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
-                f"'output_dir' {output} holds a run with another '{key}'; choose another directory, or start "
-                "over with resume=false (the earlier checkpoints are kept in previous-N/)"
+                f"'output_dir' {output} holds a run with a different '{key}'; choose another directory, or "
+                "start over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
     write_recipe(recipe, written)
     return checkpoints[-1] if checkpoints else None

@@ -67,7 +67,7 @@ def train(recipe: Recipe) -> None:
             write_evaluation(before, output / "before.json")
         if checkpoint is not None and is_finished(checkpoint, args.max_steps):
             if main_process:
-                print(f"nothing to train: {checkpoint} is the last step", file=sys.stderr)
+                print(f"nothing to train: {checkpoint} is already the last step", file=sys.stderr)
             trained = load_model(checkpoint).to(policy.device)
         else:
             trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint)

@@ -20,11 +20,11 @@ class AugmentRecipe:
     """
 
     reparent_probability: float = 0.0
-    """Probability of hanging joints below another parent; 0 to 1. Source: paper (stage 1 only), which gives
-    no probability."""
+    """Probability of re-parenting joints; 0 to 1. Source: paper (stage 1 only), which gives no
+    probability."""
 
     max_reparented: float = 0.3
-    """Largest share of the joints that are hung below another parent; 0 to 1. Source: paper (0.3)."""
+    """Largest share of the joints that are re-parented; 0 to 1. Source: paper (0.3)."""
 
     subtree_probability: float = 0.0
     """Probability of cutting off a joint with all joints below it and their vertices, such as a limb; 0 to 1.
@@ -81,7 +81,7 @@ class AugmentRecipe:
             if name == "scale_range":
                 if not (len(value) == 2 and 0 < value[0] <= value[1] < np.inf):
                     raise RecipeError(
-                        f"'data.augment.{name}' must be two positive factors, the smaller first, not {value}"
+                        f"'data.augment.{name}' must be two positive factors, smaller first, not {value}"
                     )
             elif not 0 <= value <= most.get(name, 1.0):
                 raise RecipeError(

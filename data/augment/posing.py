@@ -23,7 +23,7 @@ def posed(mesh: Mesh, rig: Rig, rotations: NDArray[np.floating]) -> tuple[Mesh, 
     Raises ValueError if `rotations` has another shape.
     """
     if np.shape(rotations) != (len(rig.joints), 3, 3):
-        raise ValueError(f"rotations have shape {np.shape(rotations)}; give ({len(rig.joints)}, 3, 3)")
+        raise ValueError(f"rotations have shape {np.shape(rotations)}; pass ({len(rig.joints)}, 3, 3)")
     rest = rig.joints.astype(np.float64)
     rotated = np.array(rotations, dtype=np.float64)
     heads = rest.copy()

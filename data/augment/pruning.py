@@ -1,4 +1,4 @@
-"""Skeleton augmentations: delete joints, cut off limbs, re-parent joints."""
+"""Skeleton augmentations: deletes joints, cuts off limbs, re-parents joints."""
 
 from dataclasses import replace
 
@@ -49,9 +49,9 @@ def without_joints(mesh: Mesh, rig: Rig, gone: NDArray[np.bool_]) -> tuple[Mesh,
 
     gone (J,) bool, False for the root. A joint dominates the vertices of which it has the largest weight;
     their faces are deleted, then all unreferenced vertices. Children of a deleted joint move to its nearest
-    remaining ancestor. A vertex's remaining weights are scaled to their former sum. Mesh and rig are
-    returned unchanged if too little surface would remain (MIN_SURFACE) or a joint would lie far outside it
-    (MAX_OUTSIDE). Raises ValueError if `gone` has another shape or includes the root.
+    remaining ancestor. A vertex's remaining weights are scaled to their former sum. Mesh and rig are returned
+    unchanged if too little surface would remain (MIN_SURFACE) or a joint would lie far outside it
+    (MAX_OUTSIDE). Raises ValueError if `gone` has the wrong shape or includes the root.
     """
     if gone.shape != (len(rig.joints),) or gone[0]:
         raise ValueError(
@@ -90,7 +90,7 @@ def without_joints(mesh: Mesh, rig: Rig, gone: NDArray[np.bool_]) -> tuple[Mesh,
 
 
 def reparented(rig: Rig, rng: np.random.Generator, max_share: float) -> Rig:
-    """Give up to `max_share` of the joints, one after the other, another parent; positions do not change.
+    """Re-parent up to `max_share` of the joints, one after the other; positions do not change.
 
     The number is uniform from 0 to the maximum. The new parent is one of the nearest joints outside the
     joint's own subtree, so the result is a tree with the same root; joints are reordered so that parents

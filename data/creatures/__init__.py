@@ -1,4 +1,4 @@
-"""Procedural creatures with known rigs, generated from a seed: the built-in data set."""
+"""Procedural creatures with ground-truth rigs, generated from a seed: the built-in data set."""
 
 from data.creatures.generate import CREATURE_KINDS, Creature, make_creature
 

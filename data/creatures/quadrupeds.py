@@ -1,4 +1,4 @@
-"""Four-legged creatures in the manner of foxes, horses and elephants, and winged dragons."""
+"""Four-legged creatures such as foxes, horses and elephants, and winged dragons."""
 
 from collections.abc import Callable
 

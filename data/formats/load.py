@@ -73,7 +73,7 @@ def load_asset(
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".fbx":
-        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for instance with Blender")
+        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
     if suffix not in MESH_SUFFIXES:
         known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
         raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
@@ -81,7 +81,7 @@ def load_asset(
         size = path.stat().st_size
         if size > max_bytes:
             raise MeshError(
-                f"{path}: the file is {size / 2**20:.0f} MiB large, the limit is {max_bytes / 2**20:.0f}; "
+                f"{path}: the file is {size / 2**20:.0f} MiB, over the limit of {max_bytes / 2**20:.0f} MiB; "
                 "simplify the mesh or raise the limit"
             )
         if size == 0:
@@ -97,7 +97,7 @@ def load_asset(
             _check_size(path, len(faces), max_faces)
         mesh = normalise(*_compact(vertices, faces, path), str(path))
     except OSError as problem:
-        raise MeshError(f"{path}: it cannot be read ({problem.strerror}); check the path") from problem
+        raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
     return replace(mesh, name=path.stem), None
 
 
@@ -171,7 +171,7 @@ def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArra
             f"{path}: the file is damaged and cannot be read ({problem}); export it again"
         ) from problem
     if not faces.size:
-        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+        raise MeshError(f"{path}: the mesh has no faces (a point cloud?); export a triangle mesh")
     if file_type == "stl":
         # STL has no shared vertices: every triangle stores its own three corners.
         vertices, inverse = np.unique(vertices, axis=0, return_inverse=True)
@@ -186,7 +186,8 @@ def _compact(
     if faces.min() < 0 or faces.max() >= len(vertices):
         wrong = int(faces.min() if faces.min() < 0 else faces.max())
         raise MeshError(
-            f"{path}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
+            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     kept, compact = np.unique(faces, return_inverse=True)
     return vertices[kept], compact.reshape(-1, 3)
@@ -195,7 +196,8 @@ def _compact(
 def _check_size(path: Path, faces: int, max_faces: int) -> None:
     if faces > max_faces:
         raise MeshError(
-            f"{path}: it has {faces} faces, the limit is {max_faces}; simplify the mesh or raise the limit"
+            f"{path}: the mesh has {faces} faces, over the limit of {max_faces}; simplify the mesh or raise "
+            "the limit"
         )
 
 

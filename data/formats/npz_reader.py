@@ -51,7 +51,7 @@ def read_npz(path: str | Path, objects: bool = False, max_bytes: int = MAX_NPZ_B
         total = sum(member.file_size for member in members)
         if total > max_bytes:
             raise MeshError(
-                f"{path}: it unpacks to {total / 2**20:.0f} MiB, the limit is {max_bytes / 2**20:.0f}; "
+                f"{path}: unpacks to {total / 2**20:.0f} MiB, over the limit of {max_bytes / 2**20:.0f} MiB; "
                 "split the file or raise the limit"
             )
         return {
@@ -98,7 +98,7 @@ def _damage_reported(path: Path) -> Iterator[None]:
         raise
     except _DAMAGED as problem:
         raise MeshError(
-            f"{path}: it is not a complete NPZ file ({problem}); copy it again or write it with numpy.savez"
+            f"{path}: not a complete NPZ file ({problem}); copy it again or write it with numpy.savez"
         ) from problem
 
 
@@ -109,16 +109,14 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, 
         body_bytes = member.file_size - stream.tell()
         if dtype.hasobject:
             if not objects or dtype != np.dtype(object):
-                raise MeshError(
-                    f"{path}: its array {name!r} holds Python objects; save plain numbers and strings"
-                )
+                raise MeshError(f"{path}: array {name!r} holds Python objects; save only numbers and strings")
             content = stream.read()
             try:
                 loaded = plain_pickle(content)
             except ValueError as problem:
                 raise MeshError(
-                    f"{path}: its array {name!r} cannot be read as plain data ({problem}); "
-                    "save only numbers, strings and NumPy arrays"
+                    f"{path}: array {name!r} cannot be read as plain data ({problem}); save only numbers, "
+                    "strings and NumPy arrays"
                 ) from problem
             return loaded.item() if isinstance(loaded, np.ndarray) and loaded.ndim == 0 else loaded
         if math.prod(shape) * dtype.itemsize != body_bytes:

@@ -45,21 +45,22 @@ def _check_obj(path: Path, data: bytes) -> bytes:
             lowest, highest = min(lowest, *corners), max(highest, *corners)
             faces.append(b"f " + b" ".join(b"%d" % corner for corner in corners))
     if not faces:
-        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+        raise MeshError(f"{path}: the mesh has no faces (a point cloud?); export a triangle mesh")
     if lowest < 1 or highest > len(vertices):
         wrong = lowest if lowest < 1 else highest
         raise MeshError(
-            f"{path}: a face refers to vertex {wrong} but there are only {len(vertices)}; repair the mesh"
+            f"{path}: a face refers to vertex {wrong}, but the mesh has only {len(vertices)} vertices; "
+            "repair it"
         )
     return b"\n".join([*vertices, *faces, b""])
 
 
 def _check_ply(path: Path, data: bytes) -> bytes:
     if not data.startswith(b"ply"):
-        raise MeshError(f'{path}: it does not start with "ply"; export the file again')
+        raise MeshError(f'{path}: the file does not start with "ply"; export it again')
     head, end, body = data.partition(b"end_header")
     if not end:
-        raise _damaged(path, "its header does not end")
+        raise _damaged(path, "the header has no end_header line")
     counts: dict[bytes, int] = {}
     for line in head.splitlines():
         words = line.split()
@@ -68,12 +69,12 @@ def _check_ply(path: Path, data: bytes) -> bytes:
                 raise _damaged(path, f"the header line {_quoted(line)} cannot be read")
             counts[words[1]] = int(words[2])
     if not counts.get(b"face") and not counts.get(b"tristrips"):
-        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+        raise MeshError(f"{path}: the mesh has no faces (a point cloud?); export a triangle mesh")
     # The reader checks the size of a binary body; a text body has one line per element.
     if b"format ascii" in head:
         lines = sum(1 for line in body.splitlines() if line.strip())
         if lines < sum(counts.values()):
-            raise _damaged(path, f"it has {lines} of {sum(counts.values())} lines")
+            raise _damaged(path, f"only {lines} of {sum(counts.values())} lines are present")
     return data
 
 
@@ -84,32 +85,32 @@ def _check_stl(path: Path, data: bytes) -> bytes:
         if needed == len(data) or (needed < len(data) and data.lstrip()[:5].lower() != b"solid"):
             return data[:needed]
     if data.lstrip()[:5].lower() != b"solid":
-        raise _damaged(path, f"it has {len(data)} bytes, too few for its triangles")
+        raise _damaged(path, f"{len(data)} bytes are too few for its triangles")
     lower = data.lower()
     facets, corners = lower.count(b"endfacet"), lower.count(b"vertex")
     if b"endsolid" not in lower or corners != 3 * facets:
-        raise _damaged(path, f"it has {corners} corners in {facets} complete triangles")
+        raise _damaged(path, f"found {corners} corners but {facets} complete triangles")
     return data
 
 
 def _check_off(path: Path, data: bytes) -> bytes:
     lines = [line for line in (raw.split(b"#")[0].strip() for raw in data.splitlines()) if line]
     if not lines or b"OFF" not in lines[0][:5]:
-        raise MeshError(f'{path}: it does not start with "OFF"; export the file again')
+        raise MeshError(f'{path}: the file does not start with "OFF"; export it again')
     # The counts are on the second line or follow the keyword.
     header = lines[0].split()[1:]
     first = 1 if header else 2
     header = header or (lines[1].split() if len(lines) > 1 else [])
     if len(header) < 2 or not all(word.isdigit() for word in header[:2]):
-        raise _damaged(path, "its header has no vertex and face counts")
+        raise _damaged(path, "the header has no vertex and face counts")
     vertices, faces = int(header[0]), int(header[1])
     if not faces:
-        raise MeshError(f"{path}: it has no faces (a point cloud?); export a triangle mesh")
+        raise MeshError(f"{path}: the mesh has no faces (a point cloud?); export a triangle mesh")
     if len(lines) - first < vertices + faces:
-        raise _damaged(path, f"it has {len(lines) - first} of {vertices + faces} lines")
+        raise _damaged(path, f"only {len(lines) - first} of {vertices + faces} lines are present")
     last = lines[first + vertices + faces - 1].split()
     if not last[0].isdigit() or len(last) < 1 + int(last[0]):
-        raise _damaged(path, "its last face is incomplete")
+        raise _damaged(path, "the last face is incomplete")
     return data
 
 

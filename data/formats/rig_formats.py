@@ -63,7 +63,7 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
     - Articulation-XL NPZ: one rig, or a list `arr_0` of many: vertices, faces, joints, bones (parent, child),
       root_index, skinning_weights_{value,row,col,shape}, joint_names, uuid.
     - RigNet text: lines `joints name x y z`, `root name`, `skin vertex joint weight …`, `hier parent child`;
-      the mesh is the OBJ of the same stem (less "_rig") beside it or in ../obj… for ../rig_info….
+      the mesh is the OBJ of the same stem (without "_rig") next to it or in ../obj… for ../rig_info….
     - Files of `write_rig_npz`.
 
     `repair_rig` lists what is repaired. The mesh's name is the file's stem, or the folder's name for
@@ -76,13 +76,13 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
     except MeshError as problem:
         yield _refusal(path, problem)
     except OSError as problem:
-        yield Refusal(str(path), f"it cannot be read ({problem.strerror}); check the path")
+        yield Refusal(str(path), f"cannot be read ({problem.strerror}); check the path")
 
 
 def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     suffix = path.suffix.lower()
     if suffix == ".fbx":
-        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for instance with Blender")
+        raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
     if suffix not in RIG_SUFFIXES:
         raise MeshError(
             f"{path}: unknown rig format {suffix or '(no extension)'}; convert it to GLB, NPZ or RigNet text"
@@ -96,7 +96,7 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     else:
         mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
         if rig is None:
-            raise MeshError(f"{path}: it has no skin; bind the mesh to a skeleton")
+            raise MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
         yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
 
 
@@ -116,9 +116,9 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         many = [many]
     entries = list(many) if isinstance(many, np.ndarray) and many.ndim == 1 else many
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise MeshError(f"{path}: its array 'arr_0' is not a list of rigs; save one dictionary per rig")
+        raise MeshError(f"{path}: array 'arr_0' is not a list of rigs; save one dictionary per rig")
     if not entries:
-        raise MeshError(f"{path}: its list of rigs is empty; export it again")
+        raise MeshError(f"{path}: the list of rigs is empty; export it again")
     for number, entry in enumerate(entries):
         label = f"{path}[{number}]"
         uuid = entry.get("uuid")
@@ -152,10 +152,10 @@ def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLi
 def _array(label: str, arrays: Mapping[str, Any], key: str) -> NDArray[Any]:
     value = arrays.get(key)
     if value is None:
-        raise MeshError(f"{label}: it has no {key}; include them in the export")
+        raise MeshError(f"{label}: the rig has no {key}; include them in the export")
     array = np.asarray(value) if isinstance(value, np.ndarray) or _rectangular(value) else None
     if array is None or array.dtype.kind not in "iuf" or not array.ndim:
-        raise MeshError(f"{label}: its {key} are not an array of numbers; export it again")
+        raise MeshError(f"{label}: the {key} are not an array of numbers; export it again")
     return array
 
 
@@ -176,18 +176,20 @@ def _joints(label: str, arrays: Mapping[str, Any]) -> NDArray[Any]:
         if matrices.ndim == 3 and matrices.shape[1:] in ((4, 4), (3, 4)):
             return matrices[:, :3, 3]
     if arrays.get("joints") is None:
-        raise MeshError(f"{label}: it has no skeleton (joints or matrix_local); include one in the export")
+        raise MeshError(
+            f"{label}: the rig has no skeleton (joints or matrix_local); include one in the export"
+        )
     return _array(label, arrays, "joints")
 
 
 def _parents(label: str, value: Any, count: int) -> list[int]:
     """Parents as integers, -1 for roots, from integers or from objects with None for roots."""
     if value is None:
-        raise MeshError(f"{label}: it has no parents; include them in the export")
+        raise MeshError(f"{label}: the rig has no parents; include them in the export")
     entries = np.atleast_1d(value).tolist() if isinstance(value, np.ndarray | int) else value
     if not isinstance(entries, list | tuple) or len(entries) != count:
         raise MeshError(
-            f"{label}: its parents are not a list of {count} entries, one per joint; export it again"
+            f"{label}: the parents are not a list of {count} entries, one per joint; export it again"
         )
     parents = []
     for joint, entry in enumerate(entries):
@@ -207,9 +209,11 @@ def _bone_parents(label: str, arrays: Mapping[str, Any], count: int) -> tuple[li
     parents = [-1] * count
     if bones.size:
         if bones.ndim != 2 or bones.shape[1] != 2 or not np.issubdtype(bones.dtype, np.integer):
-            raise MeshError(f"{label}: its bones have shape {bones.shape}; give integers (B, 2)")
+            raise MeshError(f"{label}: the bones have shape {bones.shape}; store integers (B, 2)")
         if bones.min() < 0 or bones.max() >= count:
-            raise MeshError(f"{label}: a bone refers to a joint outside the {count} joints; export it again")
+            raise MeshError(
+                f"{label}: a bone refers to a joint beyond the rig's {count} joints; export it again"
+            )
     for parent, child in bones.reshape(-1, 2).tolist():
         if parents[child] not in (-1, parent):
             raise MeshError(
@@ -221,7 +225,7 @@ def _bone_parents(label: str, arrays: Mapping[str, Any], count: int) -> tuple[li
         return parents, None
     entry = np.asarray(root).reshape(-1)
     if entry.size != 1 or not np.issubdtype(entry.dtype, np.integer) or not 0 <= entry[0] < count:
-        raise MeshError(f"{label}: its root_index {root!r} is not one of the {count} joints; export it again")
+        raise MeshError(f"{label}: root_index {root!r} is not one of the {count} joints; export it again")
     return parents, int(entry[0])
 
 
@@ -230,14 +234,14 @@ def _weights(label: str, arrays: Mapping[str, Any], vertices: int, joints: int) 
         shape = np.asarray(arrays.get("skinning_weights_shape", (vertices, joints))).tolist()
         if shape != [vertices, joints]:
             raise MeshError(
-                f"{label}: its skinning weights have shape {shape} for {vertices} vertices and {joints} "
+                f"{label}: the skinning weights have shape {shape} for {vertices} vertices and {joints} "
                 "joints; export it again"
             )
         keys = [f"skinning_weights_{part}" for part in ("row", "col", "value")]
         rows, columns, values = (_array(label, arrays, key) for key in keys)
         return sparse_weights(rows, columns, values, (vertices, joints), label)
     if arrays.get("skin") is None:
-        raise MeshError(f"{label}: it has no skinning weights; bind the mesh to the skeleton")
+        raise MeshError(f"{label}: the rig has no skinning weights; bind the mesh to the skeleton")
     return _array(label, arrays, "skin")
 
 
@@ -247,7 +251,7 @@ def _joint_names(label: str, value: Any) -> list[str] | None:
         return None
     entries = np.atleast_1d(value).tolist() if isinstance(value, np.ndarray) else value
     if not isinstance(entries, list | tuple):
-        raise MeshError(f"{label}: its joint names are not a list; give one string per joint")
+        raise MeshError(f"{label}: the joint names are not a list; store one string per joint")
     names = []
     for entry in entries:
         if isinstance(entry, bytes):
@@ -285,7 +289,8 @@ def _check_limits(label: str, vertices: int, faces: int, joints: int, limits: Ri
     for what, count, limit in (("faces", faces, limits.max_faces), ("joints", joints, limits.max_joints)):
         if count > limit:
             raise MeshError(
-                f"{label}: it has {count} {what}, the limit is {limit}; simplify it or raise the limit"
+                f"{label}: the rig has {count} {what}, over the limit of {limit}; simplify it or raise the "
+                "limit"
             )
     if vertices * joints > MAX_WEIGHTS:
         raise MeshError(

@@ -22,7 +22,7 @@ class RiggedMesh:
     """A mesh with its rig, both in the mesh frame, weights (V, J).
 
     `class_name`: the data set's class label, such as "articulation", or None. `source`: the file it was read
-    from. Raises MeshError if the weights are for another number of vertices.
+    from. Raises MeshError if the weights and the mesh have different numbers of vertices.
     """
 
     mesh: Mesh
@@ -79,12 +79,13 @@ def write_rig_npz(path: str | Path, rigged: RiggedMesh) -> None:
 
 
 def read_rig_npz(path: str | Path) -> RiggedMesh:
-    """Read a file of `write_rig_npz`. Raises MeshError naming the file: missing, damaged, another format."""
+    """Read a file of `write_rig_npz`. Raises MeshError naming the file if it is missing, damaged or in
+    another format."""
     path = Path(path)
     try:
         arrays = read_npz(path)
     except OSError as problem:
-        raise MeshError(f"{path}: it cannot be read ({problem.strerror}); check the path") from problem
+        raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
     meta = _meta(path, arrays)
     try:
         vertices, joints = arrays["vertices"], arrays["joints"]
@@ -97,10 +98,10 @@ def read_rig_npz(path: str | Path) -> RiggedMesh:
         )
         mesh = Mesh(vertices, arrays["faces"], meta["name"], arrays["centre"], meta["scale"])
         if np.abs(mesh.vertices).max() > 1 + 1e-5:
-            raise MeshError(f"{path}: its vertices lie outside the mesh frame; prepare it again")
+            raise MeshError(f"{path}: the vertices are outside the mesh frame; prepare the rig again")
         rig = Rig(joints, arrays["parents"], weights, tuple(meta["names"]))
     except KeyError as problem:
-        raise MeshError(f"{path}: it lacks {problem}; prepare it again") from problem
+        raise MeshError(f"{path}: {problem} is missing; prepare the rig again") from problem
     except MeshError as problem:
         text = str(problem)
         raise MeshError(text if text.startswith(str(path)) else f"{path}: {text}") from problem
@@ -117,19 +118,22 @@ def sparse_weights(
     rows, columns, values = np.asarray(rows), np.asarray(columns), np.asarray(values)
     if rows.ndim != 1 or rows.shape != columns.shape or rows.shape != values.shape:
         raise MeshError(
-            f"{name}: its sparse weights have {rows.shape} rows, {columns.shape} columns and {values.shape} "
+            f"{name}: the sparse weights have {rows.shape} rows, {columns.shape} columns and {values.shape} "
             "values; export the weights again"
         )
     if not all(np.issubdtype(index.dtype, np.integer) for index in (rows, columns)) or (
         values.dtype.kind not in "iuf"
     ):
         raise MeshError(
-            f"{name}: its sparse weights need integer indices and numeric values; export the weights again"
+            f"{name}: the sparse weights need integer indices and numeric values; export the weights again"
         )
     for index, count, what in ((rows, shape[0], "vertex"), (columns, shape[1], "joint")):
         if len(index) and (index.min() < 0 or index.max() >= count):
             wrong = int(index.min() if index.min() < 0 else index.max())
-            raise MeshError(f"{name}: a weight refers to {what} {wrong} of {count}; export the weights again")
+            raise MeshError(
+                f"{name}: a weight refers to {what} {wrong}, but the rig has only {count}; export the "
+                "weights again"
+            )
     dense = np.zeros(shape, dtype=np.float32)
     np.add.at(dense, (rows, columns), values.astype(np.float32))
     return dense
@@ -140,17 +144,18 @@ def _meta(path: Path, arrays: dict[str, Any]) -> dict[str, Any]:
     try:
         meta = json.loads(raw.tobytes()) if isinstance(raw, np.ndarray) else None
     except ValueError as problem:
-        raise MeshError(f"{path}: its metadata is damaged; prepare it again") from problem
+        raise MeshError(f"{path}: the metadata is damaged; prepare the rig again") from problem
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise MeshError(f"{path}: it is not a prepared rig; create one with `python -m data.prepare`")
+        raise MeshError(f"{path}: not a prepared rig; create one with `python -m data.prepare`")
     if meta.get("version") != VERSION:
         raise MeshError(
-            f"{path}: its format version is {meta.get('version')}, not {VERSION}; prepare it again"
+            f"{path}: format version {meta.get('version')} is not supported, only {VERSION}; prepare the rig "
+            "again"
         )
     kinds = {"name": str, "names": list, "class_name": str | None, "source": str, "scale": float}
     for key, kind in kinds.items():
         if key not in meta or not isinstance(meta[key], kind):
-            raise MeshError(f"{path}: the metadata entry {key!r} is damaged; prepare it again")
+            raise MeshError(f"{path}: the metadata entry {key!r} is damaged; prepare the rig again")
     if not all(isinstance(name, str) for name in meta["names"]):
-        raise MeshError(f"{path}: the metadata entry 'names' is damaged; prepare it again")
+        raise MeshError(f"{path}: the metadata entry 'names' is damaged; prepare the rig again")
     return meta

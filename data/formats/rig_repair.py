@@ -50,12 +50,12 @@ def assemble(
     points, triangles = check_triangles(vertices, faces, name)
     positions = np.asarray(joints)
     if positions.ndim != 2 or positions.shape[1] != 3 or not len(positions):
-        raise MeshError(f"{name}: its joints have shape {positions.shape}; give (J, 3)")
+        raise MeshError(f"{name}: the joints have shape {positions.shape}; pass (J, 3)")
     if positions.dtype.kind not in "iuf":
-        raise MeshError(f"{name}: its joints have dtype {positions.dtype}; use numbers")
+        raise MeshError(f"{name}: the joints have dtype {positions.dtype}; pass numbers")
     if weights.shape != (len(points), len(positions)):
         raise MeshError(
-            f"{name}: its skinning weights have shape {weights.shape} for {len(points)} vertices and "
+            f"{name}: the skinning weights have shape {weights.shape} for {len(points)} vertices and "
             f"{len(positions)} joints; export the rig again"
         )
     kept, compact = np.unique(triangles, return_inverse=True)
@@ -116,7 +116,7 @@ def _check_joints(name: str, joints: NDArray[np.float32]) -> None:
             "the mesh's bounding box; use the same units for mesh and skeleton"
         )
     if len(joints) > 1 and np.ptp(joints, axis=0).max() < 1e-6:
-        raise MeshError(f"{name}: its {len(joints)} joints all coincide; export the bind pose")
+        raise MeshError(f"{name}: all {len(joints)} joints coincide; export the bind pose")
 
 
 def _with_one_root(
@@ -124,7 +124,7 @@ def _with_one_root(
 ) -> list[int]:
     """Parents with a single root, -1; the other roots become its children."""
     if len(parents) != count:
-        raise MeshError(f"{name}: it has {len(parents)} parents for {count} joints; give one per joint")
+        raise MeshError(f"{name}: {len(parents)} parents for {count} joints; pass one per joint")
     up = [-1 if parent == joint else parent for joint, parent in enumerate(parents)]
     wrong = next((joint for joint, parent in enumerate(up) if not -1 <= parent < count), None)
     if wrong is not None:
@@ -135,7 +135,7 @@ def _with_one_root(
     if not roots:
         raise MeshError(f"{name}: no joint is a root because the parents form a cycle; repair the skeleton")
     if first_root is not None and first_root not in roots:
-        raise MeshError(f"{name}: its root, joint {first_root}, has a parent; repair the skeleton")
+        raise MeshError(f"{name}: the root, joint {first_root}, has a parent; repair the skeleton")
     if len(roots) > 1:
         sizes = _descendants(up)
         main = first_root if first_root is not None else max(roots, key=lambda root: (sizes[root], -root))
@@ -179,7 +179,7 @@ def _unique_joint_names(name: str, names: Sequence[str] | None, count: int, note
     if names is None:
         return [f"bone_{joint}" for joint in range(count)]
     if len(names) != count:
-        raise MeshError(f"{name}: it has {len(names)} joint names for {count} joints; give one per joint")
+        raise MeshError(f"{name}: {len(names)} joint names for {count} joints; pass one per joint")
     filled = [text or f"bone_{joint}" for joint, text in enumerate(names)]
     unique = unique_names(filled)
     renamed = sum(old != new for old, new in zip(names, unique, strict=True))
@@ -198,7 +198,7 @@ def _normalised(name: str, weights: NDArray[np.floating], notes: list[str]) -> N
     total = values.sum(axis=1, dtype=np.float64)
     bound = total > 1e-8
     if not bound.any():
-        raise MeshError(f"{name}: all of its skinning weights are 0; bind the mesh to the skeleton")
+        raise MeshError(f"{name}: all skinning weights are 0; bind the mesh to the skeleton")
     off = int((np.abs(total[bound] - 1) > 1e-3).sum())
     if off:
         notes.append(f"weights of {off} vertices normalised to sum to 1")

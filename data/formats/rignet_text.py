@@ -47,7 +47,7 @@ class _Lines:
             self.joints[rest[0]] = [float(word) for word in rest[1:]]
         elif kind == "root" and len(rest) == 1:
             if self.root is not None:
-                return "it has two roots; keep one"
+                return "the file has two roots; keep one"
             self.root = rest[0]
         elif kind == "hier" and len(rest) == 2:
             if self.parent_of.setdefault(rest[1], rest[0]) != rest[0]:
@@ -72,7 +72,7 @@ def read_rignet_text(path: Path) -> RigNetText:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:
-        raise MeshError(f"{path}: it is not a text file; export it again") from problem
+        raise MeshError(f"{path}: not a text file; export it again") from problem
     lines = _Lines()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -91,14 +91,14 @@ def read_rignet_text(path: Path) -> RigNetText:
 def _checked(path: Path, lines: _Lines) -> RigNetText:
     if not lines.joints or lines.root is None or not lines.weights:
         missing = "joints" if not lines.joints else "root" if lines.root is None else "skinning weights"
-        raise MeshError(f"{path}: it has no {missing} (truncated or not a RigNet rig); export it again")
+        raise MeshError(f"{path}: no {missing} found (truncated or not a RigNet rig); export it again")
     index_of = {name: index for index, name in enumerate(lines.joints)}
     used = (lines.root, *lines.parent_of, *lines.parent_of.values(), *lines.bound)
     unknown = next((name for name in used if name not in index_of), None)
     if unknown is not None:
-        raise MeshError(f"{path}: it refers to joint {unknown!r}, which it does not define; export it again")
+        raise MeshError(f"{path}: joint {unknown!r} is used but never defined; export it again")
     if lines.root in lines.parent_of:
-        raise MeshError(f"{path}: its root {lines.root!r} has a parent; repair the skeleton")
+        raise MeshError(f"{path}: root {lines.root!r} has a parent; repair the skeleton")
     orphan = next((name for name in index_of if name != lines.root and name not in lines.parent_of), None)
     if orphan is not None:
         raise MeshError(
@@ -107,7 +107,9 @@ def _checked(path: Path, lines: _Lines) -> RigNetText:
     try:
         vertices = np.array(lines.vertices, dtype=np.int64)
     except OverflowError as problem:
-        raise MeshError(f"{path}: it refers to vertex {max(lines.vertices)}; export it again") from problem
+        raise MeshError(
+            f"{path}: vertex index {max(lines.vertices)} is too large; export it again"
+        ) from problem
     return RigNetText(
         list(index_of),
         np.array(list(lines.joints.values())),
@@ -119,7 +121,7 @@ def _checked(path: Path, lines: _Lines) -> RigNetText:
 
 
 def rignet_mesh(path: Path) -> Path:
-    """The OBJ file of a RigNet text: the same stem, less "_rig", beside it or in ../obj… for ../rig_info….
+    """The OBJ file of a RigNet text: the same stem without "_rig", next to it or in ../obj… for ../rig_info….
 
     Raises MeshError naming the text if there is none.
     """
@@ -131,7 +133,7 @@ def rignet_mesh(path: Path) -> Path:
             if (folder / f"{stem}.obj").is_file():
                 return folder / f"{stem}.obj"
     tried = " or ".join(str(folder) for folder in folders)
-    raise MeshError(f"{path}: its mesh {path.stem}.obj is not in {tried}; copy it there")
+    raise MeshError(f"{path}: the mesh {path.stem}.obj is not in {tried}; copy it there")
 
 
 def read_obj_geometry(path: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

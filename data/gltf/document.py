@@ -55,14 +55,14 @@ class Gltf:
         """A top-level list such as "nodes", empty if absent."""
         found = self.json.get(key, [])
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-            raise self.error(f'the "{key}" entry of its JSON is not a list of objects')
+            raise self.error(f'the "{key}" entry of the JSON is not a list of objects')
         return found
 
     def item(self, key: str, index: Any) -> dict[str, Any]:
         """Entry `index` of a top-level list."""
         found = self.items(key)
         if not _is_index(index) or index >= len(found):
-            raise self.error(f"it refers to {key}[{index}] but has only {len(found)}")
+            raise self.error(f"it refers to {key}[{index}], but has only {len(found)} {key}")
         return found[index]
 
     def accessor(self, index: Any) -> NDArray[Any]:
@@ -73,7 +73,7 @@ class Gltf:
         accessor = self.item("accessors", index)
         count = self._non_negative(accessor.get("count"), f"accessors[{index}].count")
         if count > _MAX_COUNT:
-            raise self.error(f"accessors[{index}] claims {count} elements", "reduce the mesh")
+            raise self.error(f"accessors[{index}] claims {count} elements", "simplify the mesh")
         component = accessor.get("componentType")
         width = _WIDTHS.get(accessor.get("type", ""))
         if component not in _COMPONENTS or width is None:
@@ -119,7 +119,7 @@ class Gltf:
         needed = start + stride * (count - 1) + size if count else 0
         if needed > length or offset + length > len(buffer) or stride < size:
             raise self.error(
-                f"{where} is truncated: it needs {max(needed, length)} bytes from offset {offset} and the "
+                f"{where} is truncated: it needs {max(needed, length)} bytes from offset {offset}, but the "
                 f"buffer has {len(buffer)}"
             )
         if not count:
@@ -144,7 +144,7 @@ class Gltf:
             length = self._non_negative(buffer.get("byteLength"), f"buffers[{index}].byteLength")
             if len(data) < length:
                 raise self.error(
-                    f"buffers[{index}] has {len(data)} of its {length} bytes (truncated)",
+                    f"buffers[{index}] is truncated ({len(data)} of {length} bytes)",
                     "copy or export it again",
                 )
             self._buffers[index] = data
@@ -161,13 +161,15 @@ class Gltf:
 
     def _side_file(self, uri: str) -> bytes:
         if urllib.parse.urlparse(uri).scheme:
-            raise self.error(f"its buffer is at {uri[:80]}, which is not downloaded", "export it as one GLB")
+            raise self.error(
+                f"the buffer at {uri[:80]} is remote and will not be downloaded", "export a single GLB"
+            )
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
             return side.read_bytes()
         except OSError as problem:
-            reason = f"its buffer file {side.name} cannot be read ({problem.strerror})"
-            raise self.error(reason, "put it beside the .gltf or export as one GLB") from problem
+            reason = f"the buffer file {side.name} cannot be read ({problem.strerror})"
+            raise self.error(reason, "put it next to the .gltf or export a single GLB") from problem
 
     def _non_negative(self, value: Any, what: str) -> int:
         if not _is_index(value):
@@ -192,9 +194,9 @@ def read_gltf(path: Path) -> Gltf:
     try:
         document = json.loads(text.decode("utf-8-sig"))
     except (UnicodeDecodeError, ValueError, RecursionError) as problem:
-        raise MeshError(f"{path}: its JSON cannot be parsed ({problem}); export the file again") from problem
+        raise MeshError(f"{path}: the JSON cannot be parsed ({problem}); export the file again") from problem
     if not isinstance(document, dict):
-        raise MeshError(f"{path}: it is not a glTF document; export the file again")
+        raise MeshError(f"{path}: not a glTF document; export the file again")
     asset = document.get("asset")
     version = str(asset.get("version")) if isinstance(asset, dict) else "unknown"
     if not version.startswith("2."):
@@ -211,7 +213,7 @@ def malformed(gltf: Gltf) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as problem:
-        raise gltf.error(f"its JSON is malformed ({type(problem).__name__}: {problem})") from problem
+        raise gltf.error(f"the JSON is malformed ({type(problem).__name__}: {problem})") from problem
 
 
 def _glb_chunks(path: Path, data: bytes) -> tuple[bytes, bytes | None]:
@@ -249,7 +251,9 @@ def _refuse_compression(gltf: Gltf) -> None:
             extensions.update(primitive.get("extensions", {}))
     for name, scheme in _COMPRESSED.items():
         if name in extensions:
-            raise gltf.error(f"it is {scheme}-compressed ({name})", "export it without mesh compression")
+            raise gltf.error(
+                f"the mesh is {scheme}-compressed ({name})", "export it without mesh compression"
+            )
 
 
 def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], dict[int, int]]:

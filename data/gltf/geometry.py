@@ -59,7 +59,7 @@ def flatten(gltf: Gltf) -> Flattened:
         order, worlds, parents = node_worlds(gltf)
         primitives = [primitive for index in sorted(order) for primitive in _primitives(gltf, index)]
         if not primitives:
-            raise gltf.error("no triangles in its scene (a point cloud or lines?)", "export a triangle mesh")
+            raise gltf.error("the scene has no triangles (a point cloud or lines?)", "export a triangle mesh")
         if any(primitive.skin is not None for primitive in primitives):
             return _flatten_skinned(gltf, primitives, order, worlds, parents)
         parts = [_apply(worlds[primitive.node], primitive.vertices) for primitive in primitives]
@@ -92,7 +92,7 @@ def _primitives(gltf: Gltf, index: int) -> Iterator[_Primitive]:
             flat = np.arange(len(vertices))
         if len(flat) and (flat.min() < 0 or flat.max() >= len(vertices)):
             raise gltf.error(
-                f"{where} refers to vertex {max(flat.max(), -flat.min())} but has only {len(vertices)}",
+                f"{where} refers to vertex {max(flat.max(), -flat.min())}, but has only {len(vertices)}",
                 "repair the mesh",
             )
         faces = _triangles(flat, mode)
@@ -319,9 +319,9 @@ def _checked_slots(gltf: Gltf, primitive: _Primitive, count: int) -> NDArray[np.
     assert primitive.joint_slots is not None
     assert primitive.slot_weights is not None
     if not np.isfinite(primitive.slot_weights).all():
-        raise gltf.error("it has skinning weights that are NaN or infinite", "repair the weights")
+        raise gltf.error("some skinning weights are NaN or infinite", "repair the weights")
     if primitive.slot_weights.size and primitive.slot_weights.min() < 0:
-        raise gltf.error("it has negative skinning weights", "repair the weights")
+        raise gltf.error("some skinning weights are negative", "repair the weights")
     slots = np.where(primitive.slot_weights > 0, primitive.joint_slots, 0)
     if slots.size and slots.max() >= count:
         raise gltf.error(
@@ -346,7 +346,7 @@ def _inverse(gltf: Gltf, matrix: Floats, what: str) -> Floats:
     except np.linalg.LinAlgError:
         inverse = np.full((4, 4), np.nan)
     if not np.isfinite(inverse).all():
-        raise gltf.error(f"the {what} cannot be inverted", "give every joint a scale other than 0")
+        raise gltf.error(f"the {what} cannot be inverted", "set every joint's scale to a non-zero value")
     return inverse
 
 

@@ -37,13 +37,13 @@ def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
     try:
         return skinned_from(path, flatten(read_gltf(path)))
     except OSError as problem:
-        raise MeshError(f"{path}: it cannot be read ({problem.strerror}); check the path") from problem
+        raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
 
 
 def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
     """Mesh and rig of a flattened skinned file, both in the mesh frame. MeshError if it has no skin."""
     if flat.joints is None or flat.parents is None or flat.weights is None or flat.names is None:
-        raise MeshError(f"{path}: it has no skin; use load_mesh for meshes without a rig")
+        raise MeshError(f"{path}: the mesh has no skin; use load_mesh for meshes without a rig")
     mesh = replace(normalise(flat.vertices, flat.faces, str(path)), name=path.stem)
     with np.errstate(over="ignore"):
         joints = ((flat.joints - mesh.centre) * mesh.scale).astype(np.float32)

@@ -53,7 +53,7 @@ def make_sample(mesh: Mesh, rig: Rig | None, points: int, seed: int) -> MeshSamp
 
     rig: mesh frame, any joint order; the sample has it in depth-first order.
 
-    Raises MeshError if `rig` has weights for another number of vertices than the mesh has.
+    Raises MeshError if the rig's weights and the mesh have different numbers of vertices.
     """
     if rig is not None and len(rig.weights) != len(mesh.vertices):
         raise MeshError(
@@ -77,7 +77,7 @@ def creature_samples(
     """
     if first_seed < EVAL_FIRST_SEED < first_seed + count:
         raise ValueError(
-            f"creature seeds {first_seed} to {first_seed + count - 1} reach into the evaluation range, which "
+            f"creature seeds {first_seed} to {first_seed + count - 1} overlap the evaluation range, which "
             f"starts at {EVAL_FIRST_SEED}; choose a smaller first seed or count"
         )
     samples = []
@@ -102,10 +102,12 @@ def file_samples(
     if not assets:
         shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):
-            raise MeshError(f"{shown}: no file matches; check the path or pattern (quote it in a shell)")
+            raise MeshError(
+                f"{shown}: no file matches; check the path or pattern (quote patterns in the shell)"
+            )
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         raise MeshError(
-            f"{shown}: none of its {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
+            f"{shown}: none of the {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
         )
     return [make_sample(mesh, rig, points, seed) for mesh, rig in assets], refusals
 
@@ -132,7 +134,10 @@ def prepared_samples(
     for entry in entries:
         file = rigs.folder / entry.file
         if entry.faces > max_faces:
-            reason = f"it has {entry.faces} faces, the limit is {max_faces}; simplify it or raise the limit"
+            reason = (
+                f"the rig has {entry.faces} faces, over the limit of {max_faces}; simplify it or raise the "
+                "limit"
+            )
             refusals.append(Refusal(str(file), reason))
             continue
         try:
@@ -144,7 +149,7 @@ def prepared_samples(
     if not samples:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         raise MeshError(
-            f"{folder}: none of its {len(refusals)} rigs is usable; prepare the folder again:{reasons}"
+            f"{folder}: none of the {len(refusals)} rigs is usable; prepare the folder again:{reasons}"
         )
     return samples, refusals
 

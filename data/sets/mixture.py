@@ -45,12 +45,14 @@ class Mixture(Generic[T]):
         self.counts = _counts([source.weight for source in sources], [source.name for source in sources])
         for source, count in zip(self.sources, self.counts, strict=True):
             if count and not len(source.items):
-                raise MeshError(f"{source.name}: it is empty; add rigs or set its weight to 0")
+                raise MeshError(f"{source.name}: the source is empty; add rigs or set its weight to 0")
 
     def place(self, index: int) -> tuple[int, int]:
         """(source, item) at an index >= 0: indices into `sources` and into that source's items."""
         if index < 0:
-            raise IndexError(f"index {index} is negative; a mixture is endless and cannot count from its end")
+            raise IndexError(
+                f"index {index} is negative; a mixture is endless, so use an index of at least 0"
+            )
         block, offset = divmod(index, BLOCK)
         order, ranks = _shuffled_block(self.counts, self.seed, block)
         source = int(order[offset])
@@ -76,7 +78,7 @@ def prepared_mixture(
     sets = [PreparedRigs(folder, split) for folder in folders]
     given = [float(len(one)) for one in sets] if weights is None else list(weights)
     if len(given) != len(sets):
-        raise MeshError(f"mixture: {len(given)} weights for {len(sets)} folders; give one per folder")
+        raise MeshError(f"mixture: {len(given)} weights for {len(sets)} folders; pass one per folder")
     return Mixture(
         [
             MixtureSource(str(folder), one, weight)
@@ -109,7 +111,7 @@ def _counts(weights: Sequence[float], names: Sequence[str]) -> tuple[int, ...]:
     """How many of BLOCK draws each source gets (largest remainder method, ties to the first)."""
     values = np.asarray(weights, dtype=np.float64)
     if not len(values):
-        raise MeshError("mixture: there are no sources; give at least one data set")
+        raise MeshError("mixture: no sources; pass at least one data set")
     if not np.isfinite(values).all() or (values < 0).any():
         raise MeshError(f"mixture: the weights {list(weights)} must be finite and non-negative")
     if not values.any():

@@ -54,21 +54,23 @@ def write_manifest(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read a folder's manifest. Raises MeshError naming the file: missing, damaged, another version."""
+    """Read a folder's manifest. Raises MeshError naming the file if it is missing, damaged or of another
+    version."""
     path = Path(folder) / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
         raise MeshError(
-            f"{path}: it cannot be read ({problem.strerror}); make the folder with `python -m data.prepare`"
+            f"{path}: cannot be read ({problem.strerror}); create the folder with `python -m data.prepare`"
         ) from problem
     except ValueError as problem:
-        raise MeshError(f"{path}: it is damaged ({problem}); prepare the folder again") from problem
+        raise MeshError(f"{path}: the manifest is damaged ({problem}); prepare the folder again") from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise MeshError(f"{path}: it is not a manifest of prepared rigs; run `python -m data.prepare`")
+        raise MeshError(f"{path}: not a manifest of prepared rigs; run `python -m data.prepare`")
     if content.get("version") != VERSION:
         raise MeshError(
-            f"{path}: its format version is {content.get('version')}, not {VERSION}; prepare it again"
+            f"{path}: format version {content.get('version')} is not supported, only {VERSION}; prepare the "
+            "folder again"
         )
     try:
         rigs = tuple(entry_from(rig) for rig in content["rigs"])
@@ -103,9 +105,9 @@ class PreparedRigs(Sequence[RiggedMesh]):
         rigs = read_manifest(folder).rigs
         self.entries = tuple(rig for rig in rigs if split is None or rig.split == split)
         if not self.entries:
-            fix = "run `python -m data.prepare` with more rigs or another --eval"
+            fix = "run `python -m data.prepare` with more rigs or a different --eval"
             where = f" in the {split!r} split" if split and rigs else ""
-            raise MeshError(f"{self.folder}: it has no rigs{where}; {fix}")
+            raise MeshError(f"{self.folder}: no rigs{where}; {fix}")
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -31,7 +31,7 @@ def farthest_point_sampling(points: Tensor, count: int, start: Tensor | None = N
         `(B, count)` int64 indices into K in the order of selection.
 
     Raises:
-        ValueError: `points` has another shape or fewer than `count` points.
+        ValueError: `points` has the wrong shape or fewer than `count` points.
     """
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"points must be (B, K, 3), got {tuple(points.shape)}")

@@ -1,1 +1,1 @@
-"""What both pre-training stages share: rig examples, optimizer, training loop, checkpoints."""
+"""Shared by both pre-training stages: rig examples, optimizer, training loop, checkpoints."""

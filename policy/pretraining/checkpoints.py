@@ -39,7 +39,7 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: Ru
 def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
     """Load the last checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
-    Raises RecipeError if the checkpoint has other sizes or another optimizer.
+    Raises RecipeError if the checkpoint has different sizes or a different optimizer.
     """
     states = _states(output)
     if not states:
@@ -49,7 +49,7 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, Runnin
         accelerator.load_state(str(last))
     except (RuntimeError, ValueError, KeyError) as error:  # KeyError: another optimizer's groups
         raise RecipeError(
-            f"'loop.output_dir': '{last}' is a checkpoint of another model size or optimizer; choose "
+            f"'loop.output_dir': '{last}' is a checkpoint of a different model size or optimizer; choose "
             "another directory, or start over with loop.resume=false"
         ) from error
     means = last / "means.json"

@@ -76,8 +76,8 @@ def run_training(
 
     Raises:
         RunFailedError: the loss or its gradient is not finite; the last checkpoint is kept.
-        RecipeError: the checkpoint has other sizes or another optimizer, or the launcher does not support
-            the recipe.
+        RecipeError: the checkpoint has different sizes or a different optimizer, or the launcher does not
+            support the recipe.
     """
     accelerator = make_accelerator(recipe)
     torch.manual_seed(recipe.seed + accelerator.process_index)

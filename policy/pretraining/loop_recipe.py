@@ -10,7 +10,7 @@ from data.typed_recipe import RecipeError
 
 @dataclass(frozen=True)
 class LoopRecipe:
-    """How long and how fast to train, on which precision, and where results go."""
+    """How long and how fast to train, in which precision, and where results go."""
 
     max_steps: int = 1000
     """Optimizer steps of the run; at least 1. Source: this project."""
@@ -89,5 +89,5 @@ class LoopRecipe:
                 raise RecipeError(f"'loop.{name}' must be above 0, not {getattr(self, name)}")
         if not 0 <= self.min_learning_rate_ratio <= 1:
             raise RecipeError(
-                f"'loop.min_learning_rate_ratio' must be from 0 to 1, not {self.min_learning_rate_ratio}"
+                f"'loop.min_learning_rate_ratio' must be between 0 and 1, not {self.min_learning_rate_ratio}"
             )

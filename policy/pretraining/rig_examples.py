@@ -45,7 +45,7 @@ class SourceRecipe:
     """Procedural creatures, one seed each. Source: this project."""
 
     kinds: list[str] | None = None
-    """Kinds of creatures to take in turn, such as `[quadruped, biped]`; null lets each seed choose. Source:
+    """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
 
     weight: float = 1.0
@@ -73,7 +73,7 @@ class RigDataRecipe:
     """Where training rigs come from, how they are augmented, and how many points of each are drawn."""
 
     sources: tuple[SourceRecipe, ...] = ()
-    """Sources of rigs, mixed by weight, of which at least one is above 0; an empty list stands for procedural
+    """Sources of rigs, mixed by weight, of which at least one is above 0; an empty list means procedural
     creatures. Source: this project."""
 
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
@@ -92,8 +92,8 @@ class RigDataRecipe:
     taken; at least 0. Source: specification, section 12.2."""
 
     vertices: int = 2048
-    """Most mesh vertices that are added to the points, with their own weights and vertex normals; at least 0.
-    Source: specification, section 12.2 (16,384)."""
+    """Maximum number of mesh vertices added to the points, with their own weights and vertex normals; at
+    least 0. Source: specification, section 12.2 (16,384)."""
 
     max_joints: int = 64
     """Rigs with more joints are skipped; at least 1. Source: this project."""
@@ -118,7 +118,7 @@ class RigDataRecipe:
                 f"evaluation start, not {self.first_seed}"
             )
         if self.sources and not any(source.weight for source in self.sources):
-            raise RecipeError("'data.sources' all have weight 0; give one of them a weight above 0")
+            raise RecipeError("'data.sources' all have weight 0; set at least one weight above 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +252,7 @@ def load_rigs(
             continue
         sizes = (("joints", len(rig.joints), max_joints), ("faces", len(mesh.faces), max_faces))
         over = [
-            f"it has {size} {what}, the limit is {limit}; raise 'data.max_{what}'"
+            f"the rig has {size} {what}, over the limit of {limit}; raise 'data.max_{what}'"
             for what, size, limit in sizes
             if size > limit
         ]
@@ -265,11 +265,11 @@ def load_rigs(
     if not rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         why = (
-            f"none of its {len(files)} files is a usable rig; fix or replace them:"
+            f"none of the {len(files)} files is a usable rig; fix or replace them:"
             if files
             else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
             if isinstance(pattern, str) and is_prepared(pattern)
-            else "no file matches; check the path or pattern (quote it in a shell)"
+            else "no file matches; check the path or pattern (quote patterns in the shell)"
         )
         raise MeshError(f"{pattern}: {why}{reasons}")
     return rigs, refusals

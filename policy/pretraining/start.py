@@ -14,7 +14,7 @@ from policy.pretraining.processes import is_main_process
 
 
 def start_run(recipe: Any, loop: LoopRecipe) -> Path:
-    """Create the output directory and write the resolved recipe into it; the directory.
+    """Create the output directory, write the resolved recipe into it, and return the directory.
 
     Raises RecipeError if the directory is not writable, or if DeepSpeed launched this process and the recipe
     uses Muon.
@@ -46,8 +46,8 @@ def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, An
     if different:
         values = ", ".join(f"{key}={_as_written(own.get(key))}" for key in different)
         raise RecipeError(
-            f"'start_from': the weights in '{start}' do not have the size of the recipe's '{different[0]}'; "
-            f"set {values}, or start from other weights"
+            f"'start_from': the weights in '{start}' do not match the recipe's '{different[0]}'; set "
+            f"{values}, or start from other weights"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint files: read a released `.ckpt` without running its code, write `.ckpt` and safetensors."""
+"""Checkpoint files: reads a released `.ckpt` without running its code, writes `.ckpt` and safetensors."""
 
 import hashlib
 import json
@@ -84,7 +84,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     source = Path(path)
     content = _load(source, mmap=True)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
-        raise CheckpointError(f"{source}: has no state_dict; give a checkpoint of the SkinTokens release")
+        raise CheckpointError(f"{source}: no state_dict; pass a checkpoint of the SkinTokens release")
     tensors: dict[str, Tensor] = {}
     stored_names: dict[str, str] = {}
     for name, tensor in content["state_dict"].items():
@@ -102,7 +102,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     hyper_parameters = content.get("hyper_parameters")
     if not isinstance(hyper_parameters, Mapping):
         raise CheckpointError(
-            f"{source}: has no hyper_parameters, so its sizes are unknown; give a checkpoint of the release"
+            f"{source}: no hyper_parameters, so the model's sizes are unknown; pass a checkpoint of the "
+            "release"
         )
     others = sorted(str(name) for name in set(content) - {"state_dict", "hyper_parameters"})
     return Checkpoint(source, tensors, dict(hyper_parameters), tuple(others))
@@ -113,8 +114,8 @@ def settings_section(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     section = checkpoint.hyper_parameters.get(name)
     if not isinstance(section, Mapping):
         raise CheckpointError(
-            f"{checkpoint.path}: hyper_parameters has no {name}, so its sizes are unknown; give a checkpoint "
-            "of the release"
+            f"{checkpoint.path}: hyper_parameters has no {name}, so the model's sizes are unknown; pass a "
+            "checkpoint of the release"
         )
     return dict(section)
 
@@ -123,7 +124,7 @@ def require_settings(settings: Mapping[str, Any], names: Iterable[str], where: s
     """Raise CheckpointError naming those of `names` that `settings` lacks."""
     missing = [name for name in names if name not in settings]
     if missing:
-        raise CheckpointError(f"{where} lacks {', '.join(missing)}; give a checkpoint of the release")
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; pass a checkpoint of the release")
 
 
 def _path_as_text(*parts: str) -> str:
@@ -158,7 +159,7 @@ def _load(source: Path, mmap: bool) -> Any:
             refused = re.search(r"GLOBAL (\S+)", str(error))
             if refused is None:
                 raise CheckpointError(
-                    f"{source}: is not a checkpoint of plain data and tensors; it was not loaded"
+                    f"{source}: not a checkpoint of plain data and tensors, so it was not loaded"
                 ) from error
             raise CheckpointError(
                 f"{source}: refers to {refused.group(1)}, which is neither data nor a tensor; the file was "
@@ -166,7 +167,7 @@ def _load(source: Path, mmap: bool) -> Any:
             ) from error
         except _CORRUPT_FILE_ERRORS as error:
             raise CheckpointError(
-                f"{source}: is truncated, damaged or not a torch checkpoint; download it again"
+                f"{source}: truncated, damaged or not a torch checkpoint; download it again"
             ) from error
 
 
@@ -176,9 +177,9 @@ def _check_archive(source: Path) -> None:
         with zipfile.ZipFile(source) as archive:
             broken = archive.testzip()
     except _CORRUPT_FILE_ERRORS as error:
-        raise CheckpointError(f"{source}: is truncated or damaged; download it again") from error
+        raise CheckpointError(f"{source}: truncated or damaged; download it again") from error
     if broken is not None:
-        raise CheckpointError(f"{source}: its entry {broken} is damaged; download it again")
+        raise CheckpointError(f"{source}: entry {broken} is damaged; download it again")
 
 
 # ------------------------------------------------------------------ writing
@@ -247,7 +248,7 @@ def write_patched_copy(path: str | Path, original: str | Path, tensors: Mapping[
     unknown = [name for name in tensors if name not in offsets]
     if unknown:
         raise CheckpointError(
-            f"{source}: has no tensor {', '.join(unknown)}; give the checkpoint that was imported"
+            f"{source}: no tensor {', '.join(unknown)}; pass the checkpoint that was imported"
         )
     with atomic_file(path) as file:
         with source.open("rb") as template:
@@ -263,7 +264,7 @@ def _tensor_offsets(source: Path) -> dict[str, tuple[int, Tensor]]:
     """Byte offset in the file, and a fake tensor of its shape and dtype, by normalised name."""
     if not zipfile.is_zipfile(source):
         raise CheckpointError(
-            f"{source}: is truncated or in the format before torch 1.6; save it again with torch.save"
+            f"{source}: truncated or in a format older than torch 1.6; save it again with torch.save"
         )
     with FakeTensorMode():
         state = _load(source, mmap=False)["state_dict"]
@@ -363,6 +364,6 @@ def read_safetensors(paths: Iterable[Path]) -> dict[str, Tensor]:
                     tensors[name.replace("_orig_mod.", "")] = file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path}: is truncated, damaged or not a safetensors file ({error}); save the model again"
+                f"{path}: truncated, damaged or not a safetensors file ({error}); save the model again"
             ) from error
     return tensors

@@ -1,4 +1,4 @@
-"""Parse a released TokenRig checkpoint: checked configurations and tensors of TokenRig and its skin VAE."""
+"""Parses a released TokenRig checkpoint: checked configurations and tensors of TokenRig and its skin VAE."""
 
 import ast
 import json

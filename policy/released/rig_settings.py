@@ -73,7 +73,9 @@ def rig_model_settings(rig: Checkpoint) -> dict[str, Any]:
     settings = settings_section(rig, "model_config")
     if "llm" not in settings or "mesh_encoder" not in settings:
         kind = "a VAE checkpoint" if "FSQ_dict" in settings.get("model", {}) else "not a TokenRig checkpoint"
-        raise CheckpointError(f"{rig.path}: is {kind}; give the TokenRig checkpoint, and the VAE as --vae")
+        raise CheckpointError(
+            f"{rig.path}: this is {kind}; pass the TokenRig checkpoint, and the VAE with --vae"
+        )
     require_settings(settings, ["tokens_per_skin"], f"{rig.path}: model_config")
     return settings
 

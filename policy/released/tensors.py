@@ -74,7 +74,7 @@ def check_tensors(
     if wrong:
         problems.append(f"{len(wrong)} of the wrong shape: {', '.join(wrong)}")
     if problems:
-        hint = " (for another VAE, pass its checkpoint as --vae)" if vae_assumed else ""
+        hint = " (for another VAE, pass its checkpoint with --vae)" if vae_assumed else ""
         raise CheckpointError(f"{path}: tensors do not match the configuration{hint}; {'; '.join(problems)}")
     return tuple(unused)
 

@@ -38,13 +38,13 @@ def parse_vae_config(
 ) -> SkinVAEConfig:
     """The configuration of a VAE checkpoint; `tokens_per_skin` is all its tokens if not given.
 
-    Raises CheckpointError for a checkpoint of something else, missing settings and unsupported ones.
+    Raises CheckpointError for any other checkpoint, and for missing or unsupported settings.
     """
     settings = settings_section(vae, "model_config")
     if not is_vae_checkpoint(vae):
         raise CheckpointError(
-            f"{vae.path}: is not a VAE checkpoint of the SkinTokens release (no FSQ_dict); give its VAE, "
-            "e.g. skin_vae_2_10_32768/last.ckpt"
+            f"{vae.path}: not a VAE checkpoint of the SkinTokens release (no FSQ_dict); pass its VAE, e.g. "
+            "skin_vae_2_10_32768/last.ckpt"
         )
     model, sample = dict(settings["model"]), dict(settings.get("sample", {}))
     where = f"{vae.path}: model_config.model"
@@ -80,8 +80,8 @@ def infer_vae_config(
 ) -> SkinVAEConfig:
     """The VAE's configuration from the tensors in a TokenRig checkpoint, with released values for the rest.
 
-    `settings` is the checkpoint's `model_config`. Raises CheckpointError if tensors are missing or show
-    another VAE than the released one, whose own checkpoint is then needed.
+    `settings` is the checkpoint's `model_config`. Raises CheckpointError if tensors are missing or belong to
+    a VAE other than the released one; pass that VAE's own checkpoint then.
     """
     shapes = {
         name[len(VAE_PREFIX) :]: tuple(tensor.shape)
@@ -92,7 +92,7 @@ def infer_vae_config(
     missing = [name for name in needed if name not in shapes]
     if missing:
         names = ", ".join(VAE_PREFIX + name for name in missing)
-        raise CheckpointError(f"{rig.path}: lacks {names} of its skin VAE; give a complete checkpoint")
+        raise CheckpointError(f"{rig.path}: lacks {names} of its skin VAE; pass a complete checkpoint")
     width_encoder, width_decoder = shapes["model.quant.weight"][1], shapes["model.post_quant.weight"][0]
     embedded = shapes["model.decoder.proj_query.weight"][1] - 3  # less the normal
     learned = shapes.get("model.encoder.learned_queries")
@@ -103,8 +103,8 @@ def infer_vae_config(
     matches = size is None or size == parse_vocabulary(rig, codebook, tokens_per_skin).size
     if not matches or width_encoder % RELEASED_VAE_HEADS or width_decoder % RELEASED_VAE_HEADS:
         raise CheckpointError(
-            f"{rig.path}: its skin VAE is not of the released size ({RELEASED_VAE_HEADS} heads, {codebook} "
-            "codes); pass the VAE's checkpoint as --vae"
+            f"{rig.path}: its skin VAE does not have the released size ({RELEASED_VAE_HEADS} heads, "
+            f"{codebook} codes); pass the VAE's checkpoint with --vae"
         )
     try:
         return SkinVAEConfig(
@@ -125,7 +125,7 @@ def infer_vae_config(
             rounded_constants=rounded_constants,
         )
     except ValueError as error:
-        raise CheckpointError(f"{rig.path}: {error}; pass the VAE's checkpoint as --vae") from error
+        raise CheckpointError(f"{rig.path}: {error}; pass the VAE's checkpoint with --vae") from error
 
 
 def _count_blocks(names: Iterable[str], prefix: str) -> int:

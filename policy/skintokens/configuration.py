@@ -25,12 +25,12 @@ class SkinVAEConfig:
     Source: specification, section 7.3."""
 
     compress_tokens: int = 32
-    """SkinTokens per bone behind the down perceiver; equal to `sample_tokens` for no perceivers, otherwise a
-    multiple of 8. Source: specification, section 7.5."""
+    """SkinTokens per bone after the down perceiver; set it to `sample_tokens` for no perceivers, otherwise to
+    a multiple of 8. Source: specification, section 7.5."""
 
     sample_tokens: int = 32
-    """Learned queries, and so the most SkinTokens per bone; at least 1, a multiple of 8 with perceivers.
-    Source: specification, sections 7.3 and 7.5."""
+    """Learned queries, and so the maximum number of SkinTokens per bone; at least 1, a multiple of 8 with
+    perceivers. Source: specification, sections 7.3 and 7.5."""
 
     in_channels: int = 4
     """Encoder channels besides the embedded position: normal (3) and skinning weight (1); always 4.
@@ -67,7 +67,7 @@ class SkinVAEConfig:
     """Frequencies per axis of the positional embedding; at least 1. Source: specification, section 7.1."""
 
     embed_include_pi: bool = True
-    """Whether the embedding's frequencies are pi 2^i instead of 2^i. Source: specification, section 7.1."""
+    """Whether the embedding uses frequencies pi 2^i instead of 2^i. Source: specification, section 7.1."""
 
     use_pmpe: bool = True
     """Whether the embedding adds a phase-shifted slow wave to each sine and cosine (PMPE).

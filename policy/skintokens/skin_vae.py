@@ -114,7 +114,7 @@ class SkinVAE(nn.Module):
             `(M, C, latent)` in the dtype of the weights.
 
         Raises:
-            ValueError: points and normals have other shapes.
+            ValueError: points and normals have the wrong shapes.
         """
         if points.ndim == 2:
             points, normals = points[None], normals[None]
@@ -134,7 +134,7 @@ class SkinVAE(nn.Module):
         """Encode bones to latents before quantisation, differentiable.
 
         Takes the arguments of `encode_skin` and returns `(B, tokens, latent)` in the dtype of the weights.
-        Raises ValueError for other shapes and for a number of tokens this VAE cannot produce.
+        Raises ValueError for wrong shapes and for a number of tokens this VAE cannot produce.
         """
         config = self.config
         if points.ndim == 2:
@@ -250,7 +250,7 @@ class SkinVAE(nn.Module):
             `(bones, N)` float32 in (0, 1), not normalised over bones.
 
         Raises:
-            ValueError: `codes`, `condition` or the points have other shapes.
+            ValueError: `codes`, `condition` or the points have the wrong shapes.
         """
         if codes.ndim != 2:
             raise ValueError(f"codes must be (bones, tokens), got {tuple(codes.shape)}")

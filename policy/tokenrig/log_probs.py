@@ -127,8 +127,8 @@ def sample_tokens(
     """
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
-            f"temperature {temperature}, top_k {top_k} or top_p {top_p} is out of range; "
-            "give temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
+            f"temperature {temperature}, top_k {top_k} or top_p {top_p} is out of range; use temperature >= "
+            "0, top_k >= 0 and 0 < top_p <= 1"
         )
     scaled = logits.float().masked_fill(~allowed, -torch.inf)
     logp = (scaled / temperature if temperature > 0 else scaled).log_softmax(dim=1)

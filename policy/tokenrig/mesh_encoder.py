@@ -31,14 +31,14 @@ class MeshEncoderConfig:
     """Self-attention layers after the cross-attention layer; at least 0. Source: specification, section 4."""
 
     token_num: int | tuple[int, ...] = 512
-    """Conditioning tokens per mesh, at least 1; of several values inference uses the largest and training
-    draws one for every batch. Source: specification, section 4."""
+    """Conditioning tokens per mesh, at least 1; given several values, inference uses the largest and training
+    draws one per batch. Source: specification, section 4."""
 
     num_freqs: int = 8
     """Frequencies per axis of the positional embedding; at least 1. Source: specification, section 4."""
 
     include_pi: bool = False
-    """Whether the embedding's frequencies are pi 2^i instead of 2^i. Source: specification, section 4."""
+    """Whether the embedding uses frequencies pi 2^i instead of 2^i. Source: specification, section 4."""
 
     point_feats: int = 3
     """Channels per point besides its position: the normal; always 3. Source: specification, section 4."""
@@ -50,8 +50,8 @@ class MeshEncoderConfig:
     """Whether a layer norm follows the last layer. Source: specification, section 4."""
 
     use_full_input: bool = True
-    """Whether tokens attend to all points instead of the drawn candidates only.
-    Source: specification, section 4."""
+    """Whether tokens attend to all points instead of only the drawn candidates. Source: specification,
+    section 4."""
 
     init_scale: float = 0.25
     """Standard deviation of initial weights times sqrt(`width`), the input projection excepted; above 0.
@@ -236,7 +236,7 @@ class MeshEncoder(nn.Module):
             `(M, T, W)` in the dtype of the weights; tokens are in the order of query selection.
 
         Raises:
-            ValueError: points and normals have other shapes.
+            ValueError: points and normals have the wrong shapes.
         """
         if points.ndim != 3 or points.shape[-1] != 3 or points.shape != normals.shape:
             raise ValueError(

@@ -107,7 +107,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             `(M, T, hidden)` in the dtype of the weights.
 
         Raises:
-            ValueError: points and normals have other shapes.
+            ValueError: points and normals have the wrong shapes.
         """
         return self.output_proj(self.mesh_encoder(points, normals, rng=rng))
 

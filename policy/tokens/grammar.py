@@ -200,13 +200,13 @@ class Grammar:
         completion_ids: (B, L) int, without the prompt; mask: (B, L), zero at padding, which changes no state;
         start: state before position 0, by default :meth:`start`. Each token is a map from state to state;
         a parallel prefix scan composes the maps in log2(L) rounds, and counters are cumulative sums. Raises
-        ValueError for other shapes.
+        ValueError for wrong shapes.
         """
         if completion_ids.ndim != 2:
             raise ValueError(f"completion ids have shape {tuple(completion_ids.shape)}; pass (B, L)")
         if mask is not None and mask.shape != completion_ids.shape:
             raise ValueError(
-                f"mask has shape {tuple(mask.shape)}; pass that of the ids, {tuple(completion_ids.shape)}"
+                f"mask has shape {tuple(mask.shape)}; it must match the ids, {tuple(completion_ids.shape)}"
             )
         batch, length = completion_ids.shape
         tables = self._tables(completion_ids.device)

@@ -75,7 +75,7 @@ def tokenize_skeleton(
 
     joints: (J, 3) float, mesh frame, J >= 1; parents: J indices, parents[i] < i, parents[0] is ignored (joint
     0 is the root). A joint is ``x y z`` if its parent is the joint before it, otherwise ``branch px py pz x y
-    z`` with the parent's position. An unknown class becomes "none". Raises ValueError for other shapes, for a
+    z`` with the parent's position. An unknown class becomes "none". Raises ValueError for wrong shapes, for a
     joint before its parent and for values that are not finite. Source: specification, sections 9.2 and 10.
     """
     positions = np.asarray(joints)

@@ -37,8 +37,8 @@ def build_text_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
     """A word-level tokenizer of :func:`words`; decoding inverts encoding, no special tokens are added.
 
     Coordinates may be written as by :func:`render` (``x12``). Unknown words, such as ``<mesh:7>`` in a
-    prompt, become the pad token: mesh ids lie beyond the vocabulary, and the rollout computes them from the
-    text with :func:`parse_mesh_prompt`.
+    prompt, become the pad token: mesh handles are ids beyond the vocabulary, and the rollout computes them
+    from the text with :func:`parse_mesh_prompt`.
     """
     ids = {word: token for token, word in enumerate(words(vocabulary))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=_PAD))
@@ -59,8 +59,8 @@ def build_text_tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
 def render(ids: Iterable[int], vocabulary: Vocabulary) -> str:
     """Ids as readable text with axes: ``<bos> <class:none> x12 y130 z77 <branch> x12 ... <skin:20417>``.
 
-    Axes restart at x after every word that is not a coordinate. Ids beyond the vocabulary are mesh ids, shown
-    as ``<mesh:K>`` with K = id - size; negative ids are shown as ``<?-1>``.
+    Axes restart at x after every word that is not a coordinate. Ids beyond the vocabulary are mesh handles,
+    shown as ``<mesh:K>`` with K = id - size; negative ids are shown as ``<?-1>``.
     """
     names = words(vocabulary)
     text, axis = [], 0
@@ -83,7 +83,7 @@ def mesh_prompt(k: int, class_id: int, vocabulary: Vocabulary) -> str:
     Raises ValueError for a negative k and for an id that is not a class.
     """
     if k < 0:
-        raise ValueError(f"mesh index {k} is negative; meshes count from 0")
+        raise ValueError(f"mesh index {k} is negative; use an index of at least 0")
     return f"<mesh:{k}> {_BOS} <class:{vocabulary.class_name(class_id) or NO_CLASS_NAME}>"
 
 

@@ -17,7 +17,7 @@ class Vocabulary:
     parts, "no class", the classes, one SkinToken per FSQ code (``skin_first`` + code), and the final eos. All
     ids follow from the five fields, so any codebook works.
 
-    Raises ValueError for sizes below one, and for names that are empty, repeated, contain white space or
+    Raises ValueError for sizes below one, and for names that are empty, repeated, contain whitespace or
     angle brackets (they become words such as ``<class:rignet>``), or are the reserved class "none".
     Source: specification, section 9.1.
     """
@@ -41,17 +41,17 @@ class Vocabulary:
         for field in ("bins", "codebook", "tokens_per_skin"):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"vocabulary.{field} is {value!r}; give an integer of at least 1")
+                raise ValueError(f"vocabulary.{field} is {value!r}; use an integer of at least 1")
         for field in ("parts", "classes"):
             names = getattr(self, field)
             if isinstance(names, str):
-                raise ValueError(f"vocabulary.{field} is the string {names!r}; give a list of names")
+                raise ValueError(f"vocabulary.{field} is the string {names!r}; use a list of names")
             names = tuple(names)
             object.__setattr__(self, field, names)
             for name in names:
                 if not isinstance(name, str) or not name or any(c.isspace() or c in "<>" for c in name):
                     raise ValueError(
-                        f"vocabulary.{field} has the name {name!r}; use one without white space, '<' and '>'"
+                        f"vocabulary.{field} has the name {name!r}; use one without whitespace, '<' or '>'"
                     )
             if len(set(names)) != len(names):
                 raise ValueError(
@@ -59,7 +59,7 @@ class Vocabulary:
                 )
         if NO_CLASS_NAME in self.classes:
             raise ValueError(
-                "vocabulary.classes has the reserved name 'none'; remove it, class None stands for it"
+                "vocabulary.classes has the reserved name 'none'; remove it, because class None represents it"
             )
 
     @property

@@ -45,7 +45,7 @@ def check_finite(name: str, given: ArrayLike, row: tuple[int, ...]) -> NDArray[n
     array = np.asarray(given, dtype=np.float64)
     if array.shape[1:] != row or array.size == 0:
         wanted = ", ".join(map(str, row))
-        raise MetricError(f"{name} have shape {array.shape}; give (N, {wanted}), N at least 1")
+        raise MetricError(f"{name} have shape {array.shape}; pass (N, {wanted}), N at least 1")
     if not np.isfinite(array).all():
-        raise MetricError(f"{name} are not all finite; give finite numbers")
+        raise MetricError(f"{name} are not all finite; pass finite numbers")
     return array

@@ -41,11 +41,11 @@ def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: Arra
         MetricError: mismatched shapes, or vertices or rotations that are not finite.
     """
     points = check_finite("vertices", vertices, (3,))
-    for name, rig in (("predicted", predicted), ("true", truth)):
+    for name, rig in (("predicted", predicted), ("ground-truth", truth)):
         if len(rig.weights) != len(points):
             raise MetricError(
-                f"the {name} rig has weights for {len(rig.weights)} vertices and the mesh has {len(points)}; "
-                "give rigs of this mesh"
+                f"the {name} rig has weights for {len(rig.weights)} vertices, but the mesh has "
+                f"{len(points)}; pass rigs of this mesh"
             )
     try:
         true_rotations = check_rotations(rotations, len(truth.joints))

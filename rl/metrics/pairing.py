@@ -56,8 +56,8 @@ def align_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDAr
     """
     if len(predicted.weights) != len(truth.weights):
         raise MetricError(
-            f"the predicted rig has weights for {len(predicted.weights)} vertices and the true one for "
-            f"{len(truth.weights)}; give rigs of one mesh at the same points"
+            f"the predicted rig has weights for {len(predicted.weights)} vertices and the ground-truth rig "
+            f"for {len(truth.weights)}; pass rigs of the same mesh at the same points"
         )
     pairing = pair_joints(predicted, truth)
     count, paired = len(truth.joints), pairing >= 0

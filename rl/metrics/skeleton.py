@@ -110,7 +110,7 @@ class _Skeleton:
 def check_convention(convention: str) -> None:
     """Raise MetricError for an unknown convention."""
     if convention not in get_args(Convention):
-        raise MetricError(f"convention is {convention!r}; give one of {', '.join(get_args(Convention))}")
+        raise MetricError(f"convention is {convention!r}; choose one of {', '.join(get_args(Convention))}")
 
 
 def _read_unirig(joints: NDArray[np.float64], parents: NDArray[np.int64]) -> _Skeleton:

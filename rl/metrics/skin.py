@@ -59,11 +59,12 @@ def skin_scores(predicted: ArrayLike, truth: ArrayLike, threshold: float = 1e-2)
         choice.
     """
     if not 0 <= threshold < math.inf:
-        raise MetricError(f"threshold is {threshold}; give a finite number, 0 or more")
-    p, t = _check_skin("predicted", predicted), _check_skin("true", truth)
+        raise MetricError(f"threshold is {threshold}; use a finite number of at least 0")
+    p, t = _check_skin("predicted", predicted), _check_skin("ground-truth", truth)
     if p.shape != t.shape:
         raise MetricError(
-            f"predicted weights have shape {p.shape} and true ones {t.shape}; give both as (V, J) of one rig"
+            f"predicted weights have shape {p.shape} and ground-truth weights {t.shape}; pass both as (V, J) "
+            "with the same joints"
         )
     per_vertex = np.abs(p - t).sum(axis=1)
     above, true_above = p > threshold, t > threshold

@@ -34,8 +34,7 @@ class ContainmentRecipe:
     """Weight in the total reward; at least 0. Source: paper (1)."""
 
     samples_per_bone: int = 10
-    """Intervals between samples on a bone, so one point more than this is tested; at least 1. Source: paper,
-    R_vk (s)."""
+    """Intervals per bone; one more point than this is tested; at least 1. Source: paper, R_vk (s)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class BoneInfluenceRecipe:
 
 @dataclass(frozen=True)
 class JointCountPriorRecipe:
-    """Opt-in guard against rigs that buy coverage with joints: how usual the number of joints is."""
+    """Opt-in guard against rigs that buy coverage with joints: how typical the number of joints is."""
 
     weight: float = 0.0
     """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""

@@ -29,8 +29,9 @@ class DataRecipe:
     """Procedural creatures to train on if `data.meshes` is null; above 0. Source: this project."""
 
     eval_count: int = 16
-    """Meshes to hold out if `data.eval_meshes` is null; above 0. Of files at most half are held out (a single
-    mesh serves both purposes), of prepared folders at most their held-out split. Source: this project."""
+    """Meshes to hold out if `data.eval_meshes` is null; above 0. At most half of the files are held out (a
+    single mesh is used for both training and evaluation), and at most the held-out split of a prepared
+    folder. Source: this project."""
 
     seed: int = 0
     """Seed of the creatures, the surface points and the split; at least 0. Source: this project."""
@@ -54,17 +55,19 @@ class DataRecipe:
     project."""
 
     kinds: tuple[str, ...] | None = None
-    """Kinds of creatures to take in turn, such as `[quadruped, biped]`; null lets each seed choose. Source:
+    """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
 
     def __post_init__(self) -> None:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
         require_not_negative("data", self, "seed")
         if not 0 <= self.max_turn_deg <= 180:
-            raise RecipeError(f"'data.max_turn_deg' must be 0 to 180, not {self.max_turn_deg}")
+            raise RecipeError(f"'data.max_turn_deg' must be between 0 and 180, not {self.max_turn_deg}")
         for name in ("meshes", "eval_meshes"):
             if getattr(self, name) == []:
-                raise RecipeError(f"'data.{name}' is an empty list; give files, folders or patterns, or null")
+                raise RecipeError(
+                    f"'data.{name}' is an empty list; list files, folders or patterns, or set it to null"
+                )
         for kind in self.kinds or ():
             if kind not in CREATURE_KINDS:
                 raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
@@ -162,8 +165,7 @@ class EvalRecipe:
     """Evaluation on held-out meshes, with the same seeds for every policy (docs/metrics.md)."""
 
     samples: int = 2
-    """Sampled rigs per mesh; above 0. Greedy and beam decoding give one rig whatever this is. Source: this
-    project."""
+    """Sampled rigs per mesh; above 0. Greedy and beam decoding always give one rig. Source: this project."""
 
     best_of: int = 1
     """Each rig is the one with the highest total reward of this many candidates; above 0; more than 1 needs
@@ -194,10 +196,11 @@ class EvalRecipe:
     specification, section 17."""
 
     metric_vertices: int = 256
-    """Vertices per mesh at which skinning weights are compared, at most; above 0. Source: this project."""
+    """Maximum number of vertices per mesh at which skinning weights are compared; above 0. Source: this
+    project."""
 
     compare: tuple[str, ...] = ()
-    """Further policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
+    """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
     project."""
 
     before_and_after: bool = True
@@ -222,8 +225,8 @@ class RigRecipe:
     """Mesh file to rig; `rl.rig` requires it. Source: this project."""
 
     out: str | None = None
-    """GLB file to write, with a picture beside it; null for `<mesh>_rigged.glb` beside the mesh. Source: this
-    project."""
+    """GLB file to write, with a picture next to it; null for `<mesh>_rigged.glb` next to the mesh. Source:
+    this project."""
 
     candidates: int = 8
     """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this

@@ -65,7 +65,7 @@ def test_runs_the_recipe_with_its_overrides(recipe, capsys):
         (
             KeyboardInterrupt(),
             130,
-            "stopped; run the same command again to resume from the last checkpoint\n",
+            "interrupted; run the same command again to resume from the last checkpoint\n",
         ),
     ],
 )
@@ -82,10 +82,13 @@ def test_other_errors_keep_their_traceback(recipe):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; give the path of a YAML file\n"),
+        (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; pass the path of a YAML file\n"),
         (["RECIPE", "lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
         (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be int, not 'many'\n"),
-        (["RECIPE", "steps"], "error: override 'steps' does not have the form key.sub=value; fix it\n"),
+        (
+            ["RECIPE", "steps"],
+            "error: override 'steps' must have the form key.sub=value, such as train.max_steps=10\n",
+        ),
     ],
 )
 def test_wrong_input_ends_with_2_before_anything_runs(recipe, capsys, arguments, message):

@@ -49,17 +49,17 @@ def test_tiny_and_huge_meshes_keep_their_shape() -> None:
 @pytest.mark.parametrize(
     ("vertices", "faces", "reason"),
     [
-        (np.zeros((0, 3)), TRIANGLE, "it has no vertices"),
-        (np.eye(3), np.zeros((0, 3), int), "it has no faces"),
+        (np.zeros((0, 3)), TRIANGLE, "the mesh has no vertices"),
+        (np.eye(3), np.zeros((0, 3), int), "the mesh has no faces"),
         (np.eye(3)[:, :2], TRIANGLE, r"vertices have shape \(3, 2\)"),
         (np.eye(3), np.array([[0, 1, 2, 0]]), r"faces have shape \(1, 4\)"),
         (np.eye(3), np.array([[0.0, 1, 2]]), "dtype float64"),
         (np.eye(3) * np.nan, TRIANGLE, "3 vertices are not finite"),
         (np.diag([1, np.inf, 1]), TRIANGLE, "1 vertices are not finite"),
-        (np.eye(3), np.array([[0, 1, 3]]), "a face refers to vertex 3 but there are only 3"),
+        (np.eye(3), np.array([[0, 1, 3]]), "a face refers to vertex 3, but the mesh has only 3 vertices"),
         (np.eye(3), np.array([[0, 1, -1]]), "a face refers to vertex -1"),
-        (np.ones((3, 3)), TRIANGLE, "its extent is zero"),
-        (np.full((3, 3), 1e9) + np.eye(3) * 1e-3, TRIANGLE, "its extent is zero"),
+        (np.ones((3, 3)), TRIANGLE, "the extent is zero"),
+        (np.full((3, 3), 1e9) + np.eye(3) * 1e-3, TRIANGLE, "the extent is zero"),
         (np.array([[0.0, 0, 0], [1, 1, 1], [2, 2, 2]]), TRIANGLE, "zero area"),
     ],
 )

@@ -63,7 +63,7 @@ def test_shares(raw: Path, tmp_path: Path) -> None:
     one = prepare([raw / "cats" / "a" / "raw_data.npz"], tmp_path / "one", PrepareSettings(0.5))
     assert [(rig.name, rig.split) for rig in one.rigs] == [("a", "train")]
     for share in (-0.1, 1.0, float("nan")):
-        with pytest.raises(MeshError, match="share held out"):
+        with pytest.raises(MeshError, match="the held-out share must be"):
             PrepareSettings(share)
 
 
@@ -150,7 +150,7 @@ def test_duplicates_are_refused_and_names_are_unique(raw: Path, tmp_path: Path) 
     manifest = prepare([raw / "cats", raw, tmp_path / "more"], tmp_path / "out", PrepareSettings(0))
     names = [rig.name for rig in manifest.rigs]
     assert len({name.casefold() for name in names}) == len(names) == 5
-    duplicates = [refusal for refusal in manifest.refused if "it is a duplicate of" in refusal.reason]
+    duplicates = [refusal for refusal in manifest.refused if "duplicate of" in refusal.reason]
     assert len(duplicates) == 1
     assert {Path(duplicates[0].file).parent.name, duplicates[0].reason.split("'")[1]} <= {
         "copy",
@@ -200,13 +200,13 @@ def test_long_names_stay_unique(tmp_path: Path) -> None:
 
 
 def test_nothing_usable(raw: Path, tmp_path: Path) -> None:
-    with pytest.raises(MeshError, match=r"none of 1 files .*\n  .*nan/raw_data\.npz: .*NaN"):
+    with pytest.raises(MeshError, match=r"none of the 1 files .*\n  .*nan/raw_data\.npz: .*NaN"):
         prepare([raw / "nan"], tmp_path / "out")
     assert not (tmp_path / "out" / MANIFEST).exists()
     with pytest.raises(MeshError, match="no rig files found; check the path or pattern"):
         prepare([raw, tmp_path / "typo"], tmp_path / "out")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(MeshError, match="it is a file"):
+    with pytest.raises(MeshError, match="this is a file; pass a folder"):
         prepare([raw], tmp_path / "file")
 
 
@@ -223,7 +223,7 @@ def test_the_command(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main([str(tmp_path / "typo"), "--out", out]) == 2
     assert main([str(raw), "--out", out, "--eval", "2"]) == 2
     assert main([str(raw), "--out", out, "--max-joints", "1"]) == 2
-    assert "the limit is 1" in capsys.readouterr().err
+    assert "over the limit of 1;" in capsys.readouterr().err
     assert len(PreparedRigs(out)) == 3, "a failed run does not change the folder"
     with pytest.raises(SystemExit) as stopped:
         main([str(raw)])

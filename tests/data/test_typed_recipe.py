@@ -194,7 +194,7 @@ def test_an_override_can_switch_a_section_off_and_on(tmp_path):
 
 @pytest.mark.parametrize("override", ["loop.steps", "=3", "loop.=3", ".steps=3", "loop..steps=3", ""])
 def test_malformed_overrides(tmp_path, override):
-    with pytest.raises(RecipeError, match=r"override '.*' does not have the form key\.sub=value"):
+    with pytest.raises(RecipeError, match=r"override '.*' must have the form key\.sub=value, such as"):
         read_recipe(write(tmp_path, recipe=""), [override])
 
 

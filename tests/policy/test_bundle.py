@@ -64,7 +64,7 @@ def test_weights_at_query_points(policy, golden):
         query_normals=cloud[1][50:90],
     )
     torch.testing.assert_close(torch.from_numpy(rig.weights), golden["decode_skin_pred"][50:90], **TOLERANCE)
-    with pytest.raises(ValueError, match="must be given together"):
+    with pytest.raises(ValueError, match="must be passed together"):
         policy.decode_rig(golden["decode_ids"], *cloud, query_points=cloud[0])
 
 
@@ -134,7 +134,7 @@ def test_a_trainers_checkpoint(policy, saved, tmp_path):
         load(checkpoint)
     for place in (saved, saved / "skin_vae"):
         assert load(checkpoint, skin_vae=place).vocabulary == policy.vocabulary
-    with pytest.raises(PolicyError, match="no skin VAE there; give a policy or skin_vae directory"):
+    with pytest.raises(PolicyError, match="no skin VAE found; pass a policy or skin_vae directory"):
         load(checkpoint, skin_vae=tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_unusable_directories(policy, saved, tmp_path):
     with pytest.raises(PolicyError, match="model of type 'llama'"):
         load(saved)
     (saved / "config.json").write_text("{")
-    with pytest.raises(PolicyError, match=r"config\.json: is not a JSON object"):
+    with pytest.raises(PolicyError, match=r"config\.json: not a JSON object"):
         load(saved)
     policy.save(tmp_path / "other")
     (tmp_path / "other" / "model.safetensors").unlink()

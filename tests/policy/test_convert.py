@@ -188,7 +188,7 @@ def test_without_the_vae_checkpoint_released_values_are_assumed(tmp_path, capsys
         tmp_path / "b/skin_vae/config.json"
     ).read_text()
     # Another size cannot be assumed.
-    with pytest.raises(CheckpointError, match=r"not of the released size .* --vae"):
+    with pytest.raises(CheckpointError, match=r"does not have the released size .* with --vae"):
         import_checkpoint(RIG, tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
@@ -374,8 +374,8 @@ def test_other_mistakes(imported, tmp_path, capsys):
     for arguments, message in [
         (["import", str(tmp_path / "none.ckpt"), "--out", out], "no such file"),
         (["import", str(VAE), "--out", out], "is a VAE checkpoint"),
-        (["import", str(RIG), "--vae", str(RIG), "--out", out], "is not a VAE checkpoint"),
-        (["import", str(tmp_path / "list.ckpt"), "--out", out], "has no state_dict"),
+        (["import", str(RIG), "--vae", str(RIG), "--out", out], ": not a VAE checkpoint"),
+        (["import", str(tmp_path / "list.ckpt"), "--out", out], ": no state_dict"),
         (
             ["import", str(RIG), "--vae", str(VAE), "--out", str(tmp_path / "photos")],
             "is not a policy directory",
@@ -399,7 +399,7 @@ def test_truncated_weights_of_a_policy(imported, tmp_path, capsys):
     path = imported / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     assert main(["export", str(imported), "--out", str(tmp_path / "x.ckpt")]) == 2
-    assert "model.safetensors: is truncated" in capsys.readouterr().err
+    assert "model.safetensors: truncated" in capsys.readouterr().err
     path.unlink()
     with pytest.raises(PolicyError, match=r"no model\.safetensors"):
         export_checkpoint(imported, tmp_path / "x.ckpt")

@@ -101,7 +101,7 @@ def test_the_mask_term_weighs_in_and_has_a_threshold():
     expected = (math.log(1 + odds[0]) + math.log(1 + 1 / odds[1]) + math.log(1 + odds[2])) / 3
     assert with_mask["mask"].item() == pytest.approx(expected, rel=1e-5)
     assert with_mask["loss"].item() == pytest.approx(without["loss"].item() + 0.5 * expected, rel=1e-5)
-    with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be between 0 and 1"):
+    with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be above 0 and below 1"):
         SkinLossRecipe(mask_threshold=0.0)
 
 
@@ -233,7 +233,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, capsys
 
         patch.setattr(pretrain_skin_vae, "reconstruction_losses", until_stopped)
         assert main([path]) == 130
-    assert "stopped; " in capsys.readouterr().err
+    assert "interrupted; " in capsys.readouterr().err
     assert (tmp_path / "broken" / "run" / "state-3").is_dir()
     assert not (tmp_path / "broken" / "run" / "skin_vae").exists()
     assert main([path]) == 0
@@ -293,9 +293,9 @@ def test_a_start_may_get_finer_codes_but_a_frozen_encoder_keeps_its_own(tmp_path
     start = SkinVAE(recipe.model).state_dict().keys()
     assert model.state_dict().keys() == start
     assert main([path, *finer, "frozen_encoder=true"]) == 2
-    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not match the recipe's 'model.fsq_levels'" in capsys.readouterr().err
     assert main([path, finer[0], f"model.fsq_levels={[*levels, 2]}"]) == 2
-    assert "do not have the size of the recipe's 'model.fsq_levels'" in capsys.readouterr().err
+    assert "do not match the recipe's 'model.fsq_levels'" in capsys.readouterr().err
 
 
 def test_every_weight_learns(tmp_path):
@@ -411,11 +411,17 @@ def test_start_from_loads_the_weights(tmp_path):
     [
         (
             "model.num_layers_decoder=2",
-            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
+            "error: 'start_from': the weights in 'START' do not match the recipe's "
             "'model.num_layers_decoder'; set model.num_layers_decoder=1, or",
         ),
-        ("model.fsq_levels=[8,4,2]", "error: 'start_from': the weights in 'START' do not have the size"),
-        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no skin VAE there"),
+        (
+            "model.fsq_levels=[8,4,2]",
+            "error: 'start_from': the weights in 'START' do not match the recipe's 'model.fsq_levels'",
+        ),
+        (
+            "start_from=NOWHERE",
+            "error: 'start_from': NOWHERE: no skin VAE found; pass a policy or skin_vae directory",
+        ),
     ],
 )
 def test_weights_of_another_kind_are_no_start(tmp_path, capsys, override, message):

@@ -280,7 +280,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeyp
 
         patch.setattr(pretrain_tokenrig, "rig_losses", until_stopped)
         assert main([paths["broken"]]) == 130
-    assert "stopped; " in capsys.readouterr().err
+    assert "interrupted; " in capsys.readouterr().err
     assert (tmp_path / "broken" / "run" / "state-3").is_dir()
     assert not (tmp_path / "broken" / "run" / "policy").exists()
     assert main([paths["broken"]]) == 0
@@ -317,7 +317,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
     ("override", "message"),
     [
         ("data.sources=[{files: NOWHERE/*.glb}]", "error: NOWHERE/*.glb: no file matches"),
-        ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE there"),
+        ("skin_vae=NOWHERE", "error: 'skin_vae': NOWHERE: no skin VAE found"),
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("skeleton_only_steps=-1", "error: 'skeleton_only_steps' must be at least 0, not -1"),
         (
@@ -443,15 +443,15 @@ def test_start_from_keeps_the_vocabulary_of_the_start(path, vae_folder, tmp_path
     [
         (
             "language_model.num_hidden_layers=2",
-            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
+            "error: 'start_from': the weights in 'START' do not match the recipe's "
             "'language_model.num_hidden_layers'; set language_model.num_hidden_layers=1, or",
         ),
         (
             "mesh_encoder.token_num=5",
-            "error: 'start_from': the weights in 'START' do not have the size of the recipe's "
-            "'mesh_encoder.token_num'; set mesh_encoder.token_num=6, or",
+            "error: 'start_from': the weights in 'START' do not match the recipe's 'mesh_encoder.token_num'; "
+            "set mesh_encoder.token_num=6, or",
         ),
-        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no config.json; give a policy directory"),
+        ("start_from=NOWHERE", "error: 'start_from': NOWHERE: no config.json; pass a policy directory"),
     ],
 )
 def test_weights_of_another_kind_are_no_start(tmp_path, path, start_folder, capsys, override, message):

@@ -77,7 +77,7 @@ def test_iou_is_that_of_the_training():
 
 @pytest.mark.parametrize("shapes", [((3, 2), (2, 3)), ((4,), (4,)), ((0, 2), (0, 2))])
 def test_weights_of_other_shapes_are_refused(shapes):
-    with pytest.raises(ValueError, match=r"weights must be two \(V, J\) arrays of one shape"):
+    with pytest.raises(ValueError, match=r"weights must be two \(V, J\) arrays of the same shape"):
         weight_scores(*(np.zeros(shape, np.float32) for shape in shapes))
 
 
@@ -214,7 +214,7 @@ def test_files_and_prepared_folders(tmp_path, path, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("skin_vaes=[NOWHERE]", "error: 'skin_vaes': NOWHERE: no skin VAE there"),
+        ("skin_vaes=[NOWHERE]", "error: 'skin_vaes': NOWHERE: no skin VAE found"),
         ("skin_vaes=[]", "error: 'skin_vaes' is empty; list at least one directory"),
         ("skin_vaes=[a,a]", "error: 'skin_vaes' lists a directory twice; list each once"),
         ("tokens=[5]", "error: 'tokens': '"),

@@ -78,10 +78,10 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
         (rigs / "cut.glb").write_bytes(b"glTF")
         (rigs / "nothing.glb").write_bytes(b"")
         override = f"data.sources=[{{files: {rigs}}}]"
-        return override, f"error: {rigs}: none of its 2 files is a usable rig; fix or replace them:"
+        return override, f"error: {rigs}: none of the 2 files is a usable rig; fix or replace them:"
     if kind == "nowhere":
         expected = (
-            f"error: {rigs}/manifest.json: it cannot be read (No such file or directory); make the folder"
+            f"error: {rigs}/manifest.json: cannot be read (No such file or directory); create the folder"
         )
         return f"data.sources=[{{prepared: {rigs}}}]", expected
     for seed in range(2):
@@ -100,8 +100,8 @@ def unusable_source(folder: Path, kind: str) -> tuple[str, str]:
     write_manifest(prepared, replace(manifest, rigs=held_out))
     return (
         override,
-        f"error: {prepared}: it has no rigs in the 'train' split; run `python -m data.prepare` with "
-        "more rigs or another --eval",
+        f"error: {prepared}: no rigs in the 'train' split; run `python -m data.prepare` with more rigs or "
+        "a different --eval",
     )
 
 

@@ -174,7 +174,7 @@ def test_meshes_that_cannot_be_scored_are_reported_and_refused(service):
     assert reasons == [None] * 6 + ["spoon: the mesh has no triangle with area; pass a surface mesh"]
     with pytest.raises(ValueError, match="mesh 6 cannot be scored: spoon: "):
         service.submit(6, group(0, 2), 0)
-    with pytest.raises(IndexError, match="mesh 7 was never prepared"):
+    with pytest.raises(IndexError, match="mesh 7 was not prepared; prepare it"):
         service.submit(7, group(0, 2), 0)
 
 

@@ -54,7 +54,7 @@ def test_meshes_that_cannot_be_scored_are_reported_and_refused():
     assert reasons == ["spoon: the mesh has no triangle with area; pass a surface mesh", None]
     with pytest.raises(ValueError, match="mesh 0 cannot be scored: spoon: "):
         service.submit(0, group(0, 2), 0)
-    with pytest.raises(IndexError, match="mesh 2 was never prepared"):
+    with pytest.raises(IndexError, match="mesh 2 was not prepared; prepare it"):
         service.submit(2, group(0, 2), 0)
     assert len(service.submit(1, group(0, 2), 0).result().scores) == 2
 

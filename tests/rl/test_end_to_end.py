@@ -201,7 +201,7 @@ def test_no_run_starts_without_meshes(here, tmp_path, capsys, key, kind):
     expected = f"error: {folder}: no file matches; check the path"
     if kind == "broken":
         (folder / "cut.glb").write_bytes(b"glTF")
-        expected = f"error: {folder}: none of its 1 files is a usable mesh; fix or replace them:"
+        expected = f"error: {folder}: none of the 1 files is a usable mesh; fix or replace them:"
     if kind == "split":
         for seed in range(2):
             creature = make_creature(seed)
@@ -211,8 +211,8 @@ def test_no_run_starts_without_meshes(here, tmp_path, capsys, key, kind):
         rigs = tuple(replace(rig, split=other) for rig in manifest.rigs)
         write_manifest(tmp_path / "prepared", replace(manifest, rigs=rigs))
         folder = tmp_path / "prepared"
-        fix = "run `python -m data.prepare` with more rigs or another --eval"
-        expected = f"error: {folder}: it has no rigs in the {part!r} split; {fix}"
+        fix = "run `python -m data.prepare` with more rigs or a different --eval"
+        expected = f"error: {folder}: no rigs in the {part!r} split; {fix}"
     assert here({f"data.{key}": str(folder)}) == 2
     shown = capsys.readouterr()
     assert shown.out == ""

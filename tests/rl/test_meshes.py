@@ -154,8 +154,8 @@ def test_prepared_rigs_that_cannot_be_used_are_reported(make_recipe, prepared, c
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 5 - len(meshes.samples)
     assert any(train[0].file in line for line in shown)
-    assert any(f"the limit is {limit}" in line for line in shown)
-    with pytest.raises(MeshError, match=r"none of its \d rigs is usable; prepare the folder again"):
+    assert any(f"over the limit of {limit}" in line for line in shown)
+    with pytest.raises(MeshError, match=r"none of the \d rigs is usable; prepare the folder again"):
         load_meshes(make_recipe({"data.meshes": str(prepared), "data.max_faces": 1}))
 
 
@@ -166,7 +166,7 @@ def test_a_prepared_folder_with_an_empty_split_is_refused(make_recipe, prepared,
     write_manifest(
         prepared, replace(manifest, rigs=tuple(replace(rig, split=other) for rig in manifest.rigs))
     )
-    with pytest.raises(MeshError, match=f"prepared: it has no rigs in the {part!r} split"):
+    with pytest.raises(MeshError, match=f"prepared: no rigs in the {part!r} split"):
         load_meshes(make_recipe({"data.meshes": str(prepared)}))
 
 

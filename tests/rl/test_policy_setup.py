@@ -37,7 +37,7 @@ def configured(**values: object):
             damage("config.json", configured(num_hidden_layers=3)),
             "11 weights required by config.json are missing",
         ),
-        (damage("config.json", configured(hidden_size=48)), "of another size"),
+        (damage("config.json", configured(hidden_size=48)), "have the wrong shape"),
         (damage("skin_vae/model.safetensors", lambda _: None), "skin_vae"),
         (damage("skin_vae/model.safetensors", lambda content: content[:100]), "cannot be loaded"),
         (damage("skin_vae/config.json", configured(width_encoder=32)), "size mismatch"),

@@ -41,7 +41,7 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_
     os.killpg(process.pid, signal.SIGINT)
     seen += process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode in (130, -signal.SIGINT), seen
-    assert "stopped" in seen
+    assert "interrupted" in seen
     assert 'train_grpo.py", line' not in seen  # no traceback of ours; the launcher shows one of its own
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     assert not (tmp_path / "run" / "policy").exists()
@@ -67,7 +67,7 @@ def test_sigterm_is_handled_like_ctrl_c(here, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(InlineRewardService, "submit", terminated)
     assert here({"train.max_steps": 9}) == 130
-    assert "stopped" in capsys.readouterr().err.splitlines()[-1]
+    assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
     assert steps(tmp_path / "run") == [1, 2]
     monkeypatch.undo()
     assert here({"train.max_steps": 3}) == 0

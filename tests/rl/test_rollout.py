@@ -296,7 +296,7 @@ def test_seeds_are_many_and_fixed():
 @pytest.mark.parametrize("limit", [0, 247])
 def test_limits_that_do_not_fit_are_refused(setting, limit):
     # 256 positions - 8 of the mesh - <bos> - class = 246
-    with pytest.raises(ValueError, match=r"must be in 1\.\.246 for this model"):
+    with pytest.raises(ValueError, match=r"must be between 1 and 246 for this model"):
         setting.sample(limit=limit)
 
 

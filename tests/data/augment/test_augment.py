@@ -120,7 +120,10 @@ def test_a_valid_rig_in_the_mesh_frame_whatever_is_on(which, seed, on):
         ({"joint_noise": -0.1}, "'data.augment.joint_noise' must be between 0 and 1, not -0.1"),
         ({"max_pose_deg": 181}, "'data.augment.max_pose_deg' must be between 0 and 180, not 181.0"),
         ({"max_deleted": float("nan")}, "'data.augment.max_deleted' must be between 0 and 1, not nan"),
-        ({"scale_range": [1.2, 0.8]}, "'data.augment.scale_range' must be two positive factors, the smaller"),
+        (
+            {"scale_range": [1.2, 0.8]},
+            "'data.augment.scale_range' must be two positive factors, smaller first",
+        ),
         ({"scale_range": [0, 1]}, "'data.augment.scale_range' must be two positive factors"),
         ({"scale_range": [1]}, "'data.augment.scale_range' must have 2 entries, not 1"),
         (

@@ -73,5 +73,5 @@ def test_no_angle_no_change_and_bones_keep_their_lengths():
 
 
 def test_rotations_must_fit():
-    with pytest.raises(ValueError, match=r"rotations have shape \(2, 3, 3\); give \(3, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"rotations have shape \(2, 3, 3\); pass \(3, 3, 3\)"):
         posed(*arm(), np.zeros((2, 3, 3)))

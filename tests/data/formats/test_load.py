@@ -73,7 +73,7 @@ def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
         *((f"a.{kind}", b"hello world\n" * 30, "; ") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         *((f"a.{kind}", bytes(range(256)) * 3, "; ") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         ("a.obj", OBJ + "v 0 nan 0\nf 1 2 4\n", "not finite"),
-        ("a.obj", "v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "its extent is zero"),
+        ("a.obj", "v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "the extent is zero"),
         ("a.obj", "v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "zero area"),
         ("a.ply", PLY + "3 0 1 9\n", "a face refers to vertex 9"),
         ("a.ply", PLY + "3 0 1 -1\n", "a face refers to vertex -1"),
@@ -94,10 +94,10 @@ def test_missing_folder_and_limits(tmp_path: Path) -> None:
         load_mesh(tmp_path / "folder.glb")
     path = tmp_path / "ball.ply"
     path.write_bytes(exported("ply"))
-    with pytest.raises(MeshError, match="it has 320 faces, the limit is 319; simplify"):
+    with pytest.raises(MeshError, match="the mesh has 320 faces, over the limit of 319; simplify"):
         load_mesh(path, max_faces=319)
     assert len(load_mesh(path, max_faces=320).faces) == 320
-    with pytest.raises(MeshError, match="MiB large, the limit is"):
+    with pytest.raises(MeshError, match="MiB, over the limit of"):
         load_mesh(path, max_bytes=path.stat().st_size - 1)
 
 
@@ -134,8 +134,8 @@ def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
     meshes, refusals = load_meshes(tmp_path)
     assert [mesh.name for mesh in meshes] == ["ball", "ball_3", "ball_2"]
     assert [str(refusal) for refusal in refusals] == [
-        f"{tmp_path}/bad.fbx: FBX is not supported; convert it to GLB, for instance with Blender",
-        f"{tmp_path}/bad.obj: it has no faces (a point cloud?); export a triangle mesh",
+        f"{tmp_path}/bad.fbx: FBX is not supported; convert it to GLB, for example with Blender",
+        f"{tmp_path}/bad.obj: the mesh has no faces (a point cloud?); export a triangle mesh",
     ]
     assert refusals[0].file == f"{tmp_path}/bad.fbx"
     assert load_meshes(tmp_path / "nothing*") == ([], [])

@@ -163,10 +163,10 @@ def test_one_broken_rig_of_many_is_refused_alone(tmp_path: Path) -> None:
         "no skinning weights",
         r"shape [3, 5] for 5 vertices",
         "joint 2 has two parents, 0 and 1",
-        "refers to a joint outside the 3 joints",
-        "its root, joint 1, has a parent",
+        "refers to a joint beyond the rig's 3 joints",
+        "the root, joint 1, has a parent",
         "root_index 7",
-        "refers to joint 3 of 3",
+        "refers to joint 3, but the rig has only 3",
         "NaN",
     ]
     for reason, part in zip(reasons, expected, strict=True):
@@ -217,9 +217,9 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     path = plain_npz(tmp_path)
-    assert "2 faces, the limit is 1" in refusal(path, RigLimits(max_faces=1))
-    assert "3 joints, the limit is 2" in refusal(path, RigLimits(max_joints=2))
-    assert "the limit is 0; split" in refusal(path, replace(RigLimits(), max_npz_bytes=10))
+    assert "2 faces, over the limit of 1" in refusal(path, RigLimits(max_faces=1))
+    assert "3 joints, over the limit of 2" in refusal(path, RigLimits(max_joints=2))
+    assert "over the limit of 0 MiB; split" in refusal(path, replace(RigLimits(), max_npz_bytes=10))
     only(path, RigLimits(max_faces=2, max_joints=3))
     assert "larger than 0 MiB" in refusal(rignet(tmp_path), RigLimits(max_bytes=3))
 

@@ -45,7 +45,7 @@ def test_rounding_below_zero_is_repaired(tmp_path: Path) -> None:
         ({"vertices": POINTS * 0}, "extent is zero"),
         ({"matrix_local": matrices(nan_at(JOINTS, 2, 0))}, "joint 2 is not finite"),
         ({"matrix_local": matrices(JOINTS * 100)}, "joint 2 is 199 half side lengths"),
-        ({"matrix_local": matrices(JOINTS * 0)}, "3 joints all coincide"),
+        ({"matrix_local": matrices(JOINTS * 0)}, "all 3 joints coincide"),
         ({"parents": np.array([-1, 0, 3])}, "joint 2 has parent 3, but there are 3 joints"),
         ({"parents": np.array([-1, 0, -2])}, "joint 2 has parent -2, but there are 3 joints"),
         ({"parents": np.array([1, 2, 0])}, "no joint is a root because the parents form a cycle"),
@@ -54,7 +54,7 @@ def test_rounding_below_zero_is_repaired(tmp_path: Path) -> None:
         ({"skin": SKIN[:, :2]}, r"shape \(5, 2\) for 5 vertices and 3 joints"),
         ({"skin": nan_at(SKIN, 3, 1)}, "vertex 3 are NaN"),
         ({"skin": SKIN - 0.5}, "negative"),
-        ({"skin": SKIN * 0}, "all of its skinning weights are 0"),
+        ({"skin": SKIN * 0}, "all skinning weights are 0"),
     ],
 )
 def test_broken_rigs_are_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

@@ -12,13 +12,13 @@ from tests.data.rig_files import OBJ_TEXT, RIG_TEXT, only, refusal, rignet
     ("old", "new", "reason"),
     [
         ("hier knee foot\n", "", "'foot' has no parent and is not the root"),
-        ("hier knee foot\n", "hier knee fo", "refers to joint 'fo', which it does not define"),
+        ("hier knee foot\n", "hier knee fo", "joint 'fo' is used but never defined"),
         ("hier knee foot\n", "hier knee", "line 11, 'hier knee', cannot be read"),
         ("skin 2 hip 0.5 knee 0.5", "skin 2 hip 0.5 knee", "line 7"),
         ("skin 2 hip 0.5", "skin two hip 0.5", "line 7"),
-        ("skin 4", "skin 5", "refers to vertex 5 of 5"),
-        ("skin 4", "skin -1", "refers to vertex -1 of 5"),
-        ("skin 4", "skin 99999999999999999999", "refers to vertex 99999999999999999999"),
+        ("skin 4", "skin 5", "refers to vertex 5, but the rig has only 5"),
+        ("skin 4", "skin -1", "refers to vertex -1, but the rig has only 5"),
+        ("skin 4", "skin 99999999999999999999", "vertex index 99999999999999999999 is too large"),
         ("skin 2 hip 0.5", "skin 2 hip nan", "vertex 2 are NaN"),
         ("joints foot 4 1 0", "joints hip 4 1 0", "two joints are named 'hip'"),
         ("joints foot 4 1 0", "joints foot 4 1", "line 3"),
@@ -48,7 +48,7 @@ def test_rignet_meshes(tmp_path: Path) -> None:
     path = path.rename(path.with_name("small_rig.txt"))
     assert only(path).rigged.name == "small_rig"
     path.with_name("small.obj").unlink()
-    assert "its mesh small_rig.obj is not in" in refusal(path)
+    assert "the mesh small_rig.obj is not in" in refusal(path)
     # A quad becomes two triangles; vertex lines keep their numbers.
     quad = rignet(tmp_path, obj=OBJ_TEXT.split("f")[0] + "f 1 2 4 3\n")
     assert only(quad).rigged.mesh.faces.tolist() == [[0, 1, 3], [0, 3, 2]]

@@ -44,7 +44,7 @@ def test_gltf_indices_and_positions_are_checked(tmp_path: Path, builder: Any) ->
     attributes = {"POSITION": builder.accessor(TRIANGLE)}
     indices = builder.accessor([0, 1, 3], "uint16")
     builder.node(root=True, mesh=builder.mesh({"attributes": attributes, "indices": indices}))
-    with pytest.raises(MeshError, match="refers to vertex 3 but has only 3"):
+    with pytest.raises(MeshError, match="refers to vertex 3, but has only 3"):
         load_mesh(builder.glb(tmp_path / "range.glb"))
     builder.doc["accessors"][indices]["bufferView"] = builder.view(np.array([0, 1, 2], "u2").tobytes())
     builder.doc["accessors"][0]["bufferView"] = builder.view(np.full((3, 3), np.nan, "f4").tobytes())
@@ -297,16 +297,16 @@ def attribute(name: str, make: Any) -> Any:
 @pytest.mark.parametrize(
     ("act", "reason"),
     [
-        (bad_weights(np.nan), "skinning weights that are NaN"),
-        (bad_weights(np.inf), "skinning weights that are NaN or infinite"),
-        (bad_weights(-0.5), "negative skinning weights"),
+        (bad_weights(np.nan), "some skinning weights are NaN"),
+        (bad_weights(np.inf), "some skinning weights are NaN or infinite"),
+        (bad_weights(-0.5), "some skinning weights are negative"),
         (bad_matrix(np.zeros((4, 4))), "inverse bind matrix 1 of skins.0. cannot be inverted"),
         (bad_matrix(np.full((4, 4), np.nan)), "not finite"),
         (lambda b: b.doc["skins"][0].update(joints=[1, 2, 2]), "2 inverse bind matrices for 3 joints"),
         (lambda b: b.doc["skins"][0].update(joints=[]), "has no joints"),
         (lambda b: b.doc["skins"][0].update(joints=[1, 77]), "not in the scene"),
         (lambda b: b.doc["skins"][0].pop("joints"), "malformed"),
-        (lambda b: b.doc["skins"].clear(), r"skins\[0\] but has only 0"),
+        (lambda b: b.doc["skins"].clear(), r"skins\[0\], but has only 0 skins"),
         (attribute("WEIGHTS_0", None), "only one of JOINTS_0 and WEIGHTS_0"),
         (
             attribute("JOINTS_0", lambda b: b.accessor(SLOTS + 5, "uint8")),

@@ -16,7 +16,7 @@ from data.gltf.skinned import top_influences
 def test_files_without_a_skin_and_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "box.glb"
     trimesh.creation.box().export(path)
-    with pytest.raises(MeshError, match="it has no skin; use load_mesh"):
+    with pytest.raises(MeshError, match="the mesh has no skin; use load_mesh"):
         read_skinned_glb(path)
     with pytest.raises(MeshError, match="No such file"):
         read_skinned_glb(tmp_path / "none.glb")

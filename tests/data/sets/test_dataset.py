@@ -86,10 +86,10 @@ def test_no_usable_mesh_gives_every_reason(tmp_path: Path) -> None:
         file_samples(f"{tmp_path}/*.glb", 8)
     (tmp_path / "a.fbx").write_text("x")
     (tmp_path / "b.obj").write_text("v 0 0 0")
-    with pytest.raises(MeshError, match="none of its 2 files is a usable mesh") as caught:
+    with pytest.raises(MeshError, match="none of the 2 files is a usable mesh") as caught:
         file_samples(tmp_path, 8)
     assert f"{tmp_path}/a.fbx: FBX is not supported; convert it to GLB" in str(caught.value)
-    assert f"{tmp_path}/b.obj: it has no faces" in str(caught.value)
+    assert f"{tmp_path}/b.obj: the mesh has no faces" in str(caught.value)
 
 
 @given(

@@ -82,8 +82,8 @@ def test_a_draw_depends_only_on_its_index() -> None:
 @pytest.mark.parametrize(
     ("lengths", "weights", "reason"),
     [
-        ([], [], "there are no sources"),
-        ([3, 0], [1, 1], "set 1: it is empty; add rigs"),
+        ([], [], "mixture: no sources"),
+        ([3, 0], [1, 1], "set 1: the source is empty; add rigs"),
         ([3, 3], [1, -1], "non-negative"),
         ([3, 3], [1, float("nan")], "finite"),
         ([3, 3], [1, float("inf")], "finite"),

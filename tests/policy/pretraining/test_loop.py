@@ -322,7 +322,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, change):
     run(recipe(tmp_path, max_steps=3))
     optimizer = "adamw" if change == "optimizer" else "muon"
     with pytest.raises(
-        RecipeError, match=r"'.*state-3' is a checkpoint of another .* loop\.resume=false"
+        RecipeError, match=r"'.*state-3' is a checkpoint of a different .* loop\.resume=false"
     ) as caught:
         run(recipe(tmp_path, optimizer=optimizer), model=Net(width=6 if change == "size" else 4))
     assert "\n" not in str(caught.value)

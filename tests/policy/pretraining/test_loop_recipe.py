@@ -22,7 +22,7 @@ from policy.pretraining.loop_recipe import LoopRecipe
         ({"learning_rate": 0}, "'loop.learning_rate' must be above 0, not 0.0"),
         ({"learning_rate": math.nan}, "'loop.learning_rate' must be above 0, not nan"),
         ({"max_grad_norm": 0}, "'loop.max_grad_norm' must be above 0, not 0.0"),
-        ({"min_learning_rate_ratio": 1.5}, "'loop.min_learning_rate_ratio' must be from 0 to 1, not 1.5"),
+        ({"min_learning_rate_ratio": 1.5}, "'loop.min_learning_rate_ratio' must be between 0 and 1, not 1.5"),
         (
             {"gradient_accumulation_steps": 0},
             "'loop.gradient_accumulation_steps' must be at least 1, not 0",

@@ -181,8 +181,10 @@ def test_unusable_files_are_named_and_left_out(rig_files, capsys):
     assert printed.out == ""
     assert printed.err.count("skipped: ") == 1 + counts.count(max(counts))
     assert f"skipped: {rig_files / 'broken.glb'}: " in printed.err
-    assert f"joints, the limit is {limit}; raise 'data.max_joints'" in printed.err
-    with pytest.raises(MeshError, match=r"it has \d+ faces, the limit is 9; raise 'data.max_faces'"):
+    assert f"joints, over the limit of {limit}; raise 'data.max_joints'" in printed.err
+    with pytest.raises(
+        MeshError, match=r"the rig has \d+ faces, over the limit of 9; raise 'data.max_faces'"
+    ):
         RigExamples(files(rig_files, max_faces=9))
 
 
@@ -192,7 +194,7 @@ def test_no_usable_rig_at_all(tmp_path):
     for name in ("one.glb", "two.glb"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(
-        MeshError, match=r"none of its 2 files is a usable rig(.|\n)*one\.glb: (.|\n)*two\.glb: "
+        MeshError, match=r"none of the 2 files is a usable rig(.|\n)*one\.glb: (.|\n)*two\.glb: "
     ):
         RigExamples(files(tmp_path))
 
@@ -261,7 +263,7 @@ def test_prepared_folders_that_cannot_be_used(prepared, tmp_path, capsys):
     def examples(folder: Path, **changes: int) -> RigExamples:
         return RigExamples(replace(SMALL, sources=(SourceRecipe(prepared=str(folder)),), **changes))
 
-    with pytest.raises(MeshError, match=r"make the folder with `python -m data\.prepare`"):
+    with pytest.raises(MeshError, match=r"create the folder with `python -m data\.prepare`"):
         examples(tmp_path / "nowhere")
     with pytest.raises(MeshError, match="all 2 training rigs have more than 1 joints or 300000 faces"):
         examples(prepared, max_joints=1)

@@ -27,6 +27,6 @@ def test_starting_weights_of_other_sizes_are_refused_with_every_difference():
     with pytest.raises(RecipeError) as caught:
         check_same_sizes("here", own, {"model.width": 16, "model.levels": [8, 2], "model.heads": 2})
     assert str(caught.value) == (
-        "'start_from': the weights in 'here' do not have the size of the recipe's 'model.width'; "
-        "set model.width=8, model.levels=[4, 2], or start from other weights"
+        "'start_from': the weights in 'here' do not match the recipe's 'model.width'; set model.width=8, "
+        "model.levels=[4, 2], or start from other weights"
     )

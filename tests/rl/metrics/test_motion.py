@@ -105,7 +105,7 @@ def test_properties_of_the_motion_loss(seed, counts):
         (
             np.zeros((3, 3)),
             np.zeros((1, 2, 3, 3)),
-            "the predicted rig has weights for 2 vertices and the mesh has 3",
+            "the predicted rig has weights for 2 vertices, but the mesh has 3",
         ),
         (np.zeros((0, 3)), np.zeros((1, 2, 3, 3)), r"vertices have shape \(0, 3\)"),
         (np.zeros((2, 2)), np.zeros((1, 2, 3, 3)), r"vertices have shape \(2, 2\)"),
@@ -123,5 +123,7 @@ def test_unusable_motions_are_refused(vertices, poses, message):
 
 def test_rigs_of_different_meshes_are_refused():
     arm, other = (rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], bound) for bound in ([1, 0], [1, 0, 0]))
-    with pytest.raises(MetricError, match="the true rig has weights for 3 vertices and the mesh has 2"):
+    with pytest.raises(
+        MetricError, match="the ground-truth rig has weights for 3 vertices, but the mesh has 2"
+    ):
         motion_loss(np.zeros((2, 3)), arm, other, np.zeros((1, 2, 3, 3)))

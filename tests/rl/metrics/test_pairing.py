@@ -87,6 +87,6 @@ def test_properties_of_aligned_weights(seed, counts):
 def test_weights_of_different_meshes_are_not_aligned():
     rng = np.random.default_rng(0)
     with pytest.raises(
-        MetricError, match="the predicted rig has weights for 4 vertices and the true one for 5"
+        MetricError, match="the predicted rig has weights for 4 vertices and the ground-truth rig for 5"
     ):
         align_weights(random_rig(rng, 2, 4), random_rig(rng, 2, 5))

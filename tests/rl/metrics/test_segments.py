@@ -53,8 +53,8 @@ def test_point_segment_distances_match_the_loop():
 @pytest.mark.parametrize(
     ("points", "segments", "message"),
     [
-        (np.empty((0, 3)), np.zeros((1, 2, 3)), r"points have shape \(0, 3\); give \(N, 3\)"),
-        (np.zeros((1, 3)), np.zeros((2, 3)), r"segments have shape \(2, 3\); give \(N, 2, 3\)"),
+        (np.empty((0, 3)), np.zeros((1, 2, 3)), r"points have shape \(0, 3\); pass \(N, 3\)"),
+        (np.zeros((1, 3)), np.zeros((2, 3)), r"segments have shape \(2, 3\); pass \(N, 2, 3\)"),
         (np.full((1, 3), np.inf), np.zeros((1, 2, 3)), "points are not all finite"),
     ],
 )

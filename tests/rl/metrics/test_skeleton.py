@@ -207,7 +207,7 @@ def test_properties_of_distances(convention, a, b, data):
         ([[0, 0, 75.0]], [-1], "rignet", r"skeleton b: joint 0 is at \[0.0, 0.0, 75.0\], far outside"),
         ([[0, 0, 0]], [-1, 0], "unirig", r"skeleton b: parents have shape \(2,\)"),
         ([[0, 0, 0], [1, 0, 0]], [1, 0], "rignet", "skeleton b: joint 0 never reaches a root"),
-        ([[0, 0, 0]], [-1], "UniRig", "convention is 'UniRig'; give one of unirig, rignet"),
+        ([[0, 0, 0]], [-1], "UniRig", "convention is 'UniRig'; choose one of unirig, rignet"),
     ],
 )
 def test_unusable_skeletons_are_refused(distances, joints, parents, convention, message):
