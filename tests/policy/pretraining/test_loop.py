@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from torch import nn
+from torch.utils.data import DataLoader
 
 from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
@@ -280,6 +281,17 @@ def test_accumulated_batches_are_one_large_batch(tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     for own, other in zip(metrics(tmp_path / "large"), metrics(tmp_path / "small"), strict=True):
         assert own == pytest.approx(other, rel=1e-4)
+
+
+def test_a_data_loader_that_an_earlier_trainer_left_at_its_end_cuts_no_step_short(tmp_path):
+    options = {"batch_size": 2, "gradient_accumulation_steps": 3, "optimizer": "adamw"}
+    expected = run(recipe(tmp_path / "alone", **options))
+    left = Accelerator().prepare(DataLoader(range(1)))
+    next(iter_of_left := iter(left))
+    assert left.end_of_dataloader
+    assert GradientState().active_dataloader is left
+    assert equal(run(recipe(tmp_path / "after", **options)), expected)
+    assert not list(iter_of_left)
 
 
 def test_a_resumed_run_with_accumulation_equals_an_uninterrupted_one(tmp_path):
