@@ -35,7 +35,7 @@ class RewardSettings:
         smoothness_scale: [s of R_mo], 1*.
         reduce: over edges: max as in the formula, or mean.
         max_scoring_vertices: larger meshes are scored on a fixed random subset, 16,384*: the number of
-            queries per mesh of the released skin model.
+            queries per mesh of the released skin VAE.
         pose_file: recorded poses instead of random ones*, see `rewards.recorded_poses`.
         guards: guard rewards to enable*, see `rewards.guards`: bone_influence, joint_count_prior.
         min_owned_vertices: n of bone_influence*.

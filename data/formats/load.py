@@ -1,4 +1,4 @@
-"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; refuses bad ones by name."""
+"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; reports unusable ones."""
 
 import glob
 import io

@@ -1,1 +1,1 @@
-"""Layers shared by TokenRig's mesh encoder and the SkinTokens VAE."""
+"""Layers shared by TokenRig's mesh encoder and the skin VAE."""

@@ -1,4 +1,4 @@
-"""Transformer blocks of the SkinTokens VAE: self and cross attention, feed-forward, perceiver."""
+"""Transformer blocks of the skin VAE: self and cross attention, feed-forward, perceiver."""
 
 import torch
 from torch import Tensor, nn

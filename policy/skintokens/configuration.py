@@ -1,4 +1,4 @@
-"""Configuration of the SkinTokens VAE: sizes and switches, released values as defaults."""
+"""Configuration of the skin VAE: sizes and switches, released values as defaults."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +9,7 @@ PERCEIVER_HEADS = 8
 
 @dataclass(frozen=True)
 class SkinVAEConfig:
-    """Sizes and switches of the SkinTokens VAE; the defaults are the released model's.
+    """Sizes and switches of the skin VAE; the defaults are the released model's.
 
     Also the `model` section of stage-1 recipes. Raises ValueError for sizes that do not fit each other.
     Source: specification, section 7.

@@ -1,4 +1,4 @@
-"""Decoder of the SkinTokens VAE: code vectors and condition latents to skinning weights at query points."""
+"""Decoder of the skin VAE: code vectors and condition latents to skinning weights at query points."""
 
 from torch import Tensor, nn
 

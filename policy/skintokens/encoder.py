@@ -1,4 +1,4 @@
-"""Encoder of the SkinTokens VAE: surface points to latents of a bone (skin) or of a mesh (condition)."""
+"""Encoder of the skin VAE: surface points to latents of a bone (skin) or of a mesh (condition)."""
 
 import torch
 from torch import Tensor, nn

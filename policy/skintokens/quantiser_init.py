@@ -1,4 +1,4 @@
-"""Initialises the FSQ projections of a SkinTokens VAE from latents that were trained without quantisation."""
+"""Initialises the FSQ projections of a skin VAE from latents that were trained without quantisation."""
 
 import torch
 from torch import Tensor

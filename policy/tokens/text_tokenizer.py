@@ -95,5 +95,5 @@ def parse_mesh_prompt(text: str, vocabulary: Vocabulary) -> tuple[int, int]:
     name = None if match[2] == NO_CLASS_NAME else match[2]
     if name is not None and name not in vocabulary.classes:
         known = ", ".join((NO_CLASS_NAME, *vocabulary.classes))
-        raise ValueError(f"prompt {text!r} has the unknown class {name!r}; known classes are {known}")
+        raise ValueError(f"prompt {text!r} has the unknown class {name!r}; choose one of {known}")
     return int(match[1]), vocabulary.class_id(name)

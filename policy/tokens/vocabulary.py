@@ -115,7 +115,7 @@ class Vocabulary:
         """Name of a class id, None for ``class_none``. Raises ValueError for any other id."""
         if not self.class_none <= token < self.skin_first:
             raise ValueError(
-                f"token {token} is not a class; classes are {self.class_none} to {self.skin_first - 1}"
+                f"token {token} is not a class; valid ids: {self.class_none} to {self.skin_first - 1}"
             )
         return None if token == self.class_none else self.classes[token - self.class_none - 1]
 
@@ -124,7 +124,7 @@ class Vocabulary:
         if name is None:
             return self.spring
         if name not in self.parts:
-            raise ValueError(f"unknown part {name!r}; known parts are {', '.join(self.parts) or '(none)'}")
+            raise ValueError(f"unknown part {name!r}; valid parts: {', '.join(self.parts) or '(none)'}")
         return self.spring + 1 + self.parts.index(name)
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,5 +139,5 @@ class Vocabulary:
         known = list(cls.__dataclass_fields__)
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise ValueError(f"unknown vocabulary field {unknown[0]!r}; known fields are {', '.join(known)}")
+            raise ValueError(f"unknown vocabulary field {unknown[0]!r}; valid fields: {', '.join(known)}")
         return cls(**fields)

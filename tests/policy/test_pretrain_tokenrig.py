@@ -230,7 +230,7 @@ def test_a_run_writes_a_policy_that_loads(tmp_path, path, vae_folder, capsys):
     policy = load_policy(tmp_path / "run" / "policy")
     assert policy.vocabulary == WORDS
     assert policy.model.config.hidden_size == 16
-    # The CVAE is frozen: the policy's is the given one, rounded to the bfloat16 the policy is stored in.
+    # The skin VAE is frozen: the policy's is the given one, rounded to the bfloat16 the policy is stored in.
     original = SkinVAE.load(vae_folder).state_dict()
     for name, tensor in policy.skin_vae.state_dict().items():
         assert torch.equal(tensor, original[name].bfloat16().float())

@@ -85,7 +85,7 @@ def test_prompts_round_trip() -> None:
         ("<bos> <class:fox2>", "is malformed; write it as"),
         ("<mesh:-1> <bos> <class:fox2>", "is malformed; write it as"),
         ("<mesh:1> <bos> <class:fox2> 3", "is malformed; write it as"),
-        ("<mesh:1> <bos> <class:wolf>", "'wolf'; known classes are none, fox2, y3z"),
+        ("<mesh:1> <bos> <class:wolf>", "'wolf'; choose one of none, fox2, y3z"),
     ],
 )
 def test_other_prompts_are_refused(text: str, message: str) -> None:
