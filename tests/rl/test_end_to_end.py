@@ -173,7 +173,7 @@ def test_user_errors_reach_the_shell_as_2_and_one_sentence(policy_path, tmp_path
         ({"policy.skin_vae": "/nowhere"}, ["/nowhere", "skin VAE"]),
         ({"data.meshes": "/nowhere/*.glb"}, ["/nowhere/*.glb", "no file matches"]),
         ({"data.class_name": "dragon"}, ["'data.class_name'", "dragon", "articulation"]),
-        ({"train.max_completion_length": 247}, ["'train.max_completion_length' 247", "1..246"]),
+        ({"train.max_completion_length": 247}, ["'train.max_completion_length' 247", "between 1 and 246"]),
         ({"train.num_generations": 3}, ["'train.num_generations' 3", "8 rollouts"]),
         ({"train.generation_batch_size": 12, "train.num_generations": 6}, ["'train'", "divisible"]),
         ({"train.fp16": True}, ["'train.fp16'", "GPU"]),
