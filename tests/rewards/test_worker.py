@@ -98,7 +98,9 @@ def test_only_prepared_meshes_may_be_used():
     with pytest.raises(ValueError, match="mesh 0 cannot be scored: no faces"):
         check_prepared(0, ["no faces", None])
     for missing in (2, -1):
-        with pytest.raises(IndexError, match=r"was not prepared; prepare it before scoring \(2 meshes are prepared\)"):
+        with pytest.raises(
+            IndexError, match=r"was not prepared; prepare it before scoring \(2 meshes are prepared\)"
+        ):
             check_prepared(missing, ["no faces", None])
 
 
