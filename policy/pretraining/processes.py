@@ -40,8 +40,8 @@ def make_accelerator(recipe: LoopRecipe) -> Accelerator:
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     accelerator = Accelerator(
         mixed_precision=precision,
-        # As a plugin: a plain number would lose to the launcher's configuration. This loop has a plain DataLoader;
-        # another that an earlier trainer of this process left at its end must not cut a step short.
+        # As a plugin: a plain number would lose to the launcher's configuration. Not synchronised with data
+        # loaders: this loop's is a plain one, and an earlier trainer of the process may have left one behind.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=recipe.gradient_accumulation_steps, sync_with_dataloader=False
         ),
