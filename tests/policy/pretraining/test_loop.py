@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch import nn
@@ -308,6 +309,7 @@ def test_wandb_gets_the_metrics_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     run(recipe(tmp_path / "run", report_to=["wandb"]))
+    wandb.teardown()  # its service writes the file and has then exited
     (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     content = log.read_bytes()
     assert b"loss" in content
