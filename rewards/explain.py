@@ -25,6 +25,7 @@ from rewards.containment import bone_points
 from rewards.errors import RewardError
 from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.occupancy import OccupancyGrid, build_occupancy
+from rewards.recorded_poses import PoseFileError
 from rewards.score import RewardSettings, RigScore, prepare_scoring_mesh, score_rig
 from rewards.scoring_mesh import ScoringMesh
 from rewards.smoothness import LENGTH_EPSILON, edge_stretch
@@ -240,11 +241,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--poses", help="NPZ file of recorded poses to use instead of random ones")
     options = parser.parse_args(arguments)
     matplotlib.use("Agg")
-    settings = RewardSettings(pose_file=options.poses)
     try:
+        settings = RewardSettings(pose_file=options.poses)
         score = explain(*read_skinned_glb(options.rigged), options.out, settings, options.seed)
-    except (MeshError, RewardError) as error:
-        print(f"{options.rigged.name}: {error}" if isinstance(error, RewardError) else error, file=sys.stderr)
+    except RewardError as error:
+        print(f"error: {options.rigged}: {error}", file=sys.stderr)
+        return 2
+    except (MeshError, PoseFileError) as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
     for name, value in (score.rewards | score.diagnostics).items():
         print(f"{name:<20} {value:.4f}")

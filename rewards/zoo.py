@@ -5,6 +5,7 @@ hacked.
 """
 
 import argparse
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.gltf.skinned import read_skinned_glb
+from data.mesh import MeshError
+from rewards.errors import RewardError
 from rewards.guards import GUARD_NAMES
 from rewards.score import RewardSettings, RigScore, ScoringMesh, prepare_scoring_mesh, score_rig
 from rewards.settings import REWARD_NAMES
@@ -120,8 +124,6 @@ def total(score: RigScore, weights: Mapping[str, float]) -> float:
 
 def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooRig]:
     """A rigged GLB as scoring mesh and rig; MeshError for a file without a rig."""
-    from data.gltf.skinned import read_skinned_glb
-
     mesh, rig = read_skinned_glb(path)
     scoring = prepare_scoring_mesh(mesh.vertices, mesh.faces, settings, name=mesh.name)
     return scoring, ZooRig(
@@ -150,8 +152,8 @@ def table(zoo: Mapping[str, Mapping[str, RigScore]]) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Score the zoo of each file and print the table."""
+def main(arguments: list[str] | None = None) -> int:
+    """Score the zoo of each file and print the table; exit status 2 if a file cannot be read or scored."""
     parser = argparse.ArgumentParser(
         prog="python -m rewards.zoo", description=(__doc__ or "").splitlines()[0]
     )
@@ -159,9 +161,17 @@ def main(arguments: list[str] | None = None) -> None:
     settings = RewardSettings()
     zoo: dict[str, Any] = {}
     for path in parser.parse_args(arguments).rigged:
-        zoo[path.stem] = score_zoo(*read_artist(path, settings), settings)
+        try:
+            zoo[path.stem] = score_zoo(*read_artist(path, settings), settings)
+        except RewardError as error:
+            print(f"error: {path}: {error}", file=sys.stderr)
+            return 2
+        except MeshError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     print(table(zoo))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

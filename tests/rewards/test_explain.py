@@ -29,6 +29,17 @@ def test_a_file_that_is_no_rig_is_refused_in_one_sentence(tmp_path, capsys, cont
     path = tmp_path / "broken.glb"
     path.write_bytes(content)
     assert main([str(path), "--out", str(tmp_path / "out")]) == 2
-    message = capsys.readouterr().err.strip()
-    assert "broken.glb" in message
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {path}: ")
+    assert len(message.splitlines()) == 1
+
+
+def test_a_missing_pose_file_is_refused_in_one_sentence(tmp_path, capsys):
+    creature = data.make_creature(3, "biped")
+    data.write_skinned_glb(tmp_path / "biped.glb", creature.mesh, creature.rig)
+    poses = tmp_path / "poses.npz"
+    arguments = [str(tmp_path / "biped.glb"), "--out", str(tmp_path / "out"), "--poses", str(poses)]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {poses}: ")
     assert len(message.splitlines()) == 1

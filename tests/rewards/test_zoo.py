@@ -100,3 +100,14 @@ def test_table_and_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([])
     assert "rigged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"not a GLB", b""])
+def test_an_unreadable_file_is_refused_in_one_sentence(tmp_path, capsys, content):
+    path = tmp_path / "broken.glb"
+    path.write_bytes(content)
+    assert main([str(path)]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith(f"error: {path}: ")
+    assert len(output.err.splitlines()) == 1
