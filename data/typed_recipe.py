@@ -22,6 +22,20 @@ class RecipeError(ValueError):
     """A recipe or override that cannot be used; the message names the key and the fix."""
 
 
+def require_positive(section: str, owner: object, *names: str) -> None:
+    """Raise RecipeError for the first of the fields `names` of `owner` that is not above 0."""
+    for name in names:
+        if not getattr(owner, name) > 0:
+            raise RecipeError(f"'{section}.{name}' must be above 0, not {getattr(owner, name)}")
+
+
+def require_not_negative(section: str, owner: object, *names: str) -> None:
+    """Raise RecipeError for the first of the fields `names` of `owner` that is below 0."""
+    for name in names:
+        if not getattr(owner, name) >= 0:
+            raise RecipeError(f"'{section}.{name}' must not be negative, not {getattr(owner, name)}")
+
+
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe with its overlays and dotted overrides into one plain mapping.
 

@@ -1,4 +1,4 @@
-"""RigPolicy: TokenRig with its frozen skin VAE and tokenizer, loaded from and saved to one directory."""
+"""RigPolicy: TokenRig with its frozen skin VAE in one directory; loading merges LoRA adapters."""
 
 import json
 import os
@@ -347,12 +347,15 @@ def _model_type(directory: Path) -> str | None:
 def adapter_base(directory: Path) -> Path | None:
     """Directory of the base model of a PEFT adapter; None if `directory` holds no adapter.
 
-    Raises PolicyError if the base model is not on this machine.
+    Raises PolicyError if its configuration is damaged or the base model is not on this machine.
     """
     path = directory / "adapter_config.json"
     if not path.is_file() or (directory / "config.json").is_file():
         return None
-    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    try:
+        base = json.loads(path.read_text()).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise PolicyError(f"{path}: not a PEFT configuration ({error}); restore the file") from error
     if not base or not Path(base).is_dir():
         raise PolicyError(
             f"{path}: the base model {base!r} is not a directory on this machine; copy it there"

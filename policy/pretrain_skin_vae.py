@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe
+from data.typed_recipe import RecipeError, build, read_recipe, require_not_negative, require_positive
 from policy.bundle import PolicyError, atomic_directory, find_skin_vae
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -35,30 +35,34 @@ class SkinLossRecipe:
     """The terms of the reconstruction loss between decoded and ground-truth skinning weights."""
 
     bce: float = 1.0
-    """Weight of the binary cross entropy; 0 disables it (no range check). Source: paper (the term), this
+    """Weight of the binary cross entropy; at least 0, and 0 disables it. Source: paper (the term), this
     project (its weight)."""
 
     mse: float = 1.0
-    """Weight of the mean squared error; 0 disables it (no range check). Source: paper (the term), this
+    """Weight of the mean squared error; at least 0, and 0 disables it. Source: paper (the term), this
     project (its weight)."""
 
     dice: float = 1.0
-    """Weight of the Dice loss per bone; 0 disables it (no range check). Source: paper (the term), this
+    """Weight of the Dice loss per bone; at least 0, and 0 disables it. Source: paper (the term), this
     project (its weight)."""
 
     dice_epsilon: float = 1e-4
-    """Constant added to numerator and denominator of Dice; above 0 (no range check). Source: paper (1e-4)."""
+    """Constant added to numerator and denominator of Dice; above 0. Source: paper (1e-4)."""
 
     mask: float = 0.0
-    """Weight of the cross entropy of whether a weight exceeds `mask_threshold`; 0 disables it (no range
-    check). The other terms leave small weights just outside a bone's region, which count as inside when IoU
-    is measured. Source: this project."""
+    """Weight of the cross entropy of whether a weight exceeds `mask_threshold`; at least 0, and 0 disables
+    it. The other terms leave small weights just outside a bone's region, which count as inside when IoU is
+    measured. Source: this project."""
 
     mask_threshold: float = 1e-2
     """Skinning weight above which a point is inside a bone's region; above 0 and below 1. Source: this
     project."""
 
     def __post_init__(self) -> None:
+        require_not_negative("loss", self, "bce", "mse", "dice", "mask")
+        require_positive("loss", self, "dice_epsilon")
+        if not self.bce + self.mse + self.dice + self.mask:
+            raise RecipeError("every weight of 'loss' is 0; set at least one of bce, mse, dice, mask above 0")
         if not 0 < self.mask_threshold < 1:
             raise RecipeError(f"'loss.mask_threshold' must be above 0 and below 1, not {self.mask_threshold}")
 

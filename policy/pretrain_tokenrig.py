@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe
+from data.typed_recipe import RecipeError, build, read_recipe, require_positive
 from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae, load_model
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -36,28 +36,38 @@ class LanguageModelRecipe:
     """Sizes of the language model, which has the Qwen3 architecture."""
 
     hidden_size: int = 896
-    """Width of the residual stream; at least 1 (not checked here). Source: specification, section 6."""
+    """Width of the residual stream; at least 1. Source: specification, section 6."""
 
     num_hidden_layers: int = 28
-    """Transformer layers; at least 1 (not checked here). Source: specification, section 6."""
+    """Transformer layers; at least 1. Source: specification, section 6."""
 
     num_attention_heads: int = 16
-    """Query heads; a multiple of `num_key_value_heads` (not checked here). Source: specification, section
+    """Query heads; a multiple of `num_key_value_heads`. Source: specification, section
     6."""
 
     num_key_value_heads: int = 8
-    """Key and value heads; at least 1 (not checked here). Source: specification, section 6."""
+    """Key and value heads; at least 1. Source: specification, section 6."""
 
     head_dim: int = 128
-    """Width of a head, independent of `hidden_size`; even (not checked here). Source: specification, section
+    """Width of a head, independent of `hidden_size`; even. Source: specification, section
     6."""
 
     intermediate_size: int = 3072
-    """Width of the gated MLP; at least 1 (not checked here). Source: specification, section 6."""
+    """Width of the gated MLP; at least 1. Source: specification, section 6."""
 
     max_position_embeddings: int = 3192
-    """Maximum sequence length in positions, mesh tokens included; at least 1 (not checked here). Source:
-    specification, section 6."""
+    """Maximum sequence length in positions, mesh tokens included; at least 1. Source: specification, section
+    6."""
+
+    def __post_init__(self) -> None:
+        require_positive("language_model", self, *(field.name for field in fields(self)))
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise RecipeError(
+                f"'language_model.num_attention_heads' {self.num_attention_heads} must be a multiple of "
+                f"'language_model.num_key_value_heads' {self.num_key_value_heads}"
+            )
+        if self.head_dim % 2:
+            raise RecipeError(f"'language_model.head_dim' must be even, not {self.head_dim}")
 
 
 @dataclass(frozen=True)

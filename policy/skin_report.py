@@ -29,7 +29,7 @@ from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sampling import vertex_normals
 from data.sets.dataset import EVAL_FIRST_SEED
-from data.sets.prepared import MANIFEST, PreparedRigs
+from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import RecipeError, build, read_recipe
 from policy.bundle import PolicyError, find_skin_vae
 from policy.pretraining.rig_examples import RigExample, make_example, skin_points
@@ -188,16 +188,21 @@ def held_out_rigs(recipe: SkinReportRecipe) -> list[HeldOutRig]:
         seeds = range(recipe.first_seed, recipe.first_seed + recipe.count)
         creatures = (make_creature(seed) for seed in seeds)
         pairs = [(creature.mesh, creature.rig) for creature in creatures]
-    elif isinstance(recipe.rigs, str) and (Path(recipe.rigs) / MANIFEST).is_file():
-        pairs = [(one.mesh, one.rig) for one in PreparedRigs(recipe.rigs, "eval")[: recipe.count]]
     else:
-        pairs = _rigs_of_files(recipe.rigs, recipe.count, RigLimits(max_joints=recipe.max_joints))
+        names = [recipe.rigs] if isinstance(recipe.rigs, str) else recipe.rigs
+        folders = [name for name in names if is_prepared(name)]
+        held_out = [one for folder in folders for one in PreparedRigs(folder, "eval")[: recipe.count]]
+        pairs = [(one.mesh, one.rig) for one in held_out[: recipe.count]]
+        files = [name for name in names if name not in folders]
+        if files and len(pairs) < recipe.count:
+            limits = RigLimits(max_joints=recipe.max_joints)
+            pairs += _rigs_of_files(files, recipe.count - len(pairs), limits)
     return [held_out_rig(mesh, rig, recipe, index) for index, (mesh, rig) in enumerate(pairs)]
 
 
-def _rigs_of_files(pattern: str | list[str], count: int, limits: RigLimits) -> list[tuple[Mesh, Rig]]:
+def _rigs_of_files(patterns: list[str], count: int, limits: RigLimits) -> list[tuple[Mesh, Rig]]:
     pairs: list[tuple[Mesh, Rig]] = []
-    files = find_rigs(pattern)
+    files = find_rigs(patterns)
     for path in files:
         for one in read_rigs(path, limits):
             if isinstance(one, Refusal):
@@ -208,7 +213,8 @@ def _rigs_of_files(pattern: str | list[str], count: int, limits: RigLimits) -> l
             break
     if not pairs:
         why = f"none of the {len(files)} files contains a usable rig" if files else "no file matches"
-        raise MeshError(f"{pattern}: {why}; check the path or pattern (quote patterns in the shell)")
+        names = ", ".join(patterns)
+        raise MeshError(f"{names}: {why}; check the path or pattern (quote patterns in the shell)")
     return pairs
 
 

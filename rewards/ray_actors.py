@@ -24,7 +24,7 @@ class StoredMesh(NamedTuple):
     ready: Any  # reference to a ScoringMesh
 
 
-class MeshDirectory:
+class MeshRegistry:
     """Actor that holds the prepared meshes by key, so that no process of the job prepares one twice."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The reward service on Ray: starts the actors, submits groups, retries them, collects their scores."""
+"""The reward service on Ray: connects or starts a cluster, creates the actors, submits and retries groups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
-from rewards.ray_actors import DecoderActor, MeshDirectory, ScoringActor, StoredMesh, even_slices
+from rewards.ray_actors import DecoderActor, MeshRegistry, ScoringActor, StoredMesh, even_slices
 from rewards.score import RewardSettings
 from rewards.worker import (
     UNSCORED,
@@ -47,8 +47,8 @@ class ServiceAddress:
     workers: int
 
     @property
-    def directory(self) -> str:
-        """Name of the mesh directory actor."""
+    def registry(self) -> str:
+        """Name of the mesh registry actor."""
         return f"{self.name}-meshes"
 
     @property
@@ -75,8 +75,8 @@ class RayRewardService:
         workers: number of scoring actors, one CPU each.
         timeout_s: seconds to wait for a group, for the actors to start and for a mesh to be prepared.
         retries: retries of a task, and of a group as a whole.
-        device: the decoder's: `cpu`, `cuda` (the GPU that Ray assigns) or `cuda:N`.
-        address: of a running Ray cluster; None starts a local one.
+        device: torch device of the decoder: `cpu`, `cuda` (the GPU that Ray assigns) or `cuda:N`.
+        address: address of a running Ray cluster; None starts a local one.
         namespace: Ray namespace of the actors' names.
 
     Raises:
@@ -102,10 +102,11 @@ class RayRewardService:
         )
         environment = {"env_vars": {**_THREADS, "PYTHONPATH": _python_path()}}
         common = {"namespace": namespace, "runtime_env": environment}
-        # Out of order: in order, an actor waits 30 s for a cancelled task's turn in its queue.
+        # In order, an actor would wait 30 s for the place of a cancelled task in its queue.
         restart = {"max_restarts": -1, "max_task_retries": retries, "allow_out_of_order_execution": True}
-        directory = ray.remote(MeshDirectory).options(name=where.directory, num_cpus=0, **common).remote()
-        # A token share of a GPU: the decoder runs beside the training. With `cuda:N` all GPUs stay visible.
+        registry = ray.remote(MeshRegistry).options(name=where.registry, num_cpus=0, **common).remote()
+        # A nominal fraction of a GPU: the decoder shares it with the training. `cuda:N` needs all GPUs
+        # visible.
         gpus = 0.01 if device == "cuda" else 0
         decoder = (
             ray.remote(DecoderActor)
@@ -116,11 +117,11 @@ class RayRewardService:
             ray.remote(ScoringActor).options(name=name, num_cpus=1, **restart, **common).remote(settings)
             for name in where.scorers
         ]
-        self._set_up(where, directory, decoder, scorers, timeout_s, retries)
+        self._set_up(where, registry, decoder, scorers, timeout_s, retries)
         self._owner, self._connected = True, connected
         try:
             ray.get(
-                [actor.__ray_ready__.remote() for actor in (directory, decoder, *scorers)], timeout=timeout_s
+                [actor.__ray_ready__.remote() for actor in (registry, decoder, *scorers)], timeout=timeout_s
             )
         except GetTimeoutError as error:
             self.close()
@@ -145,12 +146,12 @@ class RayRewardService:
         connected = _connect(address.ray_address, address.namespace, address.workers)
         service = cls.__new__(cls)
         try:
-            directory, decoder, *scorers = [
+            registry, decoder, *scorers = [
                 ray.get_actor(name, namespace=address.namespace)
-                for name in (address.directory, address.decoder, *address.scorers)
+                for name in (address.registry, address.decoder, *address.scorers)
             ]
-            service._set_up(address, directory, decoder, scorers, timeout_s, retries)
-            service._adopt(ray.get(directory.latest.remote(), timeout=timeout_s))
+            service._set_up(address, registry, decoder, scorers, timeout_s, retries)
+            service._adopt(ray.get(registry.latest.remote(), timeout=timeout_s))
         except (ValueError, RayError) as error:
             if connected:
                 ray.shutdown()
@@ -164,14 +165,14 @@ class RayRewardService:
     def _set_up(
         self,
         address: ServiceAddress,
-        directory: Any,
+        registry: Any,
         decoder: Any,
         scorers: list[Any],
         timeout_s: float,
         retries: int,
     ) -> None:
         self.address, self.timeout_s, self.retries = address, timeout_s, retries
-        self._directory, self._decoder, self._scorers = directory, decoder, scorers
+        self._registry, self._decoder, self._scorers = registry, decoder, scorers
         self._turn = 0
         self._adopt([])
 
@@ -182,7 +183,7 @@ class RayRewardService:
     def prepare_meshes(self, meshes: Sequence[RewardMesh]) -> list[str | None]:
         """See `RewardService`; the scoring actors share the work, and meshes prepared before cost nothing."""
         order = [mesh.key for mesh in meshes]
-        known = ray.get(self._directory.find.remote(order))
+        known = ray.get(self._registry.find.remote(order))
         missing = {mesh.key: mesh for mesh in meshes if mesh.key not in known}
         started = []
         for scorer, (key, mesh) in zip(itertools.cycle(self._scorers), missing.items(), strict=False):
@@ -193,7 +194,7 @@ class RayRewardService:
             StoredMesh(key, self._reason_of(reason, missing[key].name), source, ready)
             for key, source, reason, ready in with_progress(started, len(started))
         ]
-        self._adopt(ray.get(self._directory.publish.remote(stored, order)))
+        self._adopt(ray.get(self._registry.publish.remote(stored, order)))
         return list(self._reasons)
 
     def _reason_of(self, reference: Any, name: str) -> str | None:
@@ -239,7 +240,7 @@ class RayRewardService:
         """Stop the actors if this process started them; disconnect from Ray if this process connected."""
         if ray.is_initialized():
             if self._owner:
-                for actor in (*self._scorers, self._decoder, self._directory):
+                for actor in (*self._scorers, self._decoder, self._registry):
                     ray.kill(actor)
             if self._connected:
                 ray.shutdown()

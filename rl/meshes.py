@@ -1,4 +1,4 @@
-"""Loads a run's meshes, decides which are held out, and hands them to the reward service."""
+"""Loads a run's training and held-out meshes and has the reward service prepare them."""
 
 from __future__ import annotations
 

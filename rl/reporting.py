@@ -1,4 +1,4 @@
-"""Prints and writes each step's metrics (console, progress bar, metrics.jsonl); does not compute them."""
+"""Reports each step's metrics (console, progress bar, metrics.jsonl) and adds the training time."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class RigRewards:
                 file=sys.stderr,
             )
         self._count_failures(groups, [score for score, rig in zip(scores, is_rig, strict=True) if rig])
-        # Validity depends on the tokens alone: a rig that no worker could score is still valid.
+        # A rig that no worker could score is still valid; one that scoring rejects is not.
         valid = [
             rig and (score.valid or score.rewards is None) for score, rig in zip(scores, is_rig, strict=True)
         ]

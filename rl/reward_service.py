@@ -1,4 +1,4 @@
-"""Starts a recipe's reward service: on rank 0 of a multi-process run, where the other ranks join it."""
+"""Opens the reward service that a recipe names (inline or Ray); other ranks join rank 0's."""
 
 from __future__ import annotations
 

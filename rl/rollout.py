@@ -101,21 +101,23 @@ def sample_rigs(
         raise ValueError(f"max_new_tokens {max_new_tokens} must be between 1 and {limit} for this model")
     was_training = model.training
     model.eval()
-    chunks = [
-        _sample_chunk(
-            model,
-            mesh_embeds,
-            mesh_index[chunk],
-            class_ids[chunk],
-            grammar,
-            row_uniforms([seeds[i] for i in chunk.tolist()], max_new_tokens),
-            temperature,
-            top_k,
-            top_p,
-        )
-        for chunk in torch.arange(rows).split(batch_size or rows)
-    ]
-    model.train(was_training)
+    try:
+        chunks = [
+            _sample_chunk(
+                model,
+                mesh_embeds,
+                mesh_index[chunk],
+                class_ids[chunk],
+                grammar,
+                row_uniforms([seeds[i] for i in chunk.tolist()], max_new_tokens),
+                temperature,
+                top_k,
+                top_p,
+            )
+            for chunk in torch.arange(rows).split(batch_size or rows)
+        ]
+    finally:
+        model.train(was_training)
     width = max(ids.shape[1] for ids, _ in chunks)
     pad = grammar.vocabulary.pad
     ids = torch.cat([torch.nn.functional.pad(i, (0, width - i.shape[1]), value=pad) for i, _ in chunks])

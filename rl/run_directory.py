@@ -41,7 +41,8 @@ _MAY_CHANGE = (
 def open_run(recipe: Recipe) -> Path | None:
     """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
-    With `resume` false, the checkpoints and metrics of an earlier run are moved to `previous-N/`.
+    With `resume` false, the checkpoints, metrics and recipe of an earlier run that has a complete checkpoint
+    are moved to `previous-N/`; its other results are overwritten.
 
     Raises:
         RecipeError: the directory cannot be used, or holds a run of a different recipe.

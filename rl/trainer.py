@@ -81,7 +81,7 @@ class RigRollout:
         }
 
     def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
-        """(run seed, step, batch within the step, rank): a resumed run samples what an unbroken one would."""
+        """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""
         step = trainer.state.global_step
         self._calls_in_step = self._calls_in_step + 1 if step == self._last_step else 0
         self._last_step = step
@@ -91,8 +91,9 @@ class RigRollout:
 class RigGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose rollouts and log-probabilities use the mesh and the rig grammar.
 
-    It differs from TRL's in two places: `rollout_func`, and `_get_per_token_logps_and_entropies`, which turns
-    the mesh handle in the prompt into conditioning embeddings and uses the sampling distribution.
+    It has its own `rollout_func`, a dataset that holds the run's mesh schedule, and its own
+    `_get_per_token_logps_and_entropies`, which turns the mesh handle in the prompt into conditioning
+    embeddings and uses the sampling distribution.
     """
 
     _tag_names = ["trl", "grpo", "tokenrig"]  # noqa: RUF012 (as TRL declares it)

@@ -1,4 +1,4 @@
-"""A GRPO training run from start to finish: evaluate, train, evaluate again, export."""
+"""A GRPO run from start to finish: evaluate, train all weights or LoRA adapters, evaluate again, export."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ from rl.reward_service import shared_service
 from rl.rig import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, is_finished, open_shared_run
 from rl.trainer import RigGRPOTrainer
+
+# Rigs sampled for `rig.glb`, of which the best is written.
+EXAMPLE_CANDIDATES = 4
 
 
 def train(recipe: Recipe) -> None:
@@ -83,7 +86,10 @@ def train(recipe: Recipe) -> None:
         print(f"refined policy: {output / POLICY_FOLDER}")
         sample = bank.samples[meshes.held_out[0]]
         try:
-            write_rigged(rig_mesh(refined, sample, recipe, 4, 1.0, recipe.eval.seed), output / "rig.glb")
+            write_rigged(
+                rig_mesh(refined, sample, recipe, EXAMPLE_CANDIDATES, 1.0, recipe.eval.seed),
+                output / "rig.glb",
+            )
         except RunFailedError as error:  # an early policy may complete no rig: the run succeeded all the same
             print(f"no example rig: {error}", file=sys.stderr)
         else:

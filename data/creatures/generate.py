@@ -1,4 +1,4 @@
-"""Generates a creature from a seed: draws its kind, builds it, samples mesh and rig (`make_creature`)."""
+"""The table of creature kinds (add one here), and `make_creature`: mesh and rig from a seed and a kind."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

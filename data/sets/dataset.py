@@ -1,4 +1,4 @@
-"""Mesh samples from creatures, mesh files or prepared rigs, and the train/eval split."""
+"""Mesh samples from creatures, mesh files or prepared rigs; `split`, the train/eval split by hashed name."""
 
 import hashlib
 from collections.abc import Sequence

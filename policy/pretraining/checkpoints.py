@@ -1,4 +1,4 @@
-"""Checkpoints of a pre-training run: saved atomically, only the last one kept."""
+"""Saves pre-training checkpoints atomically, keeps the last one, and loads it to resume."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ class LoopRecipe:
     paper's."""
 
     weight_decay: float = 0.01
-    """Decoupled weight decay of the blocks' matrices, and of no other weights; at least 0. Source: this
-    project."""
+    """Decoupled weight decay of the matrices in the blocks and of those that Muon trains; at least 0. Source:
+    this project."""
 
     max_grad_norm: float = 1.0
     """Gradients are clipped to this global norm; above 0. Source: this project."""

@@ -1,4 +1,4 @@
-"""Tensors of released checkpoints: names, shapes, order and dtypes, checked against a configuration."""
+"""Checks a released checkpoint's tensors (names, shapes, order, dtypes) against a configuration."""
 
 import re
 from collections.abc import Iterable, Mapping

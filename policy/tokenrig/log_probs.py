@@ -66,10 +66,10 @@ def completion_log_probs(
     unless it is used.
 
     A token that is illegal at its position has ``ILLEGAL_LOG_PROB`` and no gradient (raising would cost a
-    device-to-host copy; :meth:`Grammar.validity` finds such rows). An illegal *pad* is taken for the padding
-    of a truncated row and has zero; under the released grammar, where pads are legal SkinTokens, truncated
-    rows need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is not
-    positive.
+    device-to-host copy; :meth:`Grammar.validity` finds such rows). An illegal *pad* is treated as padding of
+    a truncated row and gets log-probability 0; under the released grammar, where pads are legal SkinTokens,
+    truncated rows need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is
+    not positive.
     """
     _check(hidden, head_weight, completion_ids, grammar, temperature)
     batch, length = completion_ids.shape

@@ -182,7 +182,7 @@ class Grammar:
         )
 
     def finished(self, state: GrammarState) -> Tensor:
-        """(B,) bool: whether the final eos (in strict mode, or an illegal token) has come."""
+        """(B,) bool: whether the final eos (in strict mode, also an illegal token) has been read."""
         return state.state == self._ended_state
 
     def advance(self, state: GrammarState, tokens: Tensor, mask: Tensor | None = None) -> GrammarState:

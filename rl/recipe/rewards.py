@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.typed_recipe import RecipeError
+from data.typed_recipe import RecipeError, require_positive
 from rewards.guards import GUARD_NAMES
 from rewards.settings import REWARD_NAMES
-from rl.recipe.checks import require_positive
 
 
 @dataclass(frozen=True)
 class CoverageRecipe:
-    """Volumetric joint coverage, R_vj: how close the joints are to the mesh's occupied cells."""
+    """Volumetric joint coverage, R_vj: how close the mesh's occupied cells are to their nearest joint."""
 
     weight: float = 5.0
     """Weight in the total reward; at least 0. Source: paper (5)."""
@@ -45,10 +44,11 @@ class SparsityRecipe:
     """Weight in the total reward; at least 0. Source: paper (1)."""
 
     threshold: float = 0.1
-    """Skinning weight from which a bone influences a vertex; 0 to 1. Source: paper, R_sc (beta)."""
+    """A weight above this is an influence; a vertex with every weight below it is unbound; between 0 and 1.
+    Source: paper, R_sc (beta)."""
 
     max_influences: int = 4
-    """Influences a vertex may have before it counts as crowded; at least 0. Source: paper, R_m."""
+    """Influences above which a vertex counts as crowded; at least 0. Source: paper, R_m."""
 
     unbound_power: float = 1.0
     """Exponent of the share of unbound vertices; above 0. Source: paper, R_z (alpha_z), which gives no value;
@@ -67,7 +67,7 @@ class SmoothnessRecipe:
     """Weight in the total reward; at least 0. Source: paper (1)."""
 
     scale: float = 1.0
-    """Factor of the stretch; at least 0. Source: paper, R_mo (s), which gives no value; 1 is this
+    """Factor s of the mean stretch; at least 0. Source: paper, R_mo (s), which gives no value; 1 is this
     project's."""
 
     reduce: Literal["max", "mean"] = "max"
@@ -94,11 +94,11 @@ class JointCountPriorRecipe:
     """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
 
     expected: float = 30.0
-    """Number of joints at which the guard is 1; above 0; set it to that of your data. Source: this
-    project."""
+    """Number of joints at which the guard is 1; above 0; set it to the typical number in your data. Source:
+    this project."""
 
     factor: float = 2.0
-    """How many times more or fewer joints than `expected` lower the guard to 0.61; above 1. Source: this
+    """The guard falls to 0.61 at `expected` times or divided by this; above 1. Source: this
     project."""
 
 

@@ -1,4 +1,4 @@
-"""Keys and defaults of the GRPO recipe, except those in rewards.py and train.py."""
+"""Keys and defaults of the recipe sections data, policy (with LoRA), workers, ray, eval and rig."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from data.creatures import CREATURE_KINDS
 from data.field_docs import KEY_DOCS
-from data.typed_recipe import RecipeError
-from rl.recipe.checks import require_not_negative, require_positive
+from data.typed_recipe import RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
 from rl.recipe.train import train_docs
 
@@ -30,8 +29,8 @@ class DataRecipe:
 
     eval_count: int = 16
     """Meshes to hold out if `data.eval_meshes` is null; above 0. At most half of the files are held out (a
-    single mesh is used for both training and evaluation), and at most the held-out split of a prepared
-    folder. Source: this project."""
+    single mesh is used for both training and evaluation); of each prepared folder, up to this many of its
+    held-out split. Source: this project."""
 
     seed: int = 0
     """Seed of the creatures, the surface points and the split; at least 0. Source: this project."""
@@ -132,7 +131,8 @@ class WorkersRecipe:
     """Ray actors that score; above 0. Source: this project."""
 
     timeout_s: float = 300.0
-    """Limit for scoring a batch, seconds; above 0. Source: this project."""
+    """Limit for preparing a mesh, for starting the actors and for each attempt to score a group, seconds;
+    above 0. Source: this project."""
 
     retries: int = 2
     """Retries after a dead worker or a timeout; at least 0. Rollouts that still fail are dropped from their

@@ -16,7 +16,7 @@ _DEFAULTS: dict[str, tuple[Any, str]] = {
     "num_generations": (24, "the paper's group size"),
     "per_device_train_batch_size": (24, "one group of 24 per step on one device"),
     "gradient_accumulation_steps": (1, "a batch of 24 is one group"),
-    "max_completion_length": (2048, "the limit of the released system; 55 bones take up to 500 tokens"),
+    "max_completion_length": (2048, "the limit of the released system; 55 bones take 400 to 600 tokens"),
     "max_steps": (1400, "the length of the released run; the paper's text says 800"),
     "beta": (0.1, "the paper's KL coefficient"),
     "epsilon": (0.2, "the paper's clip range"),
@@ -27,7 +27,7 @@ _DEFAULTS: dict[str, tuple[Any, str]] = {
     "lr_scheduler_type": ("constant", "a run can be extended without changing its earlier steps"),
     "logging_steps": (1, "every step is logged"),
     "save_steps": (100, "little is lost when a run is stopped"),
-    "save_total_limit": (2, "a resumed run needs only the last one, and they are large"),
+    "save_total_limit": (2, "checkpoints are large, and resuming needs only the last"),
     "report_to": ("none", "no account is needed to run a recipe"),
     "seed": (42, "the same runs for everyone"),
     "remove_unused_columns": (False, "the rewards read every column"),
@@ -57,13 +57,16 @@ FIXED: dict[str, tuple[Any, str]] = {
     "chat_template_kwargs": (None, "prompts are not conversations"),
     "use_liger_kernel": (False, "the model itself computes grammar-masked log-probabilities"),
     "model_init_kwargs": (None, "policy and reference policy are loaded as 'policy' specifies"),
-    "pad_to_multiple_of": (None, "a prompt starts with its mesh"),
+    "pad_to_multiple_of": (None, "padding would move the mesh handle away from the start of the prompt"),
     "remove_unused_columns": (False, "the rewards read every column"),
     "num_train_epochs": (3.0, "'train.max_steps' sets the length of a run"),
     "shuffle_dataset": (False, "this project orders the meshes, so that a resumed run keeps the order"),
     "eval_strategy": ("no", _OWN_EVALUATION),
     "eval_on_start": (False, _OWN_EVALUATION),
-    "load_best_model_at_end": (False, "there is no evaluation between steps to choose by"),
+    "load_best_model_at_end": (
+        False,
+        "no evaluation runs during training, so there is no best checkpoint to pick",
+    ),
 }
 
 # Keys of `train` that another key of the recipe sets.

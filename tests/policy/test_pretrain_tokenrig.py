@@ -328,6 +328,12 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(path, tmp_path, m
             "mesh_encoder.width=15",
             "error: 'mesh_encoder': mesh encoder width 15 is not a multiple of heads 2",
         ),
+        ("language_model.hidden_size=0", "error: 'language_model.hidden_size' must be above 0, not 0"),
+        ("language_model.head_dim=7", "error: 'language_model.head_dim' must be even, not 7"),
+        (
+            "language_model={num_attention_heads: 3, num_key_value_heads: 2}",
+            "error: 'language_model.num_attention_heads' 3 must be a multiple of",
+        ),
         (
             "hidden_size=8",
             "error: unknown key 'hidden_size'; the nearest valid key is 'language_model.hidden_size'",

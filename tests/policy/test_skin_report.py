@@ -207,8 +207,15 @@ def test_files_and_prepared_folders(tmp_path, path, capsys):
     held_out = sum(entry["split"] == "eval" for entry in entries)
     assert 0 < held_out < 6
     assert main([path, f"rigs={prepared}", "tokens=[2]"]) == 0
-    (row, _) = json.loads((tmp_path / "out" / "skin_report.json").read_text())
-    assert row["rigs"] == min(2, held_out)
+    report = json.loads((tmp_path / "out" / "skin_report.json").read_text())
+    assert report[0]["rigs"] == min(2, held_out)
+    # In a list, too, a prepared folder stands for its held-out rigs; files add to them.
+    for rigs, count in (
+        (f"[{prepared}]", held_out),
+        (f"[{tmp_path}/rigs/creature0.glb, {prepared}]", held_out + 1),
+    ):
+        assert main([path, f"rigs={rigs}", "tokens=[2]", "count=9"]) == 0
+        assert json.loads((tmp_path / "out" / "skin_report.json").read_text())[0]["rigs"] == count
 
 
 @pytest.mark.parametrize(
