@@ -1,4 +1,4 @@
-"""Guard rewards: two opt-in rewards that close loopholes of the paper's four (docs/rewards.md).
+"""Guard rewards: opt-in rewards that close loopholes of the paper's four (docs/rewards.md).
 
     bone_influence    = fraction of bones that are the strongest on at least n vertices
     joint_count_prior = exp(-(ln(J / expected) / ln(factor))² / 2)

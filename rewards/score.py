@@ -109,16 +109,21 @@ def score_rig(
         ),
         smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
         diagnostics=rig_diagnostics(rest, up, skin_weights, owned, float(largest.max())),
-        guards=guards_of(owned, settings),
+        guards=guards_of(rest, owned, settings),
     )
 
 
-def guards_of(owned: NDArray[np.int64], settings: RewardSettings) -> dict[str, float]:
-    """The guard rewards that the settings enable, in their order; owned (J,) from `owned_vertices`."""
+def guards_of(
+    joints: NDArray[np.float64], owned: NDArray[np.int64], settings: RewardSettings
+) -> dict[str, float]:
+    """The guard rewards that the settings enable, in their order.
+
+    joints (J, 3), mesh frame; owned (J,) from `owned_vertices`.
+    """
     values = {
         "bone_influence": float((owned >= settings.min_owned_vertices).mean()),
         "joint_count_prior": joint_count_prior(
-            len(owned), settings.expected_joints, settings.joint_count_factor
+            len(joints), settings.expected_joints, settings.joint_count_factor
         ),
     }
     return {name: values[name] for name in settings.guards}

@@ -127,7 +127,7 @@ def score_rig_torch(
             "root_only_vertices": (weighted & ~elsewhere).sum().item() / max(int(weighted.sum()), 1),
             "worst_stretch": float(largest.max()),
         },
-        guards=guards_of(owned, settings),
+        guards=guards_of(rest, owned, settings),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# Metrics shown on the console, in this order; the file has all of them.
+# Metrics shown on the console, in this order, then the means of further rewards; the file has all of them.
 _CONSOLE = {
     "reward": "reward",
     "rewards/coverage/mean": "cov",
@@ -121,10 +121,16 @@ class MetricsLog(TrainerCallback):
         }
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+        names = _CONSOLE | {key: key.split("/")[1] for key in numbers if _is_further_reward(key)}
         shown = [
-            f"{short} {numbers[key]:.4g}" for key, short in _CONSOLE.items() if numbers.get(key) is not None
+            f"{short} {numbers[key]:.4g}" for key, short in names.items() if numbers.get(key) is not None
         ]
         tqdm.write(f"step {state.global_step}  " + "  ".join(shown), file=sys.stderr)
+
+
+def _is_further_reward(key: str) -> bool:
+    """Whether a metric is the mean of a reward besides the paper's four, such as a guard."""
+    return key.startswith("rewards/") and key.endswith("/mean") and key not in _CONSOLE
 
 
 def _number(value: float | None) -> float | None:

@@ -104,7 +104,7 @@ class JointCountPriorRecipe:
 
 @dataclass(frozen=True)
 class RewardsRecipe:
-    """The four rewards and two opt-in guards (docs/rewards.md).
+    """The four rewards and the opt-in guards (docs/rewards.md).
 
     GRPO optimises their weighted sum, which is 0 for a rig that does not decode. At least one weight must be
     above 0.

@@ -21,8 +21,8 @@ def run(folder, *command):
 def test_worked_example_runs(tmp_path):
     example = section(TEXT, "## Add a reward")
     function, test, use = code_blocks(example, "python")
-    (tmp_path / "mirror_symmetry.py").write_text(function)
-    (tmp_path / "test_mirror_symmetry.py").write_text(test)
+    (tmp_path / "symmetry.py").write_text(function)
+    (tmp_path / "test_symmetry.py").write_text(test)
     (tmp_path / "conftest.py").write_text(PACKAGE.format(folder=str(tmp_path)))
     (tmp_path / "use.py").write_text(PACKAGE.format(folder=str(tmp_path)) + use)
     tested = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path))
@@ -39,7 +39,7 @@ def test_files_of_a_reward_are_all_named():
     listed = {row[0].strip("`") for row in table_rows(section(TEXT, "### 4. Wire it into a run"), "file")}
     touched = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("data", "policy", "rewards", "rl", "tests/rewards", "docs")
+        for folder in ("data", "policy", "rewards", "rl", "tests/rewards", "tests/rl/recipe", "docs")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".py", ".md")
         and "joint_count_prior" in path.read_text("utf-8")

@@ -44,6 +44,16 @@ def test_what_has_no_number_is_null(log):
     assert lines(log) == [{"step": 1, **STEP, "reward": None, "rewards/coverage/std": None}]
 
 
+def test_the_console_shows_the_mean_of_every_reward(log, capsys):
+    further = {"rewards/bone_influence/mean": 0.75, "rewards/bone_influence/std": 0.5}
+    log.on_train_begin(ARGUMENTS, state(), None)
+    log.on_log(ARGUMENTS, state(1), None, logs={**STEP, "rewards/coverage/mean": 0.25, **further})
+    shown = capsys.readouterr().err
+    assert "cov 0.25" in shown
+    assert "bone_influence 0.75" in shown
+    assert "0.5  " not in shown.partition("bone_influence")[2]  # no standard deviation
+
+
 def test_the_closing_summary_is_no_step(log):
     log.on_train_begin(ARGUMENTS, state(), None)
     log.on_log(ARGUMENTS, state(1), None, logs={"train_runtime": 3.0, "train_loss": 0.1})
