@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
-from policy.bundle import PolicyError, RigPolicy, load
+from policy.bundle import PolicyError, RigPolicy, load, load_model
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import Grammar
 from policy.tokens.skeleton_tokenizer import RigTokenError
@@ -136,6 +136,16 @@ def test_a_trainers_checkpoint(policy, saved, tmp_path):
         assert load(checkpoint, skin_vae=place).vocabulary == policy.vocabulary
     with pytest.raises(PolicyError, match="no skin VAE found; pass a policy or skin_vae directory"):
         load(checkpoint, skin_vae=tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_adapter_configuration_is_reported_by_name(tmp_path, content):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(content)
+    with pytest.raises(PolicyError, match=r"not a PEFT configuration .*; restore the file") as refusal:
+        load_model(tmp_path)
+    assert str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
 
 
 def test_adapters_are_merged(policy, saved, fresh_model, tmp_path, golden):
