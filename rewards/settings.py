@@ -1,5 +1,6 @@
 """Reward settings: every parameter of the rewards; defaults are the paper's values where it gives them."""
 
+import math
 from dataclasses import dataclass
 from typing import get_args
 
@@ -74,6 +75,9 @@ class RewardSettings:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        for name in ("alpha", "smoothness_scale", "expected_joints", "unbound_power", "crowded_power"):
+            if getattr(self, name) == math.inf:
+                raise ValueError(f"{name} is inf; it must be finite")
         for name, least in (
             ("resolution", 1),
             ("alpha", 0),

@@ -26,8 +26,8 @@ def beam_search(
     The score of a hypothesis is the sum of its tokens' log-probabilities, under the grammar and at
     temperature 1, divided by its length to the power of `length_penalty`: 0 prefers the most likely rig (and
     so few joints), 1 the highest mean log-probability per token. Each step extends every hypothesis by every
-    legal token and keeps the `beams` best. A finished hypothesis keeps its place while it is among them, and
-    the best one ever finished is kept. The search ends when all hypotheses are finished. A beam of 1 is
+    legal token and keeps the `beams` best. Finished hypotheses compete for the beam, and the best one found
+    is remembered even if it drops out. The search ends when all hypotheses are finished. A beam of 1 is
     greedy decoding; a beam wide enough for every prefix finds the global optimum.
 
     Args:
@@ -56,8 +56,10 @@ def beam_search(
         raise ValueError(f"beams {beams} must be at least 1 and length_penalty {length_penalty} at least 0")
     was_training = model.training
     model.eval()
-    found = _search(model, mesh_embeds, class_ids, grammar, max_new_tokens, beams, length_penalty)
-    model.train(was_training)
+    try:
+        found = _search(model, mesh_embeds, class_ids, grammar, max_new_tokens, beams, length_penalty)
+    finally:
+        model.train(was_training)
     return found
 
 

@@ -1,5 +1,6 @@
 """Rig scoring: preparing a mesh, all rewards of a rig, groups, diagnostics, errors."""
 
+import math
 import pickle
 from dataclasses import replace
 from types import SimpleNamespace
@@ -276,6 +277,8 @@ def test_whose_fault_it_is():
         {"poses": 0},
         {"max_angle_deg": 200.0},
         {"smoothness_scale": -1.0},
+        {"alpha": math.inf},
+        {"expected_joints": math.inf},
         {"reduce": "median"},
         {"max_scoring_vertices": 1},
     ],

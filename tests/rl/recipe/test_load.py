@@ -140,9 +140,15 @@ REFUSALS = [
     ("policy.lora={target_modules: []}", ["policy.lora.target_modules"]),
     ("rewards.resolution=0", ["rewards.resolution"]),
     ("rewards.smoothness.weight=-1", ["rewards.smoothness.weight"]),
-    ("rewards.sparsity.threshold=2", ["threshold", "between 0 and 1"]),
+    ("rewards.sparsity.threshold=2", ["'rewards.sparsity.threshold' is 2.0; it must be between 0 and 1"]),
+    ("rewards.coverage.alpha=-1", ["'rewards.coverage.alpha' is -1.0; it must be at least 0"]),
+    ("rewards.coverage.alpha=.inf", ["'rewards.coverage.alpha' is inf; it must be finite"]),
+    ("rewards.coverage.alpha=.nan", ["'rewards.coverage.alpha' is nan; it must be at least 0"]),
+    ("rewards.smoothness.scale=-2", ["'rewards.smoothness.scale' is -2.0; it must be at least 0"]),
+    ("rewards.max_scoring_vertices=1", ["'rewards.max_scoring_vertices' is 1; it must be at least 2"]),
+    ("rewards.joint_count_prior.factor=1", ["'rewards.joint_count_prior.factor' is 1.0; it must be above 1"]),
     ("deformation.poses=0", ["deformation.poses"]),
-    ("deformation.max_angle_deg=270", ["max_angle_deg", "180"]),
+    ("deformation.max_angle_deg=270", ["'deformation.max_angle_deg' is 270.0; it must be between 0 and 180"]),
 ]
 
 

@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 
+from data.field_docs import dotted_docs
 from data.typed_recipe import RecipeError
-from rl.recipe import reward_settings, total_reward
+from rewards.settings import RewardSettings
+from rl.recipe import Recipe, reward_settings, total_reward
+from rl.recipe.reward_settings import SETTING_KEYS
 from tests.rl.recipe.test_load import load
 
 
@@ -51,6 +54,12 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
         "max_angle_deg": 10.0,
     }
     assert {key: settings[key] for key in expected} == expected
+
+
+def test_every_setting_has_its_recipe_key():
+    derived = {"poses", "pose_file", "guards"}
+    assert {field.name for field in dataclasses.fields(RewardSettings)} == SETTING_KEYS.keys() | derived
+    assert set(SETTING_KEYS.values()) <= dotted_docs(Recipe).keys()
 
 
 def test_the_total_is_the_weighted_sum():
