@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.typed_recipe import RecipeError, require_positive
+from data.typed_recipe import RecipeError, require_not_negative, require_positive
 from rewards.guards import GUARD_NAMES
 from rewards.settings import REWARD_NAMES
 
@@ -142,10 +142,7 @@ class RewardsRecipe:
     def __post_init__(self) -> None:
         require_positive("rewards", self, "resolution", "max_scoring_vertices")
         for name in (*REWARD_NAMES, *GUARD_NAMES):
-            if getattr(self, name).weight < 0:
-                raise RecipeError(
-                    f"'rewards.{name}.weight' must not be negative, not {getattr(self, name).weight}"
-                )
+            require_not_negative(f"rewards.{name}", getattr(self, name), "weight")
         if not any(self.weights.values()):
             raise RecipeError("every reward weight is 0; set at least one 'rewards.<name>.weight' above 0")
 

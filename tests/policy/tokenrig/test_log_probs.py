@@ -18,6 +18,7 @@ from policy.tokenrig.log_probs import (
 )
 from policy.tokens.grammar import Grammar, GrammarState, Mode
 from policy.tokens.vocabulary import Vocabulary
+from tests.policy.random_completions import random_completions
 
 MODES: tuple[Mode, ...] = ("strict", "released", "fork")
 SMALL = Vocabulary(bins=3, parts=("tail",), classes=("a",), codebook=4, tokens_per_skin=2)
@@ -59,19 +60,6 @@ def plain_log_probs(
     return CompletionLogProbs(torch.stack(log_probs, dim=1), torch.stack(entropies, dim=1))
 
 
-def sampled(grammar: Grammar, rows: int, length: int, seed: int, noise: float = 0.0) -> Tensor:
-    """Random completions: legal tokens, with probability `noise` any token."""
-    random = torch.Generator().manual_seed(seed)
-    state, columns = grammar.start(rows), []
-    for _ in range(length):
-        legal = torch.multinomial(grammar.allowed(state).float(), 1, generator=random)[:, 0]
-        any_token = torch.randint(grammar.vocabulary.size, (rows,), generator=random)
-        wild = torch.rand(rows, generator=random) < noise
-        columns.append(torch.where(wild, any_token, legal))
-        state = grammar.step(state, columns[-1])
-    return torch.stack(columns, dim=1)
-
-
 def inputs(grammar: Grammar, rows: int, length: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
     random = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, length, width, generator=random)
@@ -107,7 +95,7 @@ def test_values_and_gradients_equal_the_reference(
     chunk: int,
 ) -> None:
     grammar = Grammar(vocabulary, mode)
-    ids = sampled(grammar, rows, length, seed=length, noise=noise)
+    ids = random_completions(grammar, rows, length, seed=length, noise=noise)
     hidden, weight = inputs(grammar, rows, length, width, seed=rows)
     found = completion_log_probs(hidden, weight, ids, grammar, temperature, chunk_elements=chunk)
     expected = plain_log_probs(hidden, weight, ids, grammar, temperature)
@@ -155,7 +143,7 @@ def test_by_hand_with_two_temperatures() -> None:
 
 def test_gradients_equal_finite_differences() -> None:
     grammar = Grammar(SMALL)
-    ids = sampled(grammar, 2, 20, seed=3)
+    ids = random_completions(grammar, 2, 20, seed=3)
     hidden, weight = inputs(grammar, 2, 20, 4, seed=4)
     random = torch.Generator().manual_seed(6)
     for which in ("log_probs", "entropies"):
@@ -176,7 +164,7 @@ def test_gradients_equal_finite_differences() -> None:
 
 def test_half_precision_input_is_accumulated_in_float32() -> None:
     grammar = Grammar(ODD)
-    ids = sampled(grammar, 3, 50, seed=1)
+    ids = random_completions(grammar, 3, 50, seed=1)
     hidden, weight = (t.bfloat16() for t in inputs(grammar, 3, 50, 8, seed=2))
     found = completion_log_probs(hidden, weight, ids, grammar)
     exact = plain_log_probs(hidden.float(), weight.float(), ids, grammar)
@@ -192,7 +180,7 @@ def test_half_precision_input_is_accumulated_in_float32() -> None:
 
 def test_autocast_does_not_lower_the_precision() -> None:
     grammar = Grammar(ODD)
-    ids = sampled(grammar, 2, 40, seed=1)
+    ids = random_completions(grammar, 2, 40, seed=1)
     hidden, weight = inputs(grammar, 2, 40, 8, seed=2)
     plain = gradients(completion_log_probs, hidden, weight, "log_probs+entropies", ids, grammar)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -212,7 +200,7 @@ def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(policy.tokenrig.log_probs, "_masked_logits", recorded)
     grammar = Grammar(ODD)
-    ids = sampled(grammar, 4, 60, seed=1)
+    ids = random_completions(grammar, 4, 60, seed=1)
     hidden, weight = inputs(grammar, 4, 60, 8, seed=2)
     gradients(completion_log_probs, hidden, weight, "log_probs", ids, grammar, chunk_elements=111)
     phases = grammar.scan(ids).phase
@@ -224,7 +212,7 @@ def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPat
 
 def test_frozen_parts_get_no_gradient() -> None:
     grammar = Grammar(SMALL)
-    ids = sampled(grammar, 2, 20, seed=3)
+    ids = random_completions(grammar, 2, 20, seed=3)
     hidden, weight = inputs(grammar, 2, 20, 4, seed=4)
     weight.requires_grad_()
     completion_log_probs(hidden, weight, ids, grammar).log_probs.sum().backward()
@@ -280,7 +268,7 @@ def test_padding_after_a_truncated_row_is_zero(mode: Mode) -> None:
 
 def test_a_given_start_state() -> None:
     grammar = Grammar(ODD)
-    ids = sampled(grammar, 3, 50, seed=8)
+    ids = random_completions(grammar, 3, 50, seed=8)
     hidden, weight = inputs(grammar, 3, 50, 6, seed=2)
     whole = completion_log_probs(hidden, weight, ids, grammar)
     start = grammar.advance(grammar.start(3), ids[:, :17])
@@ -399,7 +387,7 @@ def test_noise_at_the_ends_stays_legal() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_cuda_device_gives_the_same_numbers() -> None:
     grammar = Grammar(ODD)
-    ids = sampled(grammar, 3, 50, seed=1)
+    ids = random_completions(grammar, 3, 50, seed=1)
     hidden, weight = inputs(grammar, 3, 50, 8, seed=2)
     here = completion_log_probs(hidden, weight, ids, grammar)
     there = completion_log_probs(hidden.cuda(), weight.cuda(), ids.cuda(), grammar)

@@ -18,6 +18,7 @@ from policy.tokens.skeleton_tokenizer import (
     tokenize_rig,
 )
 from policy.tokens.vocabulary import Vocabulary
+from tests.policy.random_completions import random_completions
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "reference" / "golden_tokenizer.json").read_text())
 MODES: tuple[Mode, ...] = ("strict", "released", "fork")
@@ -156,19 +157,6 @@ def test_released_modes_equal_the_plain_loops(generated: list[int]) -> None:
             assert row.nonzero().flatten().tolist() == slow_allowed(mode, generated[:i])
 
 
-def sample(grammar: Grammar, rows: int, length: int, seed: int, noise: float) -> torch.Tensor:
-    """Random completions: legal tokens, with probability `noise` any token."""
-    random = torch.Generator().manual_seed(seed)
-    state, columns = grammar.start(rows), []
-    for _ in range(length):
-        legal = torch.multinomial(grammar.allowed(state).float(), 1, generator=random)[:, 0]
-        any_token = torch.randint(grammar.vocabulary.size, (rows,), generator=random)
-        wild = torch.rand(rows, generator=random) < noise
-        columns.append(torch.where(wild, any_token, legal))
-        state = grammar.step(state, columns[-1])
-    return torch.stack(columns, dim=1) if columns else torch.zeros(rows, 0, dtype=torch.int64)
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     mode=st.sampled_from(MODES),
@@ -178,7 +166,7 @@ def sample(grammar: Grammar, rows: int, length: int, seed: int, noise: float) ->
 )
 def test_scan_equals_stepping(mode: Mode, length: int, seed: int, noise: float) -> None:
     grammar, rows = SMALL_GRAMMARS[mode], 5
-    tokens = sample(grammar, rows, length, seed, noise)
+    tokens = random_completions(grammar, rows, length, seed, noise)
     scan = grammar.scan(tokens)
     state = grammar.start(rows)
     table = grammar.legal_table()
@@ -201,7 +189,7 @@ def test_scan_equals_stepping(mode: Mode, length: int, seed: int, noise: float) 
 )
 def test_scan_resumes_and_skips_masked_positions(mode: Mode, cut: int, seed: int, gap: int) -> None:
     grammar, rows, length = SMALL_GRAMMARS[mode], 4, 30
-    tokens = sample(grammar, rows, length, seed, 0.1)
+    tokens = random_completions(grammar, rows, length, seed, 0.1)
     whole = grammar.scan(tokens)
     filling = torch.full((rows, gap), SMALL.pad)
     prefix = torch.cat([tokens[:, :cut], filling], dim=1)
@@ -220,7 +208,7 @@ def test_scan_resumes_and_skips_masked_positions(mode: Mode, cut: int, seed: int
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 120))
 def test_only_truncation_makes_a_strict_rig_invalid(seed: int, length: int) -> None:
     grammar = SMALL_GRAMMARS["strict"]
-    completions = sample(grammar, 6, length, seed, 0.0)
+    completions = random_completions(grammar, 6, length, seed, 0.0)
     facts = grammar.validity(completions, completions != SMALL.pad)
     for row, complete, bones, skeleton_length in zip(
         completions.tolist(), facts.complete, facts.bones, facts.skeleton_length, strict=True
