@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from data.formats.load import Refusal, unique_names
+from data.formats.load import GLTF_SUFFIXES, Refusal, find_meshes, unique_names
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -44,9 +44,10 @@ def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
 
     Without `training`, training meshes are dropped, and read only if the split needs them.
-    Raises MeshError if no mesh remains.
+    Raises MeshError if no mesh remains, or if `data.up` applies to none of the files.
     """
     data = recipe.data
+    _check_up(recipe)
     if data.eval_meshes is not None:
         held_out = _named_samples(_listed(data.eval_meshes), "eval", recipe)
     elif data.meshes is None:
@@ -64,6 +65,19 @@ def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     if data.meshes is None:
         return _joined(_creatures(data.train_count, TRAIN_FIRST_SEED, recipe), held_out)
     return _joined(_named_samples(_listed(data.meshes), "train", recipe), held_out)
+
+
+def _check_up(recipe: Recipe) -> None:
+    """Raise MeshError if `data.up` is z but would turn no mesh."""
+    if recipe.data.up != "z":
+        return
+    named = [name for names in (recipe.data.meshes, recipe.data.eval_meshes) for name in _listed(names or [])]
+    files = find_meshes(name for name in named if not is_prepared(name))
+    if all(file.suffix.lower() in GLTF_SUFFIXES for file in files):
+        raise MeshError(
+            f"{', '.join(named)}: 'data.up' is z but there is no OBJ, PLY, STL or OFF file, and glTF files and "
+            "prepared rigs are y-up; omit data.up"
+        )
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -86,7 +100,7 @@ def _named_samples(
     files = [name for name in names if not is_prepared(name)]
     if files:
         max_bytes = data.max_megabytes * 2**20
-        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
+        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes, data.up)
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]

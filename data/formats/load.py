@@ -18,9 +18,11 @@ from data.formats.raw_checks import check_raw
 from data.gltf.document import read_gltf
 from data.gltf.geometry import flatten
 from data.gltf.skinned import skinned_from
-from data.mesh import Mesh, MeshError, normalise
+from data.mesh import Mesh, MeshError, UpAxis, normalise, y_up
 from data.rig import Rig
 
+# These are y-up by their standard.
+GLTF_SUFFIXES: tuple[str, ...] = (".glb", ".gltf")
 MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
@@ -53,21 +55,25 @@ class Refusal:
         return f"{self.file}: {self.reason}"
 
 
-def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES) -> Mesh:
+def load_mesh(
+    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
+) -> Mesh:
     """Load a mesh file into the mesh frame: GLB, glTF, OBJ, PLY, STL or OFF.
 
     Scenes are flattened with their node transforms; a skinned glTF file is read in bind pose, with the same
     geometry as `read_skinned_glb`. Polygons are triangulated, unreferenced vertices dropped, coincident
-    corners of STL triangles merged. The mesh's name is the file's stem.
+    corners of STL triangles merged. The mesh's name is the file's stem. `up`: the axis that points up in an OBJ,
+    PLY, STL or OFF file, formats without a convention; "z" turns the mesh to y-up on reading, and the mesh's
+    original frame is then the turned one. None means y.
     Raises MeshError "<file>: <reason>; <fix>": unsupported format (such as FBX), missing, empty, truncated,
     compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
-    or area, indices out of range.
+    or area, indices out of range, `up` "z" for a glTF file.
     """
-    return load_asset(path, max_faces, max_bytes)[0]
+    return load_asset(path, max_faces, max_bytes, up)[0]
 
 
 def load_asset(
-    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
 ) -> tuple[Mesh, Rig | None]:
     """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order)."""
     path = Path(path)
@@ -77,6 +83,11 @@ def load_asset(
     if suffix not in MESH_SUFFIXES:
         known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
         raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
+    if up == "z" and suffix in GLTF_SUFFIXES:
+        raise MeshError(
+            f"{path}: glTF files are y-up by their standard, so up=z does not apply; omit it, and if the model "
+            "lies on its back, export it again with y up"
+        )
     try:
         size = path.stat().st_size
         if size > max_bytes:
@@ -86,7 +97,7 @@ def load_asset(
             )
         if size == 0:
             raise MeshError(f"{path}: the file is empty; export it again")
-        if suffix in (".glb", ".gltf"):
+        if suffix in GLTF_SUFFIXES:
             flat = flatten(read_gltf(path))
             _check_size(path, len(flat.faces), max_faces)
             if flat.joints is not None:
@@ -95,6 +106,7 @@ def load_asset(
         else:
             vertices, faces = _read_other(path, suffix[1:])
             _check_size(path, len(faces), max_faces)
+            vertices = y_up(vertices, up).astype(np.float64)
         mesh = normalise(*_compact(vertices, faces, path), str(path))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
@@ -121,22 +133,26 @@ def find_meshes(pattern: Pattern) -> list[Path]:
 
 
 def load_meshes(
-    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
 ) -> tuple[list[Mesh], list[Refusal]]:
-    """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals."""
-    assets, refusals = load_assets(pattern, max_faces, max_bytes)
+    """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals.
+
+    `up` applies to files of formats without a convention (see `load_mesh`); glTF files are y-up regardless.
+    """
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, up)
     return [mesh for mesh, _ in assets], refusals
 
 
 def load_assets(
-    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
 ) -> tuple[list[tuple[Mesh, Rig | None]], list[Refusal]]:
     """Like `load_meshes`, with the rigs of skinned files."""
     assets: list[tuple[Mesh, Rig | None]] = []
     refusals: list[Refusal] = []
     for path in find_meshes(pattern):
         try:
-            assets.append(load_asset(path, max_faces, max_bytes))
+            axis = None if path.suffix.lower() in GLTF_SUFFIXES else up
+            assets.append(load_asset(path, max_faces, max_bytes, axis))
         except MeshError as problem:
             refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
     names = unique_names([mesh.name for mesh, _ in assets])

@@ -14,7 +14,7 @@ from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
 from data.formats.rignet_text import read_obj_geometry, read_rignet_text, rignet_mesh
-from data.mesh import MeshError
+from data.mesh import MeshError, UpAxis
 
 RIG_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".npz", ".txt")
 MAX_JOINTS = 256
@@ -52,7 +52,9 @@ def find_rigs(pattern: Pattern) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
-def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[RepairedRig | Refusal]:
+def read_rigs(
+    path: str | Path, limits: RigLimits | None = None, up: UpAxis | None = None
+) -> Iterator[RepairedRig | Refusal]:
     """The rigs of one file, in order, in the mesh frame; a rig or file that cannot be used gives a Refusal.
 
     - GLB, glTF: one skinned mesh in bind pose.
@@ -68,18 +70,19 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
 
     `repair_rig` lists what is repaired. The mesh's name is the file's stem, or the folder's name for
     raw_data.npz, followed by the rig's uuid or number if the file holds several. An OSError becomes a
-    Refusal too.
+    Refusal too. `up`: the axis that points up in NPZ and RigNet files (None: y); "z" turns mesh and joints to
+    y-up on reading. glTF files and files of `write_rig_npz` are y-up regardless.
     """
     path, limits = Path(path), limits or RigLimits()
     try:
-        yield from _read(path, limits)
+        yield from _read(path, limits, up)
     except MeshError as problem:
         yield _refusal(path, problem)
     except OSError as problem:
         yield Refusal(str(path), f"cannot be read ({problem.strerror}); check the path")
 
 
-def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
+def _read(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[RepairedRig | Refusal]:
     suffix = path.suffix.lower()
     if suffix == ".fbx":
         raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
@@ -90,9 +93,9 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     if not path.stat().st_size:
         raise MeshError(f"{path}: the file is empty; export it again")
     if suffix == ".npz":
-        yield from _read_npz(path, limits)
+        yield from _read_npz(path, limits, up)
     elif suffix == ".txt":
-        yield _rignet(path, limits)
+        yield _rignet(path, limits, up)
     else:
         mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
         if rig is None:
@@ -100,7 +103,7 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
 
 
-def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
+def _read_npz(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[RepairedRig | Refusal]:
     names = npz_names(path)
     if {"meta", "skin_vertices"} <= names:
         rigged = read_rig_npz(path)
@@ -109,7 +112,7 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     arrays = read_npz(path, objects=True, max_bytes=limits.max_npz_bytes)
     stem = path.parent.name if path.name == "raw_data.npz" and path.parent.name else path.stem
     if "arr_0" not in names or "vertices" in names:
-        yield _from_arrays(str(path), stem, arrays, limits)
+        yield _from_arrays(str(path), stem, arrays, limits, up)
         return
     many = arrays["arr_0"]
     if isinstance(many, Mapping):
@@ -124,12 +127,14 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         uuid = entry.get("uuid")
         part = uuid if isinstance(uuid, str) and uuid else str(number)
         try:
-            yield replace(_from_arrays(label, f"{stem}_{part}", entry, limits), part=part)
+            yield replace(_from_arrays(label, f"{stem}_{part}", entry, limits, up), part=part)
         except MeshError as problem:
             yield _refusal(label, problem)
 
 
-def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLimits) -> RepairedRig:
+def _from_arrays(
+    label: str, name: str, arrays: Mapping[str, Any], limits: RigLimits, up: UpAxis | None
+) -> RepairedRig:
     """A rig from named arrays (NPZ, UniRig, one entry of Articulation-XL). `label` names it in errors."""
     vertices, faces = _array(label, arrays, "vertices"), _array(label, arrays, "faces")
     joints = _joints(label, arrays)
@@ -143,7 +148,7 @@ def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLi
     weights = _weights(label, arrays, len(vertices), len(joints))
     names = arrays.get("joint_names") if arrays.get("joint_names") is not None else arrays.get("names")
     mesh, rig, notes = assemble(
-        label, vertices, faces, joints, parents, weights, _joint_names(label, names), first_root
+        label, vertices, faces, joints, parents, weights, _joint_names(label, names), first_root, up
     )
     class_name = "articulation" if sparse else None
     return RepairedRig(RiggedMesh(replace(mesh, name=name), rig, class_name, label), notes)
@@ -262,7 +267,7 @@ def _joint_names(label: str, value: Any) -> list[str] | None:
     return names
 
 
-def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
+def _rignet(path: Path, limits: RigLimits, up: UpAxis | None) -> RepairedRig:
     text = read_rignet_text(path)
     mesh_path = rignet_mesh(path)
     if mesh_path.stat().st_size > limits.max_bytes:
@@ -273,7 +278,9 @@ def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
     _check_limits(str(path), len(vertices), len(faces), len(text.names), limits)
     shape = (len(vertices), len(text.names))
     weights = sparse_weights(text.skin_vertices, text.skin_joints, text.skin_weights, shape, str(path))
-    mesh, rig, notes = assemble(str(path), vertices, faces, text.joints, text.parents, weights, text.names)
+    mesh, rig, notes = assemble(
+        str(path), vertices, faces, text.joints, text.parents, weights, text.names, up=up
+    )
     return RepairedRig(RiggedMesh(replace(mesh, name=path.stem), rig, "rignet", str(path)), notes)
 
 

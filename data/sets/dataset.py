@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.creatures import make_creature
 from data.formats.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
 from data.formats.rig_npz import read_rig_npz
-from data.mesh import Mesh, MeshError
+from data.mesh import Mesh, MeshError, UpAxis
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface
 from data.sets.prepared import PreparedEntry, PreparedRigs
@@ -91,14 +91,19 @@ def creature_samples(
 
 
 def file_samples(
-    pattern: Pattern, points: int, seed: int = 0, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    pattern: Pattern,
+    points: int,
+    seed: int = 0,
+    max_faces: int = MAX_FACES,
+    max_bytes: int = MAX_BYTES,
+    up: UpAxis | None = None,
 ) -> tuple[list[MeshSample], list[Refusal]]:
     """Samples of all usable files that match `pattern` (see `find_meshes`), and the refused files.
 
-    Names are file stems, made unique. Samples of skinned files have a rig. Raises MeshError, with the reason
-    for each file, if no file is usable.
+    Names are file stems, made unique. Samples of skinned files have a rig. `up`: see `load_meshes`. Raises
+    MeshError, with the reason for each file, if no file is usable.
     """
-    assets, refusals = load_assets(pattern, max_faces, max_bytes)
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, up)
     if not assets:
         shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):

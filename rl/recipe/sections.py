@@ -49,6 +49,11 @@ class DataRecipe:
     max_megabytes: int = 512
     """Mesh files larger than this are skipped, MiB; above 0. Source: this project."""
 
+    up: Literal["y", "z"] | None = None
+    """Axis that points up in mesh files of formats without a convention (OBJ, PLY, STL, OFF); `z` turns them to
+    y-up, and null means `y`. glTF files are y-up by their standard; creatures and prepared folders are y-up.
+    Source: this project."""
+
     max_turn_deg: float = 0.0
     """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this
     project."""
@@ -67,6 +72,11 @@ class DataRecipe:
                 raise RecipeError(
                     f"'data.{name}' is an empty list; list files, folders or patterns, or set it to null"
                 )
+        if self.up == "z" and self.meshes is None and self.eval_meshes is None:
+            raise RecipeError(
+                "'data.up' is z but there are only procedural creatures, which are y-up; set data.meshes, or "
+                "rig.up for rl.rig"
+            )
         for kind in self.kinds or ():
             if kind not in CREATURE_KINDS:
                 raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
@@ -227,6 +237,10 @@ class RigRecipe:
     out: str | None = None
     """GLB file to write, with a picture next to it; null for `<mesh>_rigged.glb` next to the mesh. Source:
     this project."""
+
+    up: Literal["y", "z"] | None = None
+    """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that is
+    written; null means `y`. A glTF file is y-up by its standard, so `z` is refused. Source: this project."""
 
     candidates: int = 8
     """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this
