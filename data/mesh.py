@@ -18,8 +18,9 @@ class MeshError(ValueError):
 class Mesh:
     """A triangle mesh in the mesh frame: bounding box centred at 0, longest side spanning [-1, 1].
 
-    By convention y is up and +z the front; files are not turned unless they are read with `up="z"`. `vertices` (V, 3) float32, mesh
-    frame. `faces` (F, 3) int64, indices into `vertices`. `name`: its origin (file stem or creature).
+    By convention y is up and +z the front; files keep their orientation unless they are read with `up` "z".
+    `vertices` (V, 3) float32, mesh frame. `faces` (F, 3) int64, indices into `vertices`. `name`: its origin
+    (file stem or creature).
     `centre` (3,) float64 and `scale` map back to the original frame: original = vertices / scale + centre.
     Use `normalise` to make one from raw arrays. Raises MeshError for wrong shapes, non-finite vertices or
     indices out of range.

@@ -72,11 +72,13 @@ def _check_up(recipe: Recipe) -> None:
     if recipe.data.up != "z":
         return
     named = [name for names in (recipe.data.meshes, recipe.data.eval_meshes) for name in _listed(names or [])]
-    files = find_meshes(name for name in named if not is_prepared(name))
-    if all(file.suffix.lower() in GLTF_SUFFIXES for file in files):
+    unprepared = [name for name in named if not is_prepared(name)]
+    files = find_meshes(unprepared)
+    # Names that match no file are reported when they are read.
+    if bool(files) == bool(unprepared) and all(file.suffix.lower() in GLTF_SUFFIXES for file in files):
         raise MeshError(
-            f"{', '.join(named)}: 'data.up' is z but there is no OBJ, PLY, STL or OFF file, and glTF files and "
-            "prepared rigs are y-up; omit data.up"
+            f"{', '.join(named)}: 'data.up' is z but there is no OBJ, PLY, STL or OFF file, and glTF files "
+            "and prepared rigs are y-up; omit data.up"
         )
 
 

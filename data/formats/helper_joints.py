@@ -1,4 +1,4 @@
-"""Removes joints that are no ground truth: unweighted helpers, repeated joints, joints far outside the mesh."""
+"""Removes joints that are no ground truth: unweighted helpers, repeated joints, joints far outside."""
 
 import re
 from collections import Counter

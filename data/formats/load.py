@@ -62,9 +62,9 @@ def load_mesh(
 
     Scenes are flattened with their node transforms; a skinned glTF file is read in bind pose, with the same
     geometry as `read_skinned_glb`. Polygons are triangulated, unreferenced vertices dropped, coincident
-    corners of STL triangles merged. The mesh's name is the file's stem. `up`: the axis that points up in an OBJ,
-    PLY, STL or OFF file, formats without a convention; "z" turns the mesh to y-up on reading, and the mesh's
-    original frame is then the turned one. None means y.
+    corners of STL triangles merged. The mesh's name is the file's stem. `up`: the axis that points up in an
+    OBJ, PLY, STL or OFF file, formats without a convention; "z" turns the mesh to y-up on reading, and the
+    mesh's original frame is then the turned one. None means y.
     Raises MeshError "<file>: <reason>; <fix>": unsupported format (such as FBX), missing, empty, truncated,
     compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
     or area, indices out of range, `up` "z" for a glTF file.
@@ -85,8 +85,8 @@ def load_asset(
         raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
     if up == "z" and suffix in GLTF_SUFFIXES:
         raise MeshError(
-            f"{path}: glTF files are y-up by their standard, so up=z does not apply; omit it, and if the model "
-            "lies on its back, export it again with y up"
+            f"{path}: glTF files are y-up by their standard, so up=z does not apply; omit it, and if the "
+            "model lies on its back, export it again with y up"
         )
     try:
         size = path.stat().st_size

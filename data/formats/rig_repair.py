@@ -44,8 +44,8 @@ def assemble(
 ) -> tuple[Mesh, Rig, tuple[str, ...]]:
     """Mesh and rig in the mesh frame from raw arrays in any common frame, and notes on the repairs.
 
-    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J). `up`: the axis
-    that points up in the arrays (None: y); "z" turns vertices and joints to y-up.
+    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J). `up`: the
+    axis that points up in the arrays (None: y); "z" turns vertices and joints to y-up.
     Unreferenced vertices are dropped with their weights; `repair_rig` does the rest. Raises MeshError
     naming `name` for arrays of wrong shape or dtype and for whatever `normalise` or `repair_rig` refuses.
     """

@@ -50,9 +50,8 @@ class DataRecipe:
     """Mesh files larger than this are skipped, MiB; above 0. Source: this project."""
 
     up: Literal["y", "z"] | None = None
-    """Axis that points up in mesh files of formats without a convention (OBJ, PLY, STL, OFF); `z` turns them to
-    y-up, and null means `y`. glTF files are y-up by their standard; creatures and prepared folders are y-up.
-    Source: this project."""
+    """Axis that points up in mesh files of formats without a convention (OBJ, PLY, STL, OFF); `z` turns them
+    to y-up, null means `y`. glTF files, prepared folders and creatures are y-up. Source: this project."""
 
     max_turn_deg: float = 0.0
     """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this
@@ -239,8 +238,9 @@ class RigRecipe:
     this project."""
 
     up: Literal["y", "z"] | None = None
-    """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that is
-    written; null means `y`. A glTF file is y-up by its standard, so `z` is refused. Source: this project."""
+    """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that
+    is written; null means `y`. glTF files are y-up by their standard, so `z` is refused for them. Source: this
+    project."""
 
     candidates: int = 8
     """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this

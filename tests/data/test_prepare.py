@@ -85,9 +85,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
     original = module.read_rigs
 
-    def counted(path: Path, limits: object) -> object:
+    def counted(path: Path, *settings: object) -> object:
         reads.append(path.parent.name + "/" + path.name)
-        return original(path, limits)  # type: ignore[arg-type]
+        return original(path, *settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "read_rigs", counted)
     return reads
@@ -214,7 +214,7 @@ def test_the_command(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = str(tmp_path / "out")
     assert main([str(raw), "--out", out, "--eval", "0.25", "--class", "rignet"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"4 rigs in {out}: 3 for training, 1 held out; 0 repaired\n"
+    assert shown.out == f"4 rigs in {out}: 3 for training, 1 held out; 0 repaired\nno helper joints found\n"
     assert "refused 2 files or rigs:\n" in shown.err
     assert "cut.glb: " in shown.err
     assert "prepare:" in shown.err, "the progress bar"
