@@ -70,9 +70,11 @@ def without_helpers(mesh: Mesh, rig: Rig, keep_ends: bool = False) -> tuple[Rig,
 
     Every removed joint hands its weights and children to the joint that replaces it (its parent, unless said
     otherwise), so the sum of each vertex's weights stays. The other joints keep their places, names and
-    order, except that parents come first.
+    order, except that parents come first. A rig without any weight is returned as it is.
     """
     tree = _Tree(mesh, rig)
+    if not tree.bound().any():
+        return rig, Pruned()
     rules: tuple[Callable[[_Tree], list[_Removal]], ...] = (
         lambda tree: _without_weight(tree, keep_ends),
         _control_root,
