@@ -239,7 +239,7 @@ class RigRecipe:
 
     up: Literal["y", "z"] | None = None
     """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that
-    is written; null means `y`. glTF files are y-up by their standard: `z` is refused. Source: this project."""
+    is written; null means `y`. glTF files are y-up by standard: `z` is refused. Source: this project."""
 
     candidates: int = 8
     """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this

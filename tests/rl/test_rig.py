@@ -116,3 +116,15 @@ def test_help(capsys):
         rig.main(["--help"])
     assert stop.value.code == 0
     assert "rl.rig" in capsys.readouterr().out
+
+
+def test_a_z_up_mesh_is_turned(creature_file, recipe_file, tmp_path):
+    """The GLB that is written is y-up: (x, y, z) -> (x, z, -y). A glTF file cannot be z-up."""
+    output = tmp_path / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}", "rig.up=z"]) == 0
+    lying = load_mesh(creature_file)
+    original = lying.vertices / lying.scale + lying.centre
+    mesh, _ = read_skinned_glb(output)
+    written = mesh.vertices / mesh.scale + mesh.centre
+    np.testing.assert_allclose(written, original[:, [0, 2, 1]] * [1, 1, -1], atol=1e-3)
+    assert rig.main([recipe_file, f"rig.mesh={output}", "rig.up=z"]) == 2

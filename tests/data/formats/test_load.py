@@ -141,6 +141,43 @@ def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
     assert load_meshes(tmp_path / "nothing*") == ([], [])
 
 
+@pytest.mark.parametrize("file_type", ["obj", "ply", "stl", "off"])
+def test_z_up_files_are_turned(tmp_path: Path, file_type: str) -> None:
+    """(x, y, z) -> (x, z, -y): 4 high along z becomes y, the front at y = -1 becomes z = 1.
+
+    The turned box reaches from 0 to (2, 4, 1), so its centre is (1, 2, 0.5) and its scale 2 / 4.
+    """
+    points = np.array([[0.0, 0, 0], [2, 0, 0], [0, -1, 0], [0, 0, 4]])
+    turned = np.array([[0.0, 0, 0], [2, 0, 0], [0, 0, 1], [0, 4, 0]])
+    faces = [[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]]
+    for name, vertices in (("z", points), ("y", turned)):
+        trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / f"{name}.{file_type}")
+    lying = load_mesh(tmp_path / f"z.{file_type}", up="z")
+    corners = lying.vertices[lying.faces]
+    np.testing.assert_allclose(corners, (turned[faces] - [1, 2, 0.5]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(lying.centre, [1, 2, 0.5])
+    assert lying.scale == 0.5
+    for up in (None, "y"):
+        standing = load_mesh(tmp_path / f"y.{file_type}", up=up)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(standing.vertices[standing.faces], corners)
+
+
+def test_gltf_files_are_y_up(tmp_path: Path) -> None:
+    """One file is refused; in a folder only the other formats are turned."""
+    for name in ("a.glb", "b.ply"):
+        (tmp_path / name).write_bytes(exported(name[2:]))
+    with pytest.raises(
+        MeshError, match=r"a\.glb: glTF files are y-up by their standard, so up=z does not apply"
+    ):
+        load_mesh(tmp_path / "a.glb", up="z")
+    load_mesh(tmp_path / "a.glb", up="y")
+    (first, second), refusals = load_meshes(tmp_path, up="z")
+    assert not refusals
+    np.testing.assert_array_equal(first.vertices, load_mesh(tmp_path / "a.glb").vertices)
+    plain = load_mesh(tmp_path / "b.ply").vertices
+    np.testing.assert_array_equal(second.vertices, plain[:, [0, 2, 1]] * [1, 1, -1])
+
+
 def test_only_skinned_files_have_a_rig(tmp_path: Path) -> None:
     path = tmp_path / "ball.glb"
     path.write_bytes(exported("glb"))
