@@ -102,7 +102,7 @@ def _named_samples(
     files = [name for name in names if not is_prepared(name)]
     if files:
         max_bytes = data.max_megabytes * 2**20
-        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes, data.up)
+        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes, up=data.up)
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]

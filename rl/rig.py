@@ -107,7 +107,7 @@ def run(recipe: Recipe) -> None:
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
-    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20, settings.up)
+    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20, up=settings.up)
     sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
     rigged = rig_mesh(
         load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed

@@ -104,6 +104,10 @@ class _Tree:
         self.alive = [True] * len(self.parents)
         self.joints = rig.joints.astype(np.float64)
         self.weights = rig.weights.copy()
+        self._totals = rig.weights.sum(axis=0, dtype=np.float64)
+        self._bound: NDArray[np.bool_] | None = None
+        squares = sum(np.subtract.outer(axis, axis) ** 2 for axis in self.joints.T)
+        self._close = [(int(a), int(b)) for a, b in np.argwhere(np.triu(squares < SAME_PLACE**2, k=1))]
         self.named_control = [_named_control(name) for name in rig.names]
         low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
         outside = np.maximum(np.maximum(low - self.joints, self.joints - high), 0)
@@ -126,14 +130,18 @@ class _Tree:
 
     def bound(self) -> NDArray[np.bool_]:
         """Whether each joint (J,) carries weight."""
-        bound: NDArray[np.bool_] = self.weights.max(axis=0) > NO_WEIGHT
-        largest = self.weights.argmax(axis=1)
-        bound[largest[self.weights[np.arange(len(largest)), largest] > 0]] = True
-        return bound
+        if self._bound is None:
+            self._bound = _bound(self.weights)
+        return self._bound
+
+    def close_pairs(self) -> list[tuple[int, int]]:
+        """The pairs of remaining joints in the same place, in no particular order."""
+        self._close = [pair for pair in self._close if self.alive[pair[0]] and self.alive[pair[1]]]
+        return self._close
 
     def branch_weights(self) -> NDArray[np.float64]:
         """Each joint's weight (J,), summed over the vertices and over all joints below it."""
-        total = self.weights.sum(axis=0, dtype=np.float64)
+        total = self._totals.copy()
         for joint in reversed(self.order()[1:]):
             total[self.parents[joint]] += total[joint]
         return total
@@ -143,9 +151,13 @@ class _Tree:
         if self.parents[heir] == joint:
             self.parents[heir] = self.parents[joint]
         self.parents = [heir if parent == joint else parent for parent in self.parents]
-        self.weights[:, heir] += self.weights[:, joint]
-        self.weights[:, joint] = 0
         self.alive[joint] = False
+        if self._totals[joint]:
+            self.weights[:, heir] += self.weights[:, joint]
+            self.weights[:, joint] = 0
+            self._totals[heir] += self._totals[joint]
+            self._totals[joint] = 0
+            self._bound = None
 
     def rig(self, rig: Rig) -> Rig:
         """The remaining rig."""
@@ -158,6 +170,14 @@ class _Tree:
         joints = kept[order]
         names = tuple(rig.names[joint] for joint in joints)
         return Rig(rig.joints[joints], parents, self.weights[:, joints], names)
+
+
+def _bound(weights: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Whether each joint (J,) carries weight, from weights (V, J)."""
+    bound: NDArray[np.bool_] = weights.max(axis=0) > NO_WEIGHT
+    largest = weights.argmax(axis=1)
+    bound[largest[weights[np.arange(len(largest)), largest] > 0]] = True
+    return bound
 
 
 def _without_weight(tree: _Tree, keep_ends: bool) -> list[_Removal]:
@@ -209,13 +229,13 @@ def _far_outside(tree: _Tree) -> list[_Removal]:
 
 def _repeated(tree: _Tree) -> list[_Removal]:
     """Rule 4, one pair at a time."""
-    order = tree.order()
-    points = tree.joints[order]
-    close = np.linalg.norm(points[:, None] - points[None], axis=2) < SAME_PLACE
-    first, second = np.nonzero(np.triu(close, k=1))
-    if not len(first):
+    pairs = tree.close_pairs()
+    if not pairs:
         return []
-    pair = order[first[0]], order[second[0]]
+    rank = {joint: number for number, joint in enumerate(tree.order())}
+    pair = min(
+        (sorted(one, key=rank.__getitem__) for one in pairs), key=lambda one: (rank[one[0]], rank[one[1]])
+    )
     above = [_ancestors(tree, joint) for joint in pair]
     if pair[0] in above[1]:
         return [("repeated", pair[1], pair[0])]

@@ -69,7 +69,7 @@ def load_mesh(
     compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
     or area, indices out of range, `up` "z" for a glTF file.
     """
-    return load_asset(path, max_faces, max_bytes, up)[0]
+    return load_asset(path, max_faces, max_bytes, up=up)[0]
 
 
 def load_asset(
@@ -139,7 +139,7 @@ def load_meshes(
 
     `up` applies to files of formats without a convention (see `load_mesh`); glTF files are y-up regardless.
     """
-    assets, refusals = load_assets(pattern, max_faces, max_bytes, up)
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, up=up)
     return [mesh for mesh, _ in assets], refusals
 
 
@@ -152,7 +152,7 @@ def load_assets(
     for path in find_meshes(pattern):
         try:
             axis = None if path.suffix.lower() in GLTF_SUFFIXES else up
-            assets.append(load_asset(path, max_faces, max_bytes, axis))
+            assets.append(load_asset(path, max_faces, max_bytes, up=axis))
         except MeshError as problem:
             refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
     names = unique_names([mesh.name for mesh, _ in assets])

@@ -103,7 +103,7 @@ def file_samples(
     Names are file stems, made unique. Samples of skinned files have a rig. `up`: see `load_meshes`. Raises
     MeshError, with the reason for each file, if no file is usable.
     """
-    assets, refusals = load_assets(pattern, max_faces, max_bytes, up)
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, up=up)
     if not assets:
         shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):
