@@ -46,8 +46,8 @@ BOTH = pytest.mark.parametrize("read", [fast, plain])
         ([0, 2, 4, 5, 100], [-1, 0, 1, 2, 3], [0, 4, 100], [[0, 4], [4, 100]]),
         # The order of the joints decides: the same chain with its middle first is one joint, there.
         ([2, 0.5, 4, 100], [-1, 0, 0, 2], [2, 100], [[2, 100]]),
-        # The first leader in reach takes a joint, not the nearest: 3 is nearer to 4 than to 1. So the bones run
-        # from 1 to 4, from 4 back to 1, and from 1 to 100.
+        # The first leader in reach takes a joint, not the nearest: 3 is nearer to 4 than to 1. So the bones
+        # run from 1 to 4, from 4 back to 1, and from 1 to 100.
         ([1, 4, 3, 100], [-1, 0, 1, 2], [1, 4, 100], [[1, 4], [1, 100], [4, 1]]),
         # A group with the root is at the root, whatever the root's index …
         ([2, 0, 100], [1, -1, 0], [0, 100], [[0, 100]]),

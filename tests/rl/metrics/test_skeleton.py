@@ -57,8 +57,8 @@ TWO_ROOTS = ([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [-1, 0, -1])
         ("exact", ALONG_X, ALONG_Y, (0.25, 0.25, 0.25)),
         # The same from rignet's 101 samples 0, 0.01, … 1 along the bone: mean 0.5.
         ("rignet", ALONG_X, ALONG_Y, (0.25, 0.25, 0.25)),
-        # unirig: from the joints the other's first sample is 0.01 and hypot(1, 0.01) away. From sample k it is
-        # the nearest too, hypot(k, 1) / 100 away.
+        # unirig: from the joints, the other's first sample is 0.01 and hypot(1, 0.01) away. It is also the
+        # nearest to sample k, hypot(k, 1) / 100 away.
         (
             "unirig",
             ALONG_X,
