@@ -138,7 +138,8 @@ def test_skin_as_puppeteer_counts_it():
     rows = np.array([[1, 0.1], [0.16, 0.84], [1, 0], [0.2, 0.8]], dtype=np.float32)
     predicted = Rig(truth.rig.joints, truth.rig.parents, rows)
     found = rig_metrics(predicted, truth, "puppeteer")
-    # L1: 0, 0.32 and, against 0.25 and 0.75, 0.1: over 3 vertices. Predicted 1 + 2 + 2, true 1 + 1 + 2, both 4.
+    # L1: 0, 0.32 and, against 0.25 and 0.75, 0.1: over 3 vertices. Non-zero: predicted 1 + 2 + 2, true
+    # 1 + 1 + 2, both 4.
     assert found["skin_l1"] == pytest.approx(0.42 / 3, abs=1e-6)
     assert found["skin_l1_per_entry"] == pytest.approx(0.42 / 6, abs=1e-6)
     assert (found["skin_precision"], found["skin_recall"]) == pytest.approx((4 / 5, 1))
