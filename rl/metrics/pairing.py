@@ -57,8 +57,8 @@ def align_weights(
     """Weights of two rigs of one mesh with corresponding columns, for the skin scores.
 
     Column k < K is ground-truth joint k; the prediction's column k is the joint that `pairing` pairs with it,
-    or zeros. Each unpaired predicted joint gets a further column, which is zero in the ground
-    truth. So a missing joint lowers recall, a surplus one precision, and both raise L1.
+    or zeros. Each unpaired predicted joint gets a further column, which is zero in the ground truth. So a
+    missing joint lowers recall, a surplus one precision, and both raise L1.
 
     Args:
         predicted, truth: J and K joints, weights (V, J) and (V, K) for the same V vertices. A vertex without
