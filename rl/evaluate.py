@@ -22,7 +22,7 @@ from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.evaluation_tables import make_console, print_means, print_meshes
-from rl.ground_truth import FAILED_METRICS, GroundTruthMetrics
+from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes
 from rl.policy_setup import load_policy
@@ -91,9 +91,9 @@ def evaluate(
             (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
         )
         raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); check the Ray logs")
-    measured = [*names, "total", "valid", "joints", "true_joints", *FAILED_METRICS]
+    measured = [*names, "total", "valid", "joints", "true_joints", *METRICS]
     mean, error = summarise(
-        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *FAILED_METRICS))]
+        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *METRICS))]
     )
     return Evaluation(
         policy=name,
@@ -105,6 +105,8 @@ def evaluate(
         diagnostics={key: mean_of(value) for key, value in diagnostics.items()},
         decoding=settings.decoding,
         best_of=settings.best_of,
+        skin_convention=settings.skin_convention,
+        metric_vertices=settings.metric_vertices,
     )
 
 
@@ -173,9 +175,9 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | Non
         return row
     row["true_joints"] = float(true_joints)
     measured = truth.measure(mesh, valid)
-    for name, worst in FAILED_METRICS.items():
-        values = [values[name] for values in measured]
-        row[name] = mean_of([*values, *[worst] * (len(picks) - len(valid))])
+    for name, worst in truth.failed(mesh).items():
+        values = [values[name] for values in measured if name in values]
+        row[name] = mean_of([*values, *[worst] * (len(picks) - len(values))])
         if values:
             row[f"{name}{VALID_ONLY}"] = mean_of(values)
     return row

@@ -204,9 +204,14 @@ class EvalRecipe:
     """Compare rigs with the ground truth of meshes that have one: skeleton, skin and motion metrics. Source:
     specification, section 17."""
 
-    metric_vertices: int = 256
-    """Maximum number of vertices per mesh at which skinning weights are compared; above 0. Source: this
-    project."""
+    metric_vertices: int | None = 256
+    """Maximum number of vertices per mesh at which skinning weights are compared; above 0, null for all, as
+    in published tables. Source: this project."""
+
+    skin_convention: Literal["plain", "puppeteer", "puppeteer_modelsresource"] = "plain"
+    """How skin scores are counted: `plain`, an influence is a weight above 0.01; or as Puppeteer's evaluation
+    prunes predictions and selects vertices, for its tables or for ModelsResource. Source: specification,
+    section 17."""
 
     compare: tuple[str, ...] = ()
     """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
@@ -216,7 +221,9 @@ class EvalRecipe:
     """Evaluate before and after training. Source: this project."""
 
     def __post_init__(self) -> None:
-        require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "metric_vertices")
+        require_positive("eval", self, "samples", "best_of", "beams", "batch_size")
+        if self.metric_vertices is not None:
+            require_positive("eval", self, "metric_vertices")
         require_not_negative("eval", self, "temperature", "length_penalty", "seed")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
