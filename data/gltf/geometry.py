@@ -13,20 +13,44 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """The vertices of a flattened scene that come from one primitive of one node.
+
+    `node`, `mesh`, `primitive`: indices in the document (the primitive's within its mesh). `vertices` (n,)
+    int64: indices into the primitive's POSITION accessor. `to_world` (4, 4) float64: flattened vertex =
+    to_world · (stored position + default morphs); None if the skin poses the vertices one by one. `bound`:
+    whether a joint moves it; False in files without a skin.
+    """
+
+    node: int
+    mesh: int
+    primitive: int
+    vertices: NDArray[np.int64]
+    to_world: Floats | None
+    bound: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Flattened:
     """A glTF scene flattened to one mesh, in the file's world frame and units.
 
-    `vertices` (V, 3) float64, `faces` (F, 3) int64. A skinned file is in bind pose and has `joints` (J, 3)
-    float64, `parents` (J,) int64 with the root first and parents before children, `weights` (V, J) float32
-    as stored, and `names` (J,); for any other file these are None.
+    `vertices` (V, 3) float64, `faces` (F, 3) int64; `parts`: the origin of the vertices, in their order. A
+    skinned file is in bind pose and has `joints` (J, 3) float64, `parents` (J,) int64 with the root first and
+    parents before children, `weights` (V, J) float32 as stored, `names` (J,), `joint_nodes` (J,) int64 (node
+    indices) and `bind` (J, 4, 4) float64 (bind matrices in the world frame); for any other file these are
+    None. `notes`: what was derived, dropped or chosen, one phrase each.
     """
 
     vertices: Floats
     faces: NDArray[np.int64]
+    parts: tuple[Part, ...]
     joints: Floats | None = None
     parents: NDArray[np.int64] | None = None
     weights: NDArray[np.float32] | None = None
     names: tuple[str, ...] | None = None
+    joint_nodes: NDArray[np.int64] | None = None
+    bind: Floats | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +58,9 @@ class _Primitive:
     """The triangles of one primitive of one node, vertices in mesh space (before the node transform)."""
 
     node: int
+    mesh: int
+    number: int  # within its mesh
+    kept: NDArray[np.int64]  # (V,) indices into the POSITION accessor
     skin: int | None
     vertices: Floats
     faces: NDArray[np.int64]
@@ -64,7 +91,12 @@ def flatten(gltf: Gltf) -> Flattened:
             return _flatten_skinned(gltf, primitives, order, worlds, parents)
         parts = [_apply(worlds[primitive.node], primitive.vertices) for primitive in primitives]
         flips = [bool(np.linalg.det(worlds[primitive.node][:3, :3]) < 0) for primitive in primitives]
-        return Flattened(np.concatenate(parts), _joined_faces(primitives, flips))
+        origins = tuple(_part(primitive, worlds[primitive.node], False) for primitive in primitives)
+        return Flattened(np.concatenate(parts), _joined_faces(primitives, flips), origins)
+
+
+def _part(primitive: _Primitive, to_world: Floats | None, bound: bool) -> Part:
+    return Part(primitive.node, primitive.mesh, primitive.number, primitive.kept, to_world, bound)
 
 
 def _primitives(gltf: Gltf, index: int) -> Iterator[_Primitive]:
@@ -108,7 +140,7 @@ def _primitives(gltf: Gltf, index: int) -> Iterator[_Primitive]:
             vertices, faces = vertices[kept], compact.reshape(-1, 3)
             slots = None if slots is None else slots[kept]
             weights = None if weights is None else weights[kept]
-        yield _Primitive(index, skin, vertices, faces, slots, weights)
+        yield _Primitive(index, node["mesh"], number, kept, skin, vertices, faces, slots, weights)
 
 
 def _triangles(flat: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
@@ -161,7 +193,7 @@ def _flatten_skinned(
     hierarchy = _Hierarchy(gltf, skins, order, parents)
     column = {node: number for number, node in enumerate(hierarchy.nodes)}
     joints = np.array([bind[node][:3, 3] for node in hierarchy.nodes])
-    vertices, weights, flips, kept = [], [], [], []
+    vertices, weights, flips, kept, parts = [], [], [], [], []
     for primitive in primitives:
         rows = np.zeros((len(primitive.vertices), len(column)), dtype=np.float32)
         skin = None if primitive.skin is None else skins[primitive.skin]
@@ -172,9 +204,11 @@ def _flatten_skinned(
             if skin.inverse_bind is None:
                 stack = np.stack([worlds[node] for node in skin.joint_nodes])
                 points, transform = _node_posed(primitive, slots, stack), np.eye(4)
+                origin = None
             else:
                 assert primitive.skin is not None
                 points, transform = primitive.vertices, to_world[primitive.skin]
+                origin = transform
         else:
             joint = hierarchy.nearest_joint(primitive.node)
             if joint is None:
@@ -183,19 +217,23 @@ def _flatten_skinned(
             points = primitive.vertices
             # Its transform relative to the joint in the node pose also holds in the bind pose.
             to_joint = _inverse(gltf, worlds[joint], f"nodes[{joint}]")
-            transform = bind[joint] @ to_joint @ worlds[primitive.node]
+            transform = origin = bind[joint] @ to_joint @ worlds[primitive.node]
         vertices.append(_apply(transform, points))
         weights.append(rows)
         flips.append(bool(np.linalg.det(transform[:3, :3]) < 0))
         kept.append(primitive)
+        parts.append(_part(primitive, origin, True))
     all_weights = np.concatenate(weights)
     return Flattened(
         np.concatenate(vertices),
         _joined_faces(kept, flips),
+        tuple(parts),
         joints,
         np.array([-1 if node is None else column[node] for node in hierarchy.parents], dtype=np.int64),
         all_weights,
         hierarchy.names(),
+        np.array(hierarchy.nodes, dtype=np.int64),
+        np.array([bind[node] for node in hierarchy.nodes]),
     )
 
 
