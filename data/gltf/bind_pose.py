@@ -116,7 +116,7 @@ class _Placing:
             key=lambda slot: (
                 -round(below.get(skin.nodes[slot], 0.0), 6),
                 self._depth(skin.nodes[slot]),
-                slot,
+                skin.nodes[slot],
             ),
         )
 
@@ -150,9 +150,8 @@ class _Placing:
             if skin.mass[slot] > 0 and slot in self.shown[skin.index]:
                 return found
             if skin.has_bind_pose(slot):
-                near = max(
-                    _size(skin, own), float(np.ptp([worlds[one][:3, 3] for one in skin.nodes], 0).max())
-                )
+                places = np.array([worlds[one][:3, 3] for one in skin.nodes])
+                near = _size(skin, own) + float(np.linalg.norm(np.ptp(places, axis=0)))
             else:
                 # The identity may be right for a root that stands at the origin, and nearly agrees then.
                 near = _size(skin, own) / 4 if slot == ranked[0] else 0
@@ -189,11 +188,11 @@ class _Placing:
         above = self._placed_above(node)
         if above is None:
             below = [
-                (chain.index(node), number, one)
-                for number, one in enumerate(self.bind)
+                (chain.index(node), one)
+                for one in self.bind
                 if node in (chain := list(self.tree.chain(one)))[1:] and invertible(worlds[one])
             ]
-            above = min(below)[2] if below else None
+            above = min(below)[1] if below else None
         if above is None:
             return worlds[node]
         return self.bind[above] @ np.linalg.inv(worlds[above]) @ worlds[node]
