@@ -9,14 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, load_asset
+from data.formats.load import (
+    FOREIGN_SUFFIXES,
+    GLTF_SUFFIXES,
+    MAX_BYTES,
+    MAX_FACES,
+    Pattern,
+    Refusal,
+    load_asset,
+)
 from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
 from data.formats.rignet_text import read_obj_geometry, read_rignet_text, rignet_mesh
 from data.mesh import MeshError, UpAxis
 
-RIG_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".npz", ".txt")
+RIG_SUFFIXES: tuple[str, ...] = (*GLTF_SUFFIXES, ".npz", ".txt")
 MAX_JOINTS = 256
 # This many float32 weights take 1 GiB.
 MAX_WEIGHTS = 2**28
@@ -35,9 +43,9 @@ class RigLimits:
 def find_rigs(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for rig files, and for FBX files so that they are
-    reported; of text files, those that start like a RigNet rig or are empty), a glob pattern, or several
-    of these.
+    pattern: a file, a folder (searched recursively for rig files, and for files of formats that cannot be
+    read, such as FBX, so that they are reported; of text files, those that start like a RigNet rig or are
+    empty), a glob pattern, or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
@@ -57,7 +65,7 @@ def read_rigs(
 ) -> Iterator[RepairedRig | Refusal]:
     """The rigs of one file, in order, in the mesh frame; a rig or file that cannot be used gives a Refusal.
 
-    - GLB, glTF: one skinned mesh in bind pose.
+    - GLB, glTF, VRM: one skinned mesh in bind pose; meshes that no joint moves are dropped with a note.
     - NPZ (specification, section 13, loaders `npz` and `unirig`): vertices, faces, parents (-1 or None for
       roots), skin, and matrix_local (its translations are used) or joints; joint_names or names. Object
       arrays are read as plain data without running pickle. Unlike the released loader, this one accepts
@@ -97,10 +105,11 @@ def _read(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[Repaired
     elif suffix == ".txt":
         yield _rignet(path, limits, up)
     else:
-        mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
-        if rig is None:
-            raise MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
-        yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
+        asset = load_asset(path, limits.max_faces, limits.max_bytes)
+        if asset.rig is None:
+            raise asset.skin_error or MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
+        repaired = _repaired(path, RiggedMesh(asset.mesh, asset.rig, None, str(path)), limits)
+        yield replace(repaired, notes=(*asset.notes, *repaired.notes))
 
 
 def _read_npz(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[RepairedRig | Refusal]:
@@ -312,7 +321,7 @@ def _refusal(label: str | Path, problem: MeshError) -> Refusal:
 def _is_rig_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix != ".txt" or not path.is_file():
-        return suffix in (*RIG_SUFFIXES, ".fbx")
+        return suffix in (*RIG_SUFFIXES, *FOREIGN_SUFFIXES)
     with path.open("rb") as file:
         words = file.read(200).split()
     return not words or words[0] in (b"joints", b"root", b"hier", b"skin")

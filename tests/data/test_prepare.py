@@ -22,7 +22,7 @@ from data.prepare import PrepareSettings, main, prepare
 from data.rig import Rig
 from data.sets.groups import read_groups
 from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest
-from tests.data.rig_files import write_unirig
+from tests.data.rig_files import rignet, write_unirig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -408,3 +408,17 @@ def test_z_up_rigs(raw: Path, tmp_path: Path) -> None:
     done = run(raw / "wolf é.glb", "--out", tmp_path / "none", "--up", "z")
     assert done.returncode == 2
     assert "--up z: all files are glTF, which is y-up by its standard; omit --up" in done.stderr
+
+
+def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that no joint moves is named there; files that are no rigs are counted on standard error."""
+    source = tmp_path / "in"
+    source.mkdir()
+    case = Path(__file__).parent / "gltf" / "cases" / "unskinned_part.glb"
+    (source / "hat.vrm").write_bytes(case.read_bytes())
+    (source / "face.png").write_bytes(b"x")
+    rignet(source)
+    assert main([str(source), "--out", str(source / "out"), "--eval", "0"]) == 0
+    assert f"note: {source}: passed over 1 .png\n" in capsys.readouterr().err
+    notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
+    assert notes["hat"] == ("1 mesh that no joint moves excluded from the rig: hat (36 vertices)",)

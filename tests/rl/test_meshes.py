@@ -202,3 +202,16 @@ def test_up_without_a_file_to_turn_is_refused(make_recipe, prepared, tmp_path):
     boxes = write_meshes(tmp_path / "boxes", 2)
     recipe = make_recipe({"data.meshes": str(tmp_path / "a.glb"), "data.eval_meshes": boxes, "data.up": "z"})
     assert len(load_meshes(recipe).held_out) == 2
+
+
+def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
+    cases = Path(__file__).parents[1] / "data" / "gltf" / "cases"
+    for name in ("fewer_ibm_than_joints.glb", "stale_mesh_node_transform.glb"):
+        shutil.copyfile(cases / name, tmp_path / name)
+    (tmp_path / "readme.md").write_text("x")
+    load_meshes(make_recipe({"data.meshes": str(tmp_path)}))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}: passed over 1 .md",
+        f"note: {tmp_path}/fewer_ibm_than_joints.glb: 1 joint without a usable inverse bind matrix placed by "
+        "the neighbouring joints: end",
+    ]
