@@ -1,4 +1,4 @@
-"""Samples points and normals on a mesh's surface; computes vertex normals and face areas."""
+"""Samples points and normals on a mesh's surface; computes face areas."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,21 +60,6 @@ def sample_surface_indexed(
         face_index,
         barycentric.astype(np.float32),
     )
-
-
-def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> Float32s:
-    """Unit vertex normals (V, 3) float32: area-weighted mean of the normals of the faces around a vertex.
-
-    vertices (V, 3) floats, faces (F, 3) integers. Vertices without a face of positive area, or whose
-    faces cancel, get the zero vector.
-    """
-    normals, areas = _face_normals(vertices, faces)
-    weighted = np.repeat(normals * areas[:, None], 3, axis=0)
-    flat = np.asarray(faces).reshape(-1)
-    sums = np.zeros((len(vertices), 3))
-    for axis in range(3):
-        sums[:, axis] = np.bincount(flat, weights=weighted[:, axis], minlength=len(vertices))
-    return _unit(sums)[0].astype(np.float32)
 
 
 def face_areas(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -> NDArray[np.float64]:

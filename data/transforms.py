@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from data.mesh import Mesh
 from data.rig import Rig
+from data.welding import weld
 
 
 def in_mesh_frame(
@@ -57,11 +58,15 @@ def quarter_turned(mesh: Mesh, rig: Rig, rng: np.random.Generator) -> tuple[Mesh
 def jittered(
     mesh: Mesh, rig: Rig, rng: np.random.Generator, joint_noise: float, vertex_noise: float
 ) -> tuple[Mesh, Rig]:
-    """Add Gaussian noise of these standard deviations per axis (mesh frame) to joints and vertices."""
+    """Add Gaussian noise of these standard deviations per axis (mesh frame) to joints and vertices.
+
+    Vertices at the same coordinates move together, so that seams stay closed.
+    """
     joints = rig.joints + joint_noise * rng.standard_normal(rig.joints.shape)
     if not vertex_noise:
         return mesh, replace(rig, joints=joints.astype(np.float32))
-    vertices = mesh.vertices + vertex_noise * rng.standard_normal(mesh.vertices.shape)
+    first, place = weld(mesh.vertices)
+    vertices = mesh.vertices + vertex_noise * rng.standard_normal(mesh.vertices.shape)[first[place]]
     return in_mesh_frame(mesh, rig, vertices, joints)
 
 

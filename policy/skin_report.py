@@ -27,10 +27,10 @@ from data.formats.load import Refusal
 from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
-from data.sampling import vertex_normals
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import RecipeError, build, read_recipe
+from data.welding import weld_surface
 from policy.bundle import PolicyError, find_skin_vae
 from policy.pretraining.rig_examples import RigExample, make_example, skin_points
 from policy.skintokens.skin_vae import SkinVAE
@@ -73,8 +73,8 @@ class SkinReportRecipe:
     section 12.2."""
 
     vertices: int = 2048
-    """Maximum number of mesh vertices added to the points; at least 0. Source: specification, section 12.2
-    (16,384)."""
+    """Maximum number of mesh vertices (welded) added to the points; at least 0. Source: specification,
+    section 12.2 (16,384)."""
 
     encoder_points: int = 384
     """Points per bone that the encoder sees, half of them near the bone; at least 1. Source: this project."""
@@ -112,7 +112,9 @@ class SkinReportRecipe:
 class HeldOutRig:
     """A rig to reconstruct; mesh frame, depth-first joint order, float32.
 
-    vertices, normals (V, 3): where weights are decoded. weights (V, J): the ground truth there. `example`:
+    vertices, normals (V, 3): where weights are decoded, the places of the welded surface. Each counts once,
+    however many vertices a file's texture seams or flat shading put there. weights (V, J): the ground truth
+    there, that of the place's first vertex; vertices of one place rarely differ. `example`:
     the surface cloud. encoder_rows (J, K) int64: the rows of the cloud that the encoder sees of each bone.
     """
 
@@ -178,8 +180,9 @@ def held_out_rig(mesh: Mesh, rig: Rig, recipe: SkinReportRecipe, index: int) -> 
     rng = np.random.default_rng((recipe.seed, index))
     example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
     rows = skin_points(example, np.arange(len(example.joints)), recipe.encoder_points, rng)
-    normals = vertex_normals(mesh.vertices, mesh.faces)
-    return HeldOutRig(mesh.name, mesh.vertices, normals, depth_first(rig).weights, example, rows)
+    surface = weld_surface(mesh.vertices, mesh.faces)
+    weights = depth_first(rig).weights[surface.source]
+    return HeldOutRig(mesh.name, surface.points, surface.normals, weights, example, rows)
 
 
 def held_out_rigs(recipe: SkinReportRecipe) -> list[HeldOutRig]:

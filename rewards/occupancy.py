@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.welding import faces_with_area
 from rewards.errors import MeshRewardError
 from rewards.kernels import occupancy as kernels
 from rewards.skeleton import COORDINATE_LIMIT
@@ -179,10 +180,9 @@ def check_occupancy_options(resolution: int, interior: str) -> None:
 def solid_faces(
     vertices: ArrayLike, faces: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]]:
-    """Validate a mesh and find its faces with area.
+    """Validate a mesh and find its faces with area (`data.welding.faces_with_area`).
 
-    A face has no area if its height over its longest side is rounding error: below 1e-12 of that side, or
-    below a few units in the last place of its coordinates. Vertices that no face uses may hold anything.
+    Vertices that no face uses may hold anything.
 
     Args:
         vertices: (V, 3) float.
@@ -213,9 +213,9 @@ def solid_faces(
         )
     points = np.ascontiguousarray(points, dtype=np.float64)
     triangles = np.ascontiguousarray(triangles, dtype=np.int64)
-    solid = np.empty(len(triangles), dtype=np.bool_)
-    if not kernels.classify_faces(points, triangles, COORDINATE_LIMIT, solid):
+    if not kernels.corners_within(points, triangles, COORDINATE_LIMIT):
         raise MeshRewardError("a vertex of a face is not finite or exceeds 1e30; repair the mesh")
+    solid = faces_with_area(points, triangles)
     if not solid.any():
         raise MeshRewardError("the mesh has no triangle with area; pass a surface mesh")
     return points, triangles, solid

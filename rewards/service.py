@@ -6,6 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from data.welding import mesh_places
 from policy.skintokens.skin_vae import SkinVAE
 from rewards.score import RewardSettings, ScoringMesh
 from rewards.skin_decoder import SkinDecoder
@@ -93,15 +97,59 @@ class InlineRewardService:
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
         """See `RewardService`; scoring is complete when this returns."""
-        check_prepared(mesh, self._reasons)
-        source, ready = self._meshes[mesh]
-        assert not isinstance(ready, str)
+        return _Done(self.score(mesh, rigs, pose_seed)[0])
+
+    def score(
+        self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int
+    ) -> tuple[GroupScore, list[NDArray[np.float32] | None]]:
+        """The scores of `submit`, and the weights behind them.
+
+        Returns:
+            scores; for each rollout its raw weights (S, J) float32 at the scoring mesh's vertices, None for
+            one that is not a complete rig.
+        """
+        source, ready = self._prepared(mesh)
         complete = [rig for rig in rigs if rig is not None]
         start = time.perf_counter()
         weights = self._decoder.decode(source, ready.vertices, ready.normals, [rig.codes for rig in complete])
         decoded = time.perf_counter()
         scores = score_rollouts(ready, complete, weights, pose_seed, self.settings)
-        return _Done(GroupScore(merge_invalid(rigs, scores), decoded - start, time.perf_counter() - decoded))
+        group = GroupScore(merge_invalid(rigs, scores), decoded - start, time.perf_counter() - decoded)
+        remaining = iter(weights)
+        return group, [None if rig is None else next(remaining) for rig in rigs]
+
+    def vertex_weights(self, mesh: int, rig: RolloutRig, scored: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The weights of a rig at all vertices of the mesh, to be written to a file: what was scored.
+
+        Vertices at the same coordinates get the same weights: those that were scored where the scoring mesh
+        has a vertex. Other places, of vertices beyond `max_scoring_vertices` or without a face with area, are
+        decoded here (`data.welding.mesh_places`).
+
+        Args:
+            mesh: index into the meshes prepared last.
+            rig: a complete rollout.
+            scored: (S, J) float32, its weights from `score`.
+
+        Returns:
+            (V, J) float32, raw.
+        """
+        source, ready = self._prepared(mesh)
+        places = mesh_places(source.vertices, source.faces)
+        weights = np.empty((len(places.points), scored.shape[1]), dtype=np.float32)
+        known = places.of_vertex[ready.source]
+        weights[known] = scored
+        rest = np.setdiff1d(np.arange(len(weights)), known)
+        if len(rest):
+            weights[rest] = self._decoder.decode(
+                source, places.points[rest], places.normals[rest], [rig.codes]
+            )[0]
+        return weights[places.of_vertex]
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _prepared(self, mesh: int) -> tuple[RewardMesh, ScoringMesh]:
+        check_prepared(mesh, self._reasons)
+        source, ready = self._meshes[mesh]
+        assert not isinstance(ready, str)
+        return source, ready

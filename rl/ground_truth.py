@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from data.rig import Rig
 from data.sets.dataset import MeshSample
+from data.welding import weld_surface
 from policy.skintokens.skin_vae import SkinVAE
-from rewards.occupancy import solid_faces
 from rewards.poses import pose_seed, random_rotations
-from rewards.scoring_mesh import vertex_normals, weld
 from rewards.skin_decoder import SkinDecoder
 from rewards.worker import RewardMesh, RolloutRig
 from rl.meshes import reward_meshes
@@ -65,19 +64,14 @@ class GroundTruth:
 def make_ground_truth(sample: MeshSample, vertices: int | None, seed: int) -> GroundTruth | None:
     """The ground truth of this mesh, None if it has no rig.
 
-    The points are the vertices used by faces with area, welded as in the rewards' scoring mesh: coincident
-    vertices, which files repeat at seams, are one point with the weights of the first. Above `vertices`
-    points a fixed random subset is used, which depends only on the mesh; None keeps all. `seed` is the seed
-    of the poses.
+    The points are those of the welded surface, as in the rewards' scoring mesh: coincident vertices, which
+    files repeat at seams, are one point with the weights of the first. Above `vertices` points a fixed random
+    subset is used, which depends only on the mesh; None keeps all. `seed` is the seed of the poses.
     """
     if sample.rig is None:
         return None
-    whole, triangles, solid = solid_faces(sample.mesh.vertices, sample.mesh.faces)
-    used, local = np.unique(triangles[solid], return_inverse=True)
-    first, welded = weld(whole[used].astype(np.float32), local.reshape(-1, 3).astype(np.int64))
-    source = used[first]
-    points = whole[source].astype(np.float32)
-    normals = vertex_normals(points, welded)
+    surface = weld_surface(sample.mesh.vertices, sample.mesh.faces)
+    source, points, normals = surface.source, surface.points, surface.normals
     if vertices is not None and len(source) > vertices:
         rng = np.random.Generator(np.random.Philox(pose_seed(0, sample.name, 0)))
         kept = np.sort(rng.choice(len(source), vertices, replace=False))

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data.command_line import RunFailedError, run_command
 from data.formats.load import load_asset
 from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
-from data.sampling import vertex_normals
 from data.sets.dataset import MeshSample, make_sample
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
@@ -26,7 +24,7 @@ from rl.pictures import draw_rig
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, load_recipe, reward_settings, total_reward
 from rl.rollout import row_seeds, sample_for_meshes
-from rl.scoring import read_rollout, submit_scores
+from rl.scoring import read_rollout
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ def rig_mesh(
 ) -> RiggedMesh:
     """Sample `candidates` rigs and keep the one with the highest total reward.
 
-    Skinning weights are decoded at the mesh's vertices and not normalised; the GLB writer normalises them.
+    The rig's skinning weights are those that were scored, the same for all vertices at the same coordinates.
+    They are not normalised; the GLB writer normalises them.
 
     Raises:
         RunFailedError: no candidate is a complete rig, or the mesh cannot be scored.
@@ -58,32 +57,19 @@ def rig_mesh(
         policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates
     )
     rigs = [read_rollout(ids, bank.class_id, bank.vocabulary) for ids in rollouts.rows()[0]]
-    scores = submit_scores(service, [0] * candidates, rigs, lambda _: pose_seed(seed, sample.name, 0))
-    rewards = [score.rewards(list(recipe.rewards.weights)) for score in scores]
-    totals = [
-        -np.inf if rig is None or row is None else total_reward(row, recipe.rewards)
-        for rig, row in zip(rigs, rewards, strict=True)
-    ]
+    group, weights = service.score(0, rigs, pose_seed(seed, sample.name, 0))
+    rewards = [score.rewards if score.valid else None for score in group.scores]
+    totals = [-np.inf if row is None else total_reward(row, recipe.rewards) for row in rewards]
     best = int(np.argmax(totals))
-    chosen, best_rewards = rigs[best], rewards[best]
-    if chosen is None or best_rewards is None:
+    chosen, scored, found = rigs[best], weights[best], rewards[best]
+    if chosen is None or scored is None or found is None:
         raise RunFailedError(
             f"none of the {candidates} rigs sampled for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
         )
-    normals = vertex_normals(sample.mesh.vertices, sample.mesh.faces)
-    with torch.no_grad():
-        condition = policy.skin_vae.encode_condition(
-            torch.from_numpy(sample.points)[None], torch.from_numpy(sample.normals)[None]
-        )
-        skin = policy.skin_vae.decode(
-            torch.from_numpy(chosen.codes),
-            condition,
-            torch.from_numpy(sample.mesh.vertices),
-            torch.from_numpy(normals),
-        )
-    rig = Rig(chosen.joints, chosen.parents, skin.T.contiguous().numpy())
-    return RiggedMesh(sample, rig, float(totals[best]), best_rewards)
+    rig = Rig(chosen.joints, chosen.parents, service.vertex_weights(0, chosen, scored))
+    shown = {name: found[name] for name in recipe.rewards.weights}
+    return RiggedMesh(sample, rig, float(totals[best]), shown)
 
 
 def write_rigged(rigged: RiggedMesh, glb: Path) -> None:

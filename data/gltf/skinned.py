@@ -13,7 +13,7 @@ from data.gltf.document import read_gltf
 from data.gltf.geometry import Flattened, bound_only, flatten
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig, check_weights
-from data.sampling import vertex_normals
+from data.welding import vertex_normals
 
 INFLUENCES = 4
 
@@ -107,8 +107,6 @@ def _glb_bytes(mesh: Mesh, rig: Rig) -> bytes:
     vertices = (mesh.vertices.astype(np.float64) / mesh.scale + mesh.centre).astype(np.float32)
     joints = rig.joints.astype(np.float64) / mesh.scale + mesh.centre
     normals = vertex_normals(mesh.vertices, mesh.faces)
-    # glTF requires unit normals everywhere; a vertex without a face of positive area has none.
-    normals[~(np.abs(normals).sum(axis=1) > 0)] = (0, 0, 1)
     slots, weights = top_influences(rig.weights, INFLUENCES)
     inverse_bind = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     inverse_bind[:, :3, 3] = -joints

@@ -17,11 +17,12 @@ from data.formats.load import Refusal, find_meshes, load_asset
 from data.formats.rig_npz import RiggedMesh
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
-from data.sampling import face_areas, sample_surface_indexed, vertex_normals
+from data.sampling import face_areas, sample_surface_indexed
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.mixture import Mixture, MixtureSource
 from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import RecipeError
+from data.welding import weld_surface
 
 Floats = NDArray[np.float32]
 
@@ -91,8 +92,8 @@ class RigDataRecipe:
     taken; at least 0. Source: specification, section 12.2."""
 
     vertices: int = 2048
-    """Maximum number of mesh vertices added to the points, with their own weights and vertex normals; at
-    least 0. Source: specification, section 12.2 (16,384)."""
+    """Maximum number of mesh vertices (welded) added to the points, with their own weights and vertex
+    normals; at least 0. Source: specification, section 12.2 (16,384)."""
 
     max_joints: int = 64
     """Rigs with more joints are skipped; at least 1. Source: this project."""
@@ -284,9 +285,10 @@ def make_example(
 ) -> RigExample:
     """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` of the vertices.
 
-    Surface points have face normals and interpolated weights. Vertices have vertex normals and their own
-    weights. Those are what a decoder has to predict in the end, and they are sharper: interpolation spreads
-    a bone over every face next to a vertex it influences. The pool has the density `bone_density`, so small
+    Surface points have face normals and interpolated weights. Vertices have their own weights, and the
+    positions and normals of the welded surface (`weld_surface`), one point for all vertices of a place: there
+    a decoder is queried in the end. Their weights are sharper: interpolation spreads a bone over every face
+    next to a vertex it influences. The pool has the density `bone_density`, so small
     bones get as many points as large ones. Raises MeshError if no face has an area.
     """
     parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
@@ -296,11 +298,12 @@ def make_example(
     cloud, normals, face_index, barycentric = map(np.concatenate, zip(*parts, strict=True))
     weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]]).astype(np.float32)
     if vertices:
-        own = rng.permutation(len(mesh.vertices))[:vertices]
+        surface = weld_surface(mesh.vertices, mesh.faces)
+        own = rng.permutation(len(surface.points))[:vertices]
         vertices = len(own)
-        cloud = np.concatenate([cloud, mesh.vertices[own]])
-        normals = np.concatenate([normals, vertex_normals(mesh.vertices, mesh.faces)[own]])
-        weights = np.concatenate([weights, rig.weights[own]])
+        cloud = np.concatenate([cloud, surface.points[own]])
+        normals = np.concatenate([normals, surface.normals[own]])
+        weights = np.concatenate([weights, rig.weights[surface.source[own]]])
     ordered = depth_first(Rig(rig.joints, rig.parents, weights, rig.names))
     return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points, vertices)
 

@@ -1,4 +1,4 @@
-"""Numba kernels of the occupancy grid: surface cells, interior fills, faces without area."""
+"""Numba kernels of the occupancy grid: surface cells, interior fills, coordinate checks."""
 
 from typing import Any
 
@@ -230,27 +230,14 @@ def fill_flood(surface: Any) -> Any:
 
 
 @njit(cache=True)
-def classify_faces(points: Any, triangles: Any, limit: float, solid: Any) -> bool:
-    """Set `solid` (F,) bool by the rule of `solid_faces`; False if a corner is not within ±limit."""
-    noise_per_unit = 4 * np.finfo(np.float64).eps
+def corners_within(points: Any, triangles: Any, limit: float) -> bool:
+    """Whether the coordinates of all vertices that the triangles use are within ±limit; False for NaN."""
     for f in range(triangles.shape[0]):
-        a, b, c = triangles[f]
-        farthest = longest = 0.0
-        for axis in range(3):
-            for v in (a, b, c):
+        for v in triangles[f]:
+            for axis in range(3):
                 # `<=` is false for NaN.
                 if not abs(points[v, axis]) <= limit:
                     return False
-                farthest = max(farthest, abs(points[v, axis]))
-        ux, uy, uz = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1], points[b, 2] - points[a, 2]
-        vx, vy, vz = points[c, 0] - points[a, 0], points[c, 1] - points[a, 1], points[c, 2] - points[a, 2]
-        wx, wy, wz = vx - ux, vy - uy, vz - uz
-        longest = np.sqrt(
-            max(ux * ux + uy * uy + uz * uz, vx * vx + vy * vy + vz * vz, wx * wx + wy * wy + wz * wz)
-        )
-        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-        area = np.sqrt(nx * nx + ny * ny + nz * nz)
-        solid[f] = area > longest * max(1e-12 * longest, noise_per_unit * farthest)
     return True
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import trimesh
 
-from data import MeshError, make_creature, sample_surface, sample_surface_indexed, vertex_normals
+from data import MeshError, make_creature, sample_surface, sample_surface_indexed
 from data.sampling import face_areas
 
 # Two right triangles of area 0.5 and 1.5 in the planes z = 0 and x = 5, and a degenerate one first and last.
@@ -66,19 +65,3 @@ def test_no_points_and_no_area() -> None:
         sample_surface(VERTICES, FACES[[0, 2]], 5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="must be"):
         sample_surface(VERTICES[:, :2], FACES, 5, np.random.default_rng(0))
-
-
-def test_vertex_normals_by_hand() -> None:
-    # Vertex 0 in a face of normal +z and double area 1 and one of normal +x and double area 2:
-    # (2, 0, 1) / sqrt(5).
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 1], [9, 9, 9]], dtype=float)
-    normals = vertex_normals(vertices, np.array([[0, 1, 2], [0, 3, 4]]))
-    np.testing.assert_allclose(normals[0], np.array([2, 0, 1]) / np.sqrt(5), atol=1e-7)
-    np.testing.assert_allclose(normals[1], [0, 0, 1])
-    np.testing.assert_array_equal(normals[5], [0, 0, 0])
-
-
-def test_vertex_normals_of_a_sphere_point_outward() -> None:
-    sphere = trimesh.creation.icosphere(subdivisions=2)
-    normals = vertex_normals(sphere.vertices, sphere.faces)
-    assert (normals * sphere.vertices).sum(axis=1).min() > 0.99

@@ -17,6 +17,8 @@ from data.transforms import (
     scaled,
     turned,
 )
+from data.welding import weld
+from tests.seams import flat_shaded
 
 CREATURE = make_creature(5, "quadruped")
 
@@ -120,3 +122,10 @@ def test_noise_has_the_asked_size():
     assert not np.array_equal(only.joints, rig.joints)
     _, follow = jittered(mesh, rig, np.random.default_rng(0), 0.0, 0.001)
     assert np.abs(follow.joints - rig.joints).max() < 0.01
+
+
+def test_noise_opens_no_seam() -> None:
+    flat, rig = flat_shaded(CREATURE.mesh, CREATURE.rig)
+    noisy, _ = jittered(flat, rig, np.random.default_rng(0), 0.0, 0.01)
+    assert np.array_equal(weld(flat.vertices)[1], weld(noisy.vertices)[1])
+    assert np.abs(noisy.vertices - flat.vertices).mean() > 0.001

@@ -25,6 +25,7 @@ from policy.skin_report import (
 )
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE
+from tests.seams import flat_shaded
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = str(ROOT / "recipes" / "skin_report.yaml")
@@ -127,6 +128,26 @@ def test_bones_keep_their_order():
         heavy = cloud.points[cloud.weights[:, bone].argmax()]
         vertex = vertices[ready.weights[:, bone].argmax()]
         assert np.linalg.norm(heavy - vertex) < 0.4
+
+
+def test_flat_shading_changes_no_number(folders):
+    """Each place counts once, with the normal of the welded surface, however a file splits its vertices."""
+    vae = SkinVAE.load(folders[0], dtype=torch.float32)
+    creature = make_creature(EVAL_FIRST_SEED)
+    recipe = SkinReportRecipe(**{**SMALL, "vertices": 0})
+    smooth, flat = (
+        held_out_rig(mesh, rig, recipe, 0)
+        for mesh, rig in (
+            (creature.mesh, creature.rig),
+            flat_shaded(creature.mesh, creature.rig),
+        )
+    )
+    assert len(flat.vertices) == len(smooth.vertices)
+    assert len(np.unique(flat.vertices, axis=0)) == len(flat.vertices)
+    rows = [report(vae, [rig], [4], "mine", threshold=0.3)[0] for rig in (smooth, flat)]
+    assert rows[1].l1 == pytest.approx(rows[0].l1, abs=1e-6)
+    assert rows[1].l1_dense == pytest.approx(rows[0].l1_dense, abs=1e-6)
+    assert (rows[1].iou, rows[1].compression) == pytest.approx((rows[0].iou, rows[0].compression), abs=1e-3)
 
 
 def test_a_row_says_what_its_reconstructions_are(folders):

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import data
 import rewards
+from data.welding import weld_surface
 from rewards import (
     MeshRewardError,
     RewardError,
@@ -20,7 +20,6 @@ from rewards import (
     score_group,
     score_rig,
 )
-from rewards.scoring_mesh import weld
 from tests.rewards import cases
 from tests.rewards.shapes import blob, box, random_rig
 
@@ -81,16 +80,6 @@ def test_settings_reach_every_reward():
     assert score(threshold=0.99, unbound_power=3.0)["sparsity"] > score(threshold=0.99)["sparsity"]
 
 
-def test_welding_by_hand():
-    points = np.array(
-        [[9, 9, 9], [0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [-0.0, 1, 0], [1, 1, 0]], dtype=np.float32
-    )
-    first, triangles = weld(points, np.array([[1, 2, 3], [4, 6, 5]]))
-    # 4 is at 2's position, 5 at 3's (-0 equals 0); 0, 1, 2, 3, 6 become 0, 1, 2, 3, 4
-    assert first.tolist() == [0, 1, 2, 3, 6]
-    assert triangles.tolist() == [[1, 2, 3], [2, 4, 3]]
-
-
 def test_welding_joins_what_a_seam_splits_and_shows_its_tears():
     # Two triangles of a square with their own copies of the diagonal; the second is bound to another joint.
     square = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)
@@ -122,10 +111,15 @@ def test_padding_a_mesh_does_not_change_what_is_scored():
     assert (padded.grid.occupied == plain.grid.occupied).all()
 
 
-def test_normals_are_those_of_the_data_package():
+def test_vertices_and_normals_are_those_of_the_welded_surface():
     vertices, faces = blob(np.random.default_rng(1), faces=30)
+    faces = np.vstack([faces, [[0, 0, 3]], faces[:4] % 5])
     mesh = prepare_scoring_mesh(vertices, faces, SMALL)
-    assert np.allclose(mesh.normals, data.vertex_normals(vertices.astype(np.float32), faces), atol=1e-5)
+    surface = weld_surface(vertices, faces)
+    assert (mesh.vertices == surface.points).all()
+    assert (mesh.normals == surface.normals).all()
+    assert (mesh.source == surface.source).all()
+    assert (mesh.vertices == vertices.astype(np.float32)[mesh.source]).all()
 
 
 def test_normals_of_a_double_sided_sheet_are_still_unit_vectors():

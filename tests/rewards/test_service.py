@@ -1,11 +1,19 @@
 """The in-process reward service."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rewards import REWARD_NAMES
+from data.welding import mesh_places, weld
+from rewards import REWARD_NAMES, prepare_scoring_mesh, score_rig
 from rewards.service import InlineRewardService
+from rewards.skin_decoder import SkinDecoder
+from rewards.worker import RewardMesh
 from tests.rewards.rollouts import SETTINGS, flat_mesh, group, meshes, tiny_vae
+from tests.seams import split_at_random
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +21,10 @@ def service() -> InlineRewardService:
     service = InlineRewardService(tiny_vae(), SETTINGS)
     assert service.prepare_meshes(meshes(3)) == [None, None, None]
     return service
+
+
+def surface(mesh: RewardMesh) -> tuple[np.ndarray, np.ndarray]:
+    return mesh.vertices, mesh.faces
 
 
 def test_scores_are_in_order_with_zeros_for_invalid_rollouts(service):
@@ -81,6 +93,66 @@ def test_codes_that_do_not_fit_the_joints_are_the_callers_fault(service):
     wrong = type(rig)(rig.joints, rig.parents, np.concatenate([rig.codes, rig.codes]))
     with pytest.raises(ValueError, match="weights"):
         service.submit(0, [wrong], 0)
+
+
+# ---------------------------------------------------------------- the weights to write
+
+
+def test_the_weights_are_those_behind_the_scores(service):
+    rigs = group(2, 5, invalid=0.4)
+    scores, weights = service.score(1, rigs, 7)
+    assert scores.scores == service.submit(1, rigs, 7).result().scores
+    assert [one is None for one in weights] == [rig is None for rig in rigs]
+    scoring = prepare_scoring_mesh(*surface(meshes(3)[1]), SETTINGS)
+    for rig, own, score in zip(rigs, weights, scores.scores, strict=True):
+        if rig is not None:
+            assert own.shape == (len(scoring.vertices), len(rig.joints))
+            turns = SETTINGS.rotations(len(rig.joints), 7)
+            assert score_rig(scoring, rig.joints, rig.parents, own, turns, SETTINGS).rewards == score.rewards
+    with pytest.raises(IndexError, match="mesh 9 was not prepared"):
+        service.score(9, rigs, 7)
+
+
+def test_vertices_get_the_scored_weights_and_others_their_places(service):
+    """A mesh of which 300 vertices are scored: those bit by bit, the others as a decoder gives them."""
+    mesh = meshes(3)[1]
+    rigs = group(2, 3)
+    weights = service.score(1, rigs, 7)[1]
+    scoring = prepare_scoring_mesh(*surface(mesh), SETTINGS)
+    assert len(scoring.source) <= 300 < len(mesh.vertices)
+    decoder = SkinDecoder(tiny_vae())
+    for rig, own in zip(rigs, weights, strict=True):
+        written = service.vertex_weights(1, rig, own)
+        assert written.shape == (len(mesh.vertices), len(rig.joints))
+        assert np.array_equal(written[scoring.source], own)
+        places = mesh_places(*surface(mesh))
+        expected = decoder.decode(mesh, places.points, places.normals, [rig.codes])[0][places.of_vertex]
+        np.testing.assert_allclose(written, expected, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_splitting_vertices_changes_no_weight(seed):
+    """All vertices of a place have one row of weights, that of the same place of the unsplit mesh."""
+    rng = np.random.default_rng(seed)
+    whole = meshes(1)[0]
+    vertices, faces, original = split_at_random(*surface(whole), rng)
+    # Copies of vertices that no face uses, and one on a face without area alone.
+    vertices = np.concatenate([vertices, vertices[:20]])
+    original = np.concatenate([original, original[:20]])
+    faces = np.concatenate([faces, [[len(vertices) - 1, len(vertices) - 1, 0]]])
+    # Everything is scored, and the rigs are decoded together: only the order of the places differs.
+    service = InlineRewardService(tiny_vae(), replace(SETTINGS, max_scoring_vertices=10**6))
+    split = replace(whole, vertices=vertices, faces=faces)
+    assert service.prepare_meshes([whole, split]) == [None, None]
+    rigs = group(seed % 97, 2)
+    both = []
+    for mesh in (0, 1):
+        scored = service.score(mesh, rigs, 7)[1][1]
+        both.append(service.vertex_weights(mesh, rigs[1], scored))
+    first, place = weld(vertices)
+    assert np.array_equal(both[1], both[1][first[place]])
+    np.testing.assert_allclose(both[1], both[0][original], atol=1e-4)
 
 
 def test_closing_is_harmless(service):

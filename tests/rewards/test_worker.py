@@ -198,12 +198,18 @@ def test_scoring_workers_load_neither_torch_nor_the_references():
 
 
 def test_importing_the_package_is_light():
-    script = "import sys, rewards; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = (
+        "import sys, rewards\n"
+        "print(sorted(sys.modules))\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] == 'data'))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for heavy in ("torch", "ray", "trimesh", "matplotlib", "data", "policy"):
-        assert f"'{heavy}'" not in done.stdout
+    modules, own = done.stdout.splitlines()
+    for heavy in ("torch", "ray", "trimesh", "pygltflib", "scipy.spatial", "matplotlib", "policy"):
+        assert f"'{heavy}'" not in modules
+    assert own == "['data', 'data.mesh', 'data.welding']"
 
 
 def test_a_mesh_is_prepared_with_the_given_settings(mesh):

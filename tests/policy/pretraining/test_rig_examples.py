@@ -35,6 +35,7 @@ from policy.pretraining.rig_examples import (
     near_bone,
     skin_points,
 )
+from tests.seams import flat_shaded, split_at_random
 
 SMALL = RigDataRecipe(points=60, dense_pool=90, vertices=20)
 
@@ -122,6 +123,25 @@ def test_vertices_come_last_with_their_own_normals_and_weights():
     few = make_example(mesh, rig, 30, 10, 4, np.random.default_rng(0))
     assert (len(few.points), few.vertices) == (44, 4)
     assert len(np.unique(few.points[40:], axis=0)) == 4
+
+
+def test_seams_and_flat_shading_give_the_same_vertices_and_normals():
+    creature = make_creature(3)
+    mesh, rig = creature.mesh, creature.rig
+    vertices, faces, original = split_at_random(mesh.vertices, mesh.faces, np.random.default_rng(1))
+    seams = Mesh(vertices, faces, mesh.name, mesh.centre, mesh.scale)
+    rows = []
+    for one, its_rig in (
+        (mesh, rig),
+        flat_shaded(mesh, rig),
+        (seams, replace(rig, weights=rig.weights[original])),
+    ):
+        example = make_example(one, its_rig, 30, 0, 10**6, np.random.default_rng(0))
+        own = np.concatenate([example.points, example.normals, example.weights], axis=1)[30:]
+        rows.append(own[np.lexsort(own[:, :3].T)])
+        assert example.vertices == len(own) == len(np.unique(own[:, :3], axis=0))
+    np.testing.assert_allclose(rows[1], rows[0], atol=1e-6)
+    np.testing.assert_allclose(rows[2], rows[0], atol=1e-6)
 
 
 def test_joints_come_depth_first_with_their_weights():
