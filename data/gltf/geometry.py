@@ -18,8 +18,8 @@ class Part:
 
     `node`, `mesh`, `primitive`: indices in the document (the primitive's within its mesh). `vertices` (n,)
     int64: indices into the primitive's POSITION accessor. `to_world` (4, 4) float64: flattened vertex =
-    to_world · (stored position + default morphs); None if the skin poses the vertices one by one, by
-    `matrices` (n, 4, 4). `bound`: whether a joint moves it; False in files without a skin.
+    to_world · (stored position + default morphs); None if the skin poses the vertices one by one. `bound`:
+    whether a joint moves it; False in files without a skin.
     """
 
     node: int
@@ -28,7 +28,6 @@ class Part:
     vertices: NDArray[np.int64]
     to_world: Floats | None
     bound: bool
-    matrices: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
