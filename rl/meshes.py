@@ -43,6 +43,8 @@ class RunMeshes:
 def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
 
+    Notes on how files were read (see `data.load_asset`) are reported there too.
+
     Without `training`, training meshes are dropped, and read only if the split needs them.
     Raises MeshError if no mesh remains.
     """
@@ -91,6 +93,7 @@ def _named_samples(
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
     _report_skipped(refusals)
+    _report("note", [sample.note for sample in samples if sample.note])
     unique = unique_names([sample.name for sample in samples])
     return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]
 
@@ -101,9 +104,13 @@ def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
 
 
 def _report_skipped(refusals: Sequence[object]) -> None:
+    _report("skipped", refusals)
+
+
+def _report(kind: str, lines: Sequence[object]) -> None:
     if PartialState().is_main_process:
-        for refusal in refusals:
-            print(f"skipped: {refusal}", file=sys.stderr)
+        for line in lines:
+            print(f"{kind}: {line}", file=sys.stderr)
 
 
 def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.command_line import RunFailedError, run_command
-from data.formats.load import load_mesh
+from data.formats.load import load_asset
 from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
 from data.sampling import vertex_normals
@@ -107,8 +107,11 @@ def run(recipe: Recipe) -> None:
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
-    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
-    sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
+    max_bytes = recipe.data.max_megabytes * 2**20
+    asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False)
+    if asset.notes:
+        print(f"note: {asset.note}", file=sys.stderr)
+    sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
     rigged = rig_mesh(
         load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
     )

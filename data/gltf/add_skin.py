@@ -126,7 +126,11 @@ def _set_attributes(
     matrices = _vertex_matrices(flat) if any(one.to_world is None for one in nodes) else None
     stored = {one.mesh: copy.deepcopy(editor.json["meshes"][one.mesh]["primitives"]) for one in nodes}
     chosen = {one.node for one in nodes}
-    taken = {node["mesh"] for index, node in enumerate(gltf.items("nodes")) if "mesh" in node and index not in chosen}
+    taken = {
+        node["mesh"]
+        for index, node in enumerate(gltf.items("nodes"))
+        if "mesh" in node and index not in chosen
+    }
     variants: dict[int, list[int]] = {}
     for one in nodes:
         primitives = copy.deepcopy(stored[one.mesh])
@@ -243,7 +247,7 @@ def _common_root(nodes: list[dict[str, Any]], joints: Sequence[int]) -> int | No
 
 
 def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
-    """A note if animations move nodes `rigid`, whose meshes had no skin: skinned meshes ignore their nodes."""
+    """A note if animations move the nodes `rigid`: their meshes had no skin, and skinned ones ignore nodes."""
     nodes = document["nodes"]
     parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
     moved = {
@@ -260,7 +264,9 @@ def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
         count += not moved.isdisjoint(way)
     if not count:
         return []
-    return [f"animations that move nodes no longer move {_count(count, 'mesh')}: a skin moves a mesh by joints"]
+    return [
+        f"animations that move nodes no longer move {_count(count, 'mesh')}: a skin moves a mesh by joints"
+    ]
 
 
 def _replaced(old: OldSkins, animations: int, shortened: int) -> str:

@@ -1,4 +1,4 @@
-"""Moves the stored vertices of a glTF primitive to their flattened places, with normals, tangents and morphs."""
+"""Moves a glTF primitive's stored vertices to their flattened places, with normals, tangents and morphs."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A glTF document that grows: what it holds stays in place, new nodes and data are appended, one GLB comes out."""
+"""Appends nodes, accessors and data to a glTF document, leaves the rest in place, and writes it as one GLB."""
 
 import copy
 import json
@@ -73,7 +73,11 @@ class GltfEditor:
     ) -> int:
         """Append values (N, width), uint8, uint16, uint32 or float32; equal values share one accessor."""
         little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"))
-        key = (f"{kind} {values.dtype.name} {target} {bounds} {normalised}", str(values.shape), little.tobytes())
+        key = (
+            f"{kind} {values.dtype.name} {target} {bounds} {normalised}",
+            str(values.shape),
+            little.tobytes(),
+        )
         if key not in self._known:
             accessor: dict[str, Any] = {
                 "bufferView": self.add_view(key[2], target),

@@ -65,9 +65,7 @@ def _extensions(value: Any) -> Iterator[str]:
     """The names of all extensions in a document, declared or found in any of its objects."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key in ("extensionsUsed", "extensionsRequired"):
-                yield from inner
-            elif key == "extensions":
+            if key in ("extensionsUsed", "extensionsRequired") or key == "extensions":
                 yield from inner
             if key != "extras":
                 yield from _extensions(inner)

@@ -18,18 +18,20 @@ class OldSkins:
 
 
 def old_skins(document: dict[str, Any], skinned: Iterable[int]) -> OldSkins:
-    """The skins of the nodes `skinned` that no other node uses.
+    """The skins of the nodes `skinned` that no other node uses. What is damaged in them is ignored.
 
     A joint that another node's skin uses as well, in another scene for example, is not among the joints.
     """
-    nodes = document.get("nodes", [])
     chosen = set(skinned)
-    used = [node["skin"] if "skin" in node else None for node in nodes]
-    kept = {skin for index, skin in enumerate(used) if index not in chosen and skin is not None}
-    old = sorted({used[index] for index in chosen if used[index] is not None} - kept)
-    shared = {joint for skin in kept for joint in document["skins"][skin]["joints"]}
-    joints = {joint for skin in old for joint in document["skins"][skin]["joints"]} - shared
-    names = tuple(str(document["skins"][skin].get("name") or f"skin {skin}") for skin in old)
+    skins = document.get("skins", [])
+    used: dict[bool, set[int]] = {True: set(), False: set()}
+    for index, node in enumerate(document.get("nodes", [])):
+        if node.get("skin") in range(len(skins)):
+            used[index in chosen].add(node["skin"])
+    old = sorted(used[True] - used[False])
+    shared = {joint for skin in used[False] for joint in _joints(document, skins[skin])}
+    joints = {joint for skin in old for joint in _joints(document, skins[skin])} - shared
+    names = tuple(str(skins[skin].get("name") or f"skin {skin}") for skin in old)
     return OldSkins(tuple(old), frozenset(joints), names)
 
 
@@ -39,7 +41,7 @@ def remove_skins(document: dict[str, Any], skins: Iterable[int]) -> None:
     kept = [index for index in range(len(document.get("skins", []))) if index not in removed]
     number = {old: new for new, old in enumerate(kept)}
     for node in document.get("nodes", []):
-        if "skin" in node:
+        if node.get("skin") in number:
             node["skin"] = number[node["skin"]]
     if kept:
         document["skins"] = [document["skins"][index] for index in kept]
@@ -76,7 +78,7 @@ def skeleton_nodes(document: dict[str, Any], joints: frozenset[int]) -> frozense
     not being a joint, extras, or is a joint of a skin that is still in the document.
     """
     nodes = document.get("nodes", [])
-    still_used = {joint for skin in document.get("skins", []) for joint in skin["joints"]}
+    still_used = {joint for skin in document.get("skins", []) for joint in _joints(document, skin)}
     still_used |= {skin["skeleton"] for skin in document.get("skins", []) if "skeleton" in skin}
     parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
     carrying: set[int] = set()
@@ -103,3 +105,10 @@ def _target(channel: dict[str, Any]) -> int | None:
     pointer = target.get("extensions", {}).get("KHR_animation_pointer", {}).get("pointer", "")
     found = _POINTER.match(pointer)
     return int(found[1]) if found else None
+
+
+def _joints(document: dict[str, Any], skin: dict[str, Any]) -> set[int]:
+    """The joints of a skin that exist; a damaged list has none."""
+    joints = skin.get("joints")
+    listed = joints if isinstance(joints, list) else []
+    return {joint for joint in listed if joint in range(len(document.get("nodes", [])))}

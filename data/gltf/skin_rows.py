@@ -1,4 +1,4 @@
-"""Finds, for every stored vertex of a glTF document, the vertex of the flattened mesh whose weights it takes."""
+"""Finds the vertex of the flattened mesh whose weights each stored vertex of a glTF document takes."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from data.gltf.document import Gltf, node_worlds
+from data.gltf.document import Gltf, add_outside, scene_tree
 from data.gltf.geometry import Flattened, Part
 
 Floats = NDArray[np.float64]
@@ -31,8 +31,8 @@ class SkinnedNode:
 def skinned_nodes(gltf: Gltf, flat: Flattened) -> list[SkinnedNode]:
     """Every node with flattened vertices, and the nodes of the default scene with lines and points alone.
 
-    Stored vertices that no triangle uses take the row of the nearest one that is used: of the same accessor, or
-    else of the whole flattened mesh.
+    Stored vertices that no triangle uses take the row of the nearest one that is used: of the same accessor,
+    or else of the whole flattened mesh.
     """
     parts: dict[int, list[tuple[Part, int]]] = {}
     start = 0
@@ -41,9 +41,12 @@ def skinned_nodes(gltf: Gltf, flat: Flattened) -> list[SkinnedNode]:
         start += len(part.vertices)
     places = {node: _shared_place([part for part, _ in found]) for node, found in parts.items()}
     place_of_skin = {gltf.item("nodes", node).get("skin"): place for node, place in places.items()}
-    order, worlds, _ = node_worlds(gltf)
+    tree = scene_tree(gltf)
+    # If the default scene shows no triangles, the reader takes all nodes.
+    add_outside(gltf, tree, list(parts))
+    worlds = tree.worlds
     result = []
-    for node in sorted({*parts, *order}):
+    for node in sorted({*parts, *tree.scene}):
         entry = gltf.item("nodes", node)
         if "mesh" not in entry:
             continue

@@ -8,7 +8,7 @@ import numpy as np
 from data.atomic import write_atomic
 from data.gltf.add_skin import add_skin
 from data.gltf.document import read_gltf
-from data.gltf.geometry import Flattened, Part, flatten
+from data.gltf.geometry import Flattened, Part, bound_only, flatten
 from data.gltf.mesh_document import Piece, add_piece, new_document
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig, check_weights
@@ -16,29 +16,36 @@ from data.sampling import vertex_normals
 
 
 def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
-    """Read a skinned .glb or .gltf file in bind pose: mesh and rig, both in the mesh frame.
+    """Read a skinned .glb, .gltf or .vrm file in bind pose: mesh and rig, both in the mesh frame.
 
-    - Vertices are those of the bind pose (as stored, in mesh space). Joints come from the inverse of the
-      inverse bind matrices, not from the node pose, which often differs. The skinned node's transform then
-      turns both upright. A skin without inverse bind matrices is read in its node pose.
-    - All primitives, meshes and skins are merged. Skins that share a joint are aligned at it. A mesh
-      without a skin gets weight 1 for the nearest joint above it and is dropped if there is none.
-    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised). Unreferenced vertices are dropped.
+    - The bind pose stands where the file's joints put it; the transform of a skinned mesh's node plays no
+      part (see `data.gltf.bind_pose`). A skin without inverse bind matrices is read in its node pose.
+    - All primitives, meshes and skins are merged. A mesh without a skin gets weight 1 for the nearest joint
+      above it and is dropped if there is none (`load_mesh` keeps it).
+    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised); NaN counts as 0. Unreferenced vertices
+      are dropped.
     - Joints keep the skin's order, except that the root comes first and parents before children. A
       joint's parent is the nearest joint above it. Of several roots, the one with the most descendants
       becomes the parent of the others.
 
-    Raises MeshError naming the file: missing, no skin, or unusable as a mesh.
+    `load_asset` also returns notes on what was derived, dropped or chosen.
+    Raises MeshError naming the file: missing, no skin, a skin that cannot be read, or unusable as a mesh.
     """
     path = Path(path)
     try:
-        return skinned_from(path, flatten(read_gltf(path)))
+        flat = bound_only(flatten(read_gltf(path)))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
+    return skinned_from(path, flat)
 
 
 def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
-    """Mesh and rig of a flattened skinned file, both in the mesh frame. MeshError if it has no skin."""
+    """Mesh and rig of a flattened skinned file, both in the mesh frame.
+
+    MeshError if it has no skin or its skin could not be read.
+    """
+    if flat.skin_error is not None:
+        raise flat.skin_error
     if flat.joints is None or flat.parents is None or flat.weights is None or flat.names is None:
         raise MeshError(f"{path}: the mesh has no skin; use load_mesh for meshes without a rig")
     mesh = replace(normalise(flat.vertices, flat.faces, str(path)), name=path.stem)
@@ -66,7 +73,7 @@ def write_skinned_glb(path: str | Path, mesh: Mesh, rig: Rig) -> None:
     vertices = mesh.vertices.astype(np.float64) / mesh.scale + mesh.centre
     editor = new_document(path)
     add_piece(editor, Piece(mesh.name, vertices, mesh.faces, vertex_normals(mesh.vertices, mesh.faces)))
-    part = Part(0, 0, 0, np.arange(len(vertices)), np.eye(4), False)
+    part = Part(0, 0, 0, np.arange(len(vertices)), np.eye(4), False, mesh.name)
     flat = Flattened(vertices, mesh.faces, (part,))
     write_atomic(path, add_skin(editor.finished(), flat, in_original_frame(mesh, rig)).glb)
 
@@ -74,4 +81,4 @@ def write_skinned_glb(path: str | Path, mesh: Mesh, rig: Rig) -> None:
 def in_original_frame(mesh: Mesh, rig: Rig) -> Rig:
     """A rig in the mesh frame, brought to the mesh's original frame."""
     joints = rig.joints.astype(np.float64) / mesh.scale + mesh.centre
-    return Rig(joints, rig.parents, rig.weights, rig.names)
+    return Rig(joints.astype(np.float32), rig.parents, rig.weights, rig.names)
