@@ -247,7 +247,7 @@ def _common_root(nodes: list[dict[str, Any]], joints: Sequence[int]) -> int | No
 
 
 def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
-    """A note if animations move the nodes `rigid`: their meshes had no skin, and skinned ones ignore nodes."""
+    """A note if animations move the nodes `rigid`: their meshes had no skin before and now ignore nodes."""
     nodes = document["nodes"]
     parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
     moved = {

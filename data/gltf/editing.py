@@ -1,4 +1,4 @@
-"""Appends nodes, accessors and data to a glTF document, leaves the rest in place, and writes it as one GLB."""
+"""Appends nodes, accessors and data to a glTF document, leaves the rest in place, and writes one GLB."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Builds a glTF document from triangles with normals, UVs and colours: one node with a mesh for each piece."""
+"""Builds a glTF document from triangles with normals, UVs and colours, one mesh node for each piece."""
 
 from dataclasses import dataclass
 from pathlib import Path
