@@ -105,8 +105,8 @@ def add_skin(
         _add_skins(editor, nodes, joint_nodes, bind)
         if going and not remove_nodes(editor.json, going):
             notes.append(
-                f"{len(going)} nodes of the old skeleton stay in the list of nodes, outside every scene: an "
-                "extension of the file may refer to nodes by number"
+                f"outside every scene, the list of nodes still holds {_count(len(going), 'node')} of the old "
+                "skeleton: an extension of the file may refer to nodes by number"
             )
     replaced = _replaced(old, gone, shortened) if old.skins and not keep_skin else None
     return SkinnedFile(editor.glb(), dropped_weight(rig.weights), replaced, tuple(notes))
