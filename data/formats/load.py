@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trimesh
@@ -55,14 +56,17 @@ class Refusal:
         return f"{self.file}: {self.reason}"
 
 
-@dataclass(frozen=True, eq=False)
-class Asset:
-    """What `file` holds: its mesh, its rig if requested and present, and notes on how it was read."""
+class Asset(NamedTuple):
+    """What `file` holds: its mesh, its rig if requested and present, and notes on how it was read.
 
-    file: str
+    `skin_error`: why its skin cannot be read, if it has one that cannot.
+    """
+
     mesh: Mesh
-    rig: Rig | None = None
-    notes: tuple[str, ...] = ()
+    rig: Rig | None
+    notes: tuple[str, ...]
+    file: str
+    skin_error: MeshError | None = None
 
     @property
     def note(self) -> str:
@@ -113,16 +117,16 @@ def load_asset(
             _check_size(path, len(flat.faces), max_faces)
             if rigged and flat.joints is not None:
                 flat = bound_only(flat)
-                return Asset(str(path), *skinned_from(path, flat), flat.notes)
-            vertices, faces, notes = flat.vertices, flat.faces, flat.notes
+                return Asset(*skinned_from(path, flat), flat.notes, str(path))
+            vertices, faces, notes, skin_error = flat.vertices, flat.faces, flat.notes, flat.skin_error
         else:
             vertices, faces = _read_other(path, suffix[1:])
             _check_size(path, len(faces), max_faces)
-            notes = ()
+            notes, skin_error = (), None
         mesh = normalise(*_compact(vertices, faces, path), str(path))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
-    return Asset(str(path), replace(mesh, name=path.stem), None, notes)
+    return Asset(replace(mesh, name=path.stem), None, notes, str(path), skin_error)
 
 
 def find_meshes(pattern: Pattern) -> list[Path]:
@@ -165,7 +169,7 @@ def load_assets(
             refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
     names = unique_names([asset.mesh.name for asset in assets])
     renamed = [
-        replace(asset, mesh=replace(asset.mesh, name=name)) for asset, name in zip(assets, names, strict=True)
+        asset._replace(mesh=replace(asset.mesh, name=name)) for asset, name in zip(assets, names, strict=True)
     ]
     return renamed, refusals
 

@@ -96,7 +96,7 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     else:
         asset = load_asset(path, limits.max_faces, limits.max_bytes)
         if asset.rig is None:
-            raise MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
+            raise asset.skin_error or MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
         repaired = _repaired(path, RiggedMesh(asset.mesh, asset.rig, None, str(path)), limits)
         yield replace(repaired, notes=(*asset.notes, *repaired.notes))
 

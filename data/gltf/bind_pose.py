@@ -41,8 +41,9 @@ def bind_pose(skins: Sequence[Skin], tree: NodeTree) -> BindPose:
 
     - A file may show another pose, say the first frame of an animation, so that the T of its joints differ.
       T is then that of the joint whose branch moves the most weight, of a chain the uppermost: where the
-      character's root stands. It may move no vertex itself if its matrix is plausible (not the identity, no
-      other scale, not far away): exporters keep such a root at rest while its children are animated.
+      character's root stands. It may move no vertex itself if its matrix is plausible (no other scale, not
+      far away, the identity only if it nearly agrees): such a root is often at rest while its children are
+      animated.
     - Skins that use a common joint are tied together by it. In other poses than the bind pose, skins without
       one are tied by other joints that both list if at least two of those agree; else carried along by the
       nearest placed joint above; else placed by their own joints.
@@ -115,7 +116,7 @@ class _Placing:
             key=lambda slot: (
                 -round(below.get(skin.nodes[slot], 0.0), 6),
                 self._depth(skin.nodes[slot]),
-                slot,
+                skin.nodes[slot],
             ),
         )
 
@@ -137,17 +138,25 @@ class _Placing:
             # All joints are scaled to zero, which hides the mesh in this pose.
             return np.eye(4)
         own = shown[self._ranked(skin, list(shown))[0]]
-        if self.at_rest or self._agree(skin, list(shown.values())):
-            return own
-        return self._root(skin, own)
+        return own if self.at_rest else self._root(skin, own)
 
     def _root(self, skin: Skin, own: Floats) -> Floats:
         """T by the uppermost joint with a bind pose, if it is plausible beside `own`, of a used joint."""
-        for slot in self._ranked(skin, [slot for slot in range(len(skin.nodes)) if skin.has_bind_pose(slot)]):
-            found = self.tree.worlds[skin.nodes[slot]] @ skin.inverse_bind[slot]
+        worlds = self.tree.worlds
+        ranked = self._ranked(skin, [slot for slot in range(len(skin.nodes)) if skin.usable[slot]])
+        for slot in ranked:
+            node = skin.nodes[slot]
+            found = worlds[node] @ skin.inverse_bind[slot]
             if skin.mass[slot] > 0 and slot in self.shown[skin.index]:
                 return found
-            if _same_scale(own, found) and _gap(skin, own, found) <= _size(skin, own):
+            if skin.has_bind_pose(slot):
+                places = np.array([worlds[one][:3, 3] for one in skin.nodes])
+                near = _size(skin, own) + float(np.linalg.norm(np.ptp(places, axis=0)))
+            else:
+                # The identity may be right for a root that stands at the origin, and nearly agrees then.
+                near = _size(skin, own) / 4 if slot == ranked[0] else 0
+            if _same_scale(own, found) and _gap(skin, own, found) <= near:
+                self.bind.setdefault(node, found @ np.linalg.inv(skin.inverse_bind[slot]))
                 return found
         return own
 
@@ -179,36 +188,35 @@ class _Placing:
         above = self._placed_above(node)
         if above is None:
             below = [
-                (chain.index(node), number, one)
-                for number, one in enumerate(self.bind)
+                (chain.index(node), one)
+                for one in self.bind
                 if node in (chain := list(self.tree.chain(one)))[1:] and invertible(worlds[one])
             ]
-            above = min(below)[2] if below else None
+            above = min(below)[1] if below else None
         if above is None:
             return worlds[node]
         return self.bind[above] @ np.linalg.inv(worlds[above]) @ worlds[node]
 
     def _place_others(self) -> list[int]:
         """Place the joints that no usable matrix of a vertex places; return those with a wrong matrix."""
-        others = [node for skin in self.skins for node in skin.nodes if node not in self.bind]
-        believed: dict[int, Floats] = {}
+        others = dict.fromkeys(node for skin in self.skins for node in skin.nodes if node not in self.bind)
+        stated: dict[int, list[Floats]] = {node: [] for node in others}
         for skin in self.stored:
+            own = self.to_world[skin.index]
             for slot, node in enumerate(skin.nodes):
-                if node in others and skin.has_bind_pose(slot):
-                    own = self.to_world[skin.index]
-                    believed.setdefault(node, own @ np.linalg.inv(skin.inverse_bind[slot]))
-                    found = self.tree.worlds[node] @ skin.inverse_bind[slot]
-                    if not self.at_rest and _same_scale(own, found):
-                        self.bind.setdefault(node, believed[node])
+                if node not in stated or not skin.usable[slot]:
+                    continue
+                stated[node].append(own @ np.linalg.inv(skin.inverse_bind[slot]))
+                found = self.tree.worlds[node] @ skin.inverse_bind[slot]
+                if not self.at_rest and skin.has_bind_pose(slot) and _same_scale(own, found):
+                    self.bind.setdefault(node, stated[node][-1])
         unusable = []
-        for node in sorted(dict.fromkeys(others), key=self._depth):
+        for node in sorted(others, key=self._depth):
             if node in self.bind:
                 continue
             self.bind[node] = self._carried(node)
-            away = believed.get(node)
-            if self.stored and (
-                away is None or np.linalg.norm((away - self.bind[node])[:3, 3]) > AGREEMENT * self._extent()
-            ):
+            away = [float(np.linalg.norm((one - self.bind[node])[:3, 3])) for one in stated[node]]
+            if self.stored and min(away, default=np.inf) > AGREEMENT * self._extent():
                 unusable.append(node)
         return unusable
 

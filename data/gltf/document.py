@@ -254,10 +254,11 @@ def _refuse_compression(gltf: Gltf) -> None:
             extensions.update(primitive.get("extensions", {}))
     for name, scheme in _COMPRESSED.items():
         if name in extensions:
+            plain = gltf.path.with_name(f"{gltf.path.stem}_plain.glb")
             raise gltf.error(
                 f"the mesh is {scheme}-compressed ({name})",
-                f"decompress it with: gltf-transform copy {shlex.quote(str(gltf.path))} "
-                f"{shlex.quote(str(gltf.path.with_name(gltf.path.stem + '_plain.glb')))}",
+                "export it without mesh compression, or run: gltf-transform copy "
+                f"{shlex.quote(str(gltf.path))} {shlex.quote(str(plain))}",
             )
 
 

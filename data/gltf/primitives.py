@@ -162,8 +162,9 @@ def read_influences(gltf: Gltf, primitive: Primitive, joint_count: int) -> Influ
     slots, weights = np.concatenate(found, axis=1), np.concatenate(values, axis=1)
     # Some exporters normalise each set of four by itself, so that a set without weight may stay 0.
     sets = weights.reshape(len(weights), -1, 4)
-    unknown = np.isnan(sets).all(axis=2)
-    missing = unknown.any(axis=1) & np.asarray(unknown | (sets == 0).all(axis=2)).all(axis=1)
+    unknown = np.asarray(np.isnan(sets).all(axis=2))
+    empty = np.asarray((sets == 0).all(axis=2))
+    missing = unknown.any(axis=1) & (unknown | empty).all(axis=1)
     weights[missing] = 0
     if not np.isfinite(weights).all():
         raise gltf.error("some skinning weights are NaN or infinite", "repair the weights")
