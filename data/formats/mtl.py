@@ -155,14 +155,15 @@ def _locate(folder: Path, name: str) -> Path | None:
     """The file that `name` means: in the folder, in any letter case, also by a path of another machine."""
     plain = name.strip().strip('"').replace("\\", "/")
     for candidate in (plain, plain.rpartition("/")[2]):
-        if not candidate:
-            continue
-        if (folder / candidate).is_file():
-            return folder / candidate
-        parent = (folder / candidate).parent
-        if parent.is_dir():
-            lower = Path(candidate).name.lower()
-            for file in sorted(parent.iterdir()):
-                if file.name.lower() == lower and file.is_file():
-                    return file
+        found: Path | None = folder
+        for part in candidate.split("/") if candidate else ["."]:
+            found = None if found is None else _child(found, part)
+        if found is not None and found.is_file():
+            return found
     return None
+
+
+def _child(folder: Path, name: str) -> Path | None:
+    if (folder / name).exists() or not folder.is_dir():
+        return folder / name
+    return next((one for one in sorted(folder.iterdir()) if one.name.lower() == name.lower()), None)
