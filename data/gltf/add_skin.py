@@ -15,8 +15,8 @@ from data.gltf.editing import ARRAY_BUFFER, GltfEditor
 from data.gltf.geometry import Flattened
 from data.gltf.influences import dropped_weight, top_influences
 from data.gltf.node_removal import remove_nodes
-from data.gltf.old_skin import OldSkins, old_skins, remove_animations, remove_skins, skeleton_nodes
-from data.gltf.skin_rows import SkinnedNode, skinned_nodes
+from data.gltf.old_skin import OldSkins, old_skins, remove_animations, remove_skins, take_out_skeleton
+from data.gltf.skin_rows import SkinnedNode, mirrored_nodes, skinned_nodes
 from data.mesh import MeshError
 from data.rig import Rig
 
@@ -64,9 +64,9 @@ def add_skin(
     copies share the accessors of the original.
 
     Old skins of these nodes are replaced: their attributes, joint nodes that carry nothing else, and
-    animations of those joints are removed, and the other nodes are renumbered; the bytes of the old accessors
-    stay in the file, unused. keep_skin: skins, joints and animations stay, though no mesh uses them, and the
-    old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
+    animations of those joints are removed (see `take_out_skeleton`), and the other nodes are renumbered; the
+    bytes of the old accessors stay in the file, unused. keep_skin: skins, joints and animations stay, though
+    no mesh uses them, and the old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
 
     joint_nodes (J,), bind (J, 4, 4): bind to these nodes of the document, whose bind matrices in the world
     are `bind`, instead of new ones. They, their names, hierarchy and animations stay; of the rig only the
@@ -84,18 +84,19 @@ def add_skin(
         nodes = skinned_nodes(gltf, flat)
         editor = GltfEditor(gltf)
         _set_attributes(gltf, editor, flat, nodes, rig.weights, keep_skin)
-        old = old_skins(editor.json, [one.node for one in nodes])
+        chosen = [one.node for one in nodes]
+        old = old_skins(editor.json, chosen)
         rigid = [one.node for one in nodes if editor.json["nodes"][one.node].pop("skin", None) is None]
         going: frozenset[int] = frozenset()
         gone, shortened = 0, 0
         if not keep_skin:
             remove_skins(editor.json, old.skins)
             if joint_nodes is None:
-                going = skeleton_nodes(editor.json, old.joints)
+                going = take_out_skeleton(editor.json, old.joints, chosen, mirrored_nodes(gltf))
                 gone, shortened = remove_animations(editor.json, old.joints | going)
         notes = [*editor.notes, *_animated_meshes(editor.json, rigid)]
         if joint_nodes is None:
-            scenes = _scenes_of(editor.json, {one.node for one in nodes})
+            scenes = _scenes_of(editor.json, set(chosen))
             joint_nodes = _add_joints(editor, rig, going)
             for scene in scenes:
                 scene.setdefault("nodes", []).append(joint_nodes[0])

@@ -1,7 +1,7 @@
 """Takes a file's old skin, its joints and their animations out of a glTF document."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,30 +71,71 @@ def remove_animations(document: dict[str, Any], targets: Iterable[int]) -> tuple
     return len(animations) - len(kept), changed
 
 
-def skeleton_nodes(document: dict[str, Any], joints: frozenset[int]) -> frozenset[int]:
-    """Old joint nodes, and the nodes below and above them, that carry nothing and can go.
+def take_out_skeleton(
+    document: dict[str, Any], joints: frozenset[int], skinned: Collection[int], mirrored: Collection[int]
+) -> frozenset[int]:
+    """Choose the old joint nodes, and nodes below and above them, that can go; hang what stays elsewhere.
 
-    A node carries something if it or a node below it has a mesh, a camera, an extension (such as a light) or,
-    not being a joint, extras, or is a joint of a skin that is still in the document.
+    A node stays if it or a node below it has a mesh, a camera, an extension (such as a light) or, not being a
+    joint, extras, or is a joint of a skin that is still in the document. A mesh of `skinned` below a joint (a
+    sword in a hand) holds nothing: its new skin places it, so its node moves up to the nearest node that
+    stays, or to the scene. Not so if that would change whether its node is mirrored, by which viewers tell
+    the outside of its triangles; `mirrored`: the nodes whose world transforms are. Returns the nodes to
+    remove; no other node is below them any more.
     """
     nodes = document.get("nodes", [])
+    parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
+    ways = [_way(parent, index) for index in range(len(nodes))]
+    held = {index for index in skinned if not joints.isdisjoint(ways[index][1:])}
+    while True:
+        removed = _without_content(document, joints, ways, held)
+        moves = {
+            index: next((above for above in ways[index] if above not in removed and above != index), None)
+            for index in held
+            if parent[index] in removed
+        }
+        turned = {index for index, goal in moves.items() if (goal in mirrored) != (parent[index] in mirrored)}
+        if not turned:
+            break
+        held -= turned
+    for index, goal in sorted(moves.items()):
+        nodes[parent[index]]["children"].remove(index)
+        if goal is not None:
+            nodes[goal].setdefault("children", []).append(index)
+            continue
+        for scene in document.get("scenes", []):
+            if ways[index][-1] in scene.get("nodes", []):
+                scene["nodes"].append(index)
+    return removed
+
+
+def _without_content(
+    document: dict[str, Any], joints: frozenset[int], ways: list[list[int]], held: Collection[int]
+) -> frozenset[int]:
+    """The joints, and nodes above and below them, that have no content; meshes of `held` are none."""
     still_used = {joint for skin in document.get("skins", []) for joint in _joints(document, skin)}
     still_used |= {skin["skeleton"] for skin in document.get("skins", []) if "skeleton" in skin}
-    parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
-    carrying: set[int] = set()
     related = set(joints)
-    for index, node in enumerate(nodes):
-        way = [index]
-        while way[-1] in parent:
-            way.append(parent[way[-1]])
-        if not joints.isdisjoint(way):
+    staying = set(held)
+    for index, node in enumerate(document.get("nodes", [])):
+        if not joints.isdisjoint(ways[index]):
             related.add(index)
         if index in joints:
-            related.update(way)
-        own = "mesh" in node or "camera" in node or node.get("extensions") or index in still_used
-        if own or (index not in joints and node.get("extras")):
-            carrying.update(way)
-    return frozenset(related - carrying)
+            related.update(ways[index])
+        content = "camera" in node or node.get("extensions") or index in still_used
+        if index not in held:
+            content = content or "mesh" in node or (index not in joints and node.get("extras"))
+        if content:
+            staying.update(ways[index])
+    return frozenset(related - staying)
+
+
+def _way(parent: dict[int, int], index: int) -> list[int]:
+    """A node and all nodes above it, upwards."""
+    way = [index]
+    while way[-1] in parent:
+        way.append(parent[way[-1]])
+    return way
 
 
 def _target(channel: dict[str, Any]) -> int | None:

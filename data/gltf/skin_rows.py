@@ -62,6 +62,13 @@ def skinned_nodes(gltf: Gltf, flat: Flattened) -> list[SkinnedNode]:
     return result
 
 
+def mirrored_nodes(gltf: Gltf) -> set[int]:
+    """The nodes whose transforms to the world mirror, which turns triangles inside out."""
+    tree = scene_tree(gltf)
+    add_outside(gltf, tree, list(range(len(gltf.items("nodes")))))
+    return {node for node, world in tree.worlds.items() if np.linalg.det(world[:3, :3]) < 0}
+
+
 def _shared_place(parts: list[Part]) -> Floats | None:
     """The invertible matrix to the world that all parts share, None if there is none."""
     first = parts[0].to_world

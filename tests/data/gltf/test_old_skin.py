@@ -68,17 +68,19 @@ def names(doc: dict[str, Any]) -> list[str]:
 def test_the_old_skin_is_replaced(tmp_path: Path, builder: Any) -> None:
     path = walker(builder).glb(tmp_path / "a.glb")
     doc = check(path, tmp_path)
-    # The end carries nothing and goes; the joints above the sword stay as plain nodes.
-    kept = ["Armature", "body", "hip", "chest", "hand", "sword", "lamp"]
+    # The sword's skin places it: its node moves up to the armature, and nothing is left of the skeleton.
+    kept = ["Armature", "body", "sword", "lamp"]
     assert names(doc) == [*kept, *(f"bone_{index}" for index in range(6))]
+    assert doc["nodes"][0] == {"name": "Armature", "children": [1, 2]}
+    assert {**doc["nodes"][2], "skin": 1} == {**builder.doc["nodes"][SWORD], "skin": 1}
     assert len(doc["skins"]) == 2, "body and sword lie in the world by different transforms"
-    assert doc["skins"][0]["joints"] == doc["skins"][1]["joints"] == [*range(7, 13)]
+    assert doc["skins"][0]["joints"] == doc["skins"][1]["joints"] == [*range(4, 10)]
     assert doc["nodes"][1] == {"name": "body", "mesh": 0, "translation": [50, 0, 0], "skin": 0}
-    assert doc["scenes"] == [{"nodes": [ARMATURE, 6, 7]}]
+    assert doc["scenes"] == [{"nodes": [ARMATURE, 3, 4]}]
     # Of the animations, only what moves the lamp is left.
     assert [[channel["target"]["node"] for channel in one["channels"]] for one in doc["animations"]] == [
-        [6],
-        [6],
+        [3],
+        [3],
     ]
     written, _, _ = add(path)
     assert written.replaced == (
@@ -99,17 +101,43 @@ def test_a_skeleton_without_attachments_disappears(tmp_path: Path, builder: Any)
     assert [one["channels"][0]["target"]["node"] for one in doc["animations"]] == [2, 2]
 
 
+@pytest.mark.parametrize(
+    ("node", "content"),
+    [
+        (HAND, {"camera": 0}),
+        (TIP, {"extras": {"socket": "shield"}}),
+        (CHEST, {"extensions": {"KHR_lights_punctual": {"light": 0}}}),
+        (CHEST, {"scale": [-1, 1, 1]}),
+    ],
+)
+def test_joints_that_carry_something_stay_as_plain_nodes(
+    tmp_path: Path, builder: Any, node: int, content: dict
+) -> None:
+    doc = walker(builder).doc
+    doc["cameras"] = [{"type": "perspective", "perspective": {"yfov": 0.7, "znear": 0.01}}]
+    doc["extensionsUsed"] = ["KHR_lights_punctual"]
+    doc["extensions"] = {"KHR_lights_punctual": {"lights": [{"type": "point"}]}}
+    doc["nodes"][node] |= content
+    after = check(builder.glb(tmp_path / "a.glb"), tmp_path)
+    way = ["hip", "chest", *({HAND: ["hand"], TIP: ["chest_end"]}.get(node, []))]
+    if "scale" in content:
+        # Out of the mirrored chest, viewers would show the sword inside out: it stays where it is.
+        way = ["hip", "chest", "hand"]
+    assert [one for one in names(after) if one in ("hip", "chest", "hand", "chest_end")] == way
+    assert all("bone" in after["nodes"][joint]["name"] for skin in after["skins"] for joint in skin["joints"])
+
+
 def test_nodes_are_not_renumbered_under_an_unknown_extension(tmp_path: Path, builder: Any) -> None:
     walker(builder).doc["extensions"] = {"VRM": {"humanoid": {"humanBones": [{"node": CHEST}]}}}
     builder.doc["extensionsUsed"] = ["VRM"]
     path = builder.glb(tmp_path / "a.glb")
     doc = check(path, tmp_path)
     assert names(doc)[:8] == [node["name"] for node in builder.doc["nodes"]]
-    assert doc["nodes"][CHEST]["children"] == [HAND], "the end is in no scene"
+    assert doc["nodes"][ARMATURE]["children"] == [BODY, SWORD], "the skeleton is in no scene"
     assert doc["extensions"] == builder.doc["extensions"]
     (note,) = add(path)[0].notes
     assert note.startswith(
-        "outside every scene, the list of nodes still holds 1 node of the old skeleton: an extension"
+        "outside every scene, the list of nodes still holds 4 nodes of the old skeleton: an extension"
     )
 
 
