@@ -89,11 +89,16 @@ def rig_mesh(
 
 
 def write_rigged(
-    rigged: RiggedMesh, glb: Path, source: Path | None = None, keep_skin: bool = False
+    rigged: RiggedMesh,
+    glb: Path,
+    source: Path | None = None,
+    keep_skin: bool = False,
+    own_joints: bool = False,
 ) -> list[str]:
     """Write the GLB, and the picture next to it as .png; return what the user should know, a line each.
 
     source: the mesh's file, which is given back whole with the rig added; None for a mesh without a file.
+    keep_skin, own_joints: see `rigged_file`.
 
     Raises:
         MeshError: `source` is not the file of the mesh.
@@ -105,7 +110,7 @@ def write_rigged(
         write_skinned_glb(glb, mesh, rig)
         lines = []
     else:
-        written = rigged_file(source, mesh, rig, keep_skin)
+        written = rigged_file(source, mesh, rig, keep_skin, own_joints)
         write_atomic(glb, written.glb)
         lines = [
             f"four influences per vertex: {written.dropped.mean():.2%} of the weight was dropped, at most "
@@ -113,7 +118,7 @@ def write_rigged(
             *written.notes,
         ]
         if written.replaced is not None:
-            lines.insert(0, f"replaced {written.replaced}; rig.keep_skin=true keeps them")
+            lines.insert(0, f"replaced {written.replaced}; set rig.keep_skin=true to keep the old one")
     draw_rig(mesh, rig, glb.with_suffix(".png"))
     return lines
 
