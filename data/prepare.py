@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.atomic import write_atomic
-from data.formats.load import Refusal
+from data.formats.load import Refusal, passed_over
 from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
@@ -188,6 +188,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    read = find_rigs(arguments.inputs)
+    for text in [file for file in read if file.suffix.lower() == ".txt"]:
+        with suppress(MeshError):  # A text whose mesh is missing was refused.
+            read.append(rignet_mesh(text))
+    for line in passed_over(arguments.inputs, read, Path(arguments.out)):
+        print(f"note: {line}", file=sys.stderr)
     _report(manifest, arguments.out)
     return 0
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from data.formats.load import Refusal, unique_names
+from data.formats.load import Refusal, find_meshes, passed_over, unique_names
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -43,8 +43,7 @@ class RunMeshes:
 def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
 
-    Notes on how files were read (see `data.load_asset`) are reported there too.
-
+    So are the files that folders hold besides meshes, and notes on how files were read (`data.load_asset`).
     Without `training`, training meshes are dropped, and read only if the split needs them.
     Raises MeshError if no mesh remains.
     """
@@ -93,6 +92,7 @@ def _named_samples(
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
     _report_skipped(refusals)
+    _report("note", passed_over(files, find_meshes(files)))
     _report("note", [sample.note for sample in samples if sample.note])
     unique = unique_names([sample.name for sample in samples])
     return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]

@@ -25,6 +25,11 @@ from data.rig import Rig
 MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".vrm")
 # A .vrm file is a GLB.
 GLTF_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm")
+# Formats that folders are searched for only to report them: they cannot be read.
+FOREIGN_SUFFIXES: tuple[str, ...] = (
+    *(".fbx", ".blend", ".dae", ".usd", ".usda", ".usdc", ".usdz", ".3ds", ".3mf", ".abc", ".x3d", ".wrl"),
+    *(".max", ".ma", ".mb", ".c4d", ".lwo", ".pmx", ".pmd", ".zip", ".7z", ".rar"),
+)
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
@@ -101,6 +106,8 @@ def load_asset(
     if suffix == ".fbx":
         raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
     if suffix not in MESH_SUFFIXES:
+        if suffix in (".zip", ".7z", ".rar"):
+            raise MeshError(f"{path}: the file is an archive; unpack it")
         known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
         raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
     try:
@@ -132,20 +139,46 @@ def load_asset(
 def find_meshes(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for mesh files, and for FBX files so that they are
-    reported), a glob pattern ("**" for any depth), or several of these.
+    pattern: a file, a folder (searched recursively for mesh files, and for files of formats that cannot be
+    read, such as FBX, so that they are reported), a glob pattern ("**" for any depth), or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
     for one in patterns:
         path = Path(one).expanduser()
         if path.is_dir():
-            found.update(file for file in path.rglob("*") if file.suffix.lower() in (*MESH_SUFFIXES, ".fbx"))
+            known = (*MESH_SUFFIXES, *FOREIGN_SUFFIXES)
+            found.update(file for file in path.rglob("*") if file.suffix.lower() in known)
         elif path.exists():
             found.add(path)
         else:
             found.update(Path(match) for match in glob.glob(str(path), recursive=True))
     return sorted(file for file in found if file.is_file())
+
+
+def passed_over(pattern: Pattern, found: Iterable[Path], outside: Path | None = None) -> list[str]:
+    """For each folder in `pattern`, what was not read there: "<folder>: passed over 12 .png, 1 .txt".
+
+    `found`: the files that were read. Hidden files, the buffers and materials of other files (.bin, .mtl)
+    and those inside the folder `outside` do not count.
+    """
+    known = set(found)
+    lines = []
+    for one in [pattern] if isinstance(pattern, str | Path) else pattern:
+        folder = Path(one).expanduser()
+        counts: dict[str, int] = {}
+        for file in folder.rglob("*") if folder.is_dir() else ():
+            inside = outside is not None and file.resolve().is_relative_to(outside.resolve())
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if file.suffix.lower() in (".bin", ".mtl"):
+                continue
+            if file.is_file() and file not in known and not inside and not hidden:
+                kind = file.suffix.lower() or "(no extension)"
+                counts[kind] = counts.get(kind, 0) + 1
+        if counts:
+            shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+            lines.append(f"{folder}: passed over {shown}")
+    return lines
 
 
 def load_meshes(

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats.load import GLTF_SUFFIXES, MAX_BYTES, MAX_FACES, Pattern, Refusal, load_asset
+from data.formats.load import (
+    FOREIGN_SUFFIXES,
+    GLTF_SUFFIXES,
+    MAX_BYTES,
+    MAX_FACES,
+    Pattern,
+    Refusal,
+    load_asset,
+)
 from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
@@ -35,9 +43,9 @@ class RigLimits:
 def find_rigs(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for rig files, and for FBX files so that they are
-    reported; of text files, those that start like a RigNet rig or are empty), a glob pattern, or several
-    of these.
+    pattern: a file, a folder (searched recursively for rig files, and for files of formats that cannot be
+    read, such as FBX, so that they are reported; of text files, those that start like a RigNet rig or are
+    empty), a glob pattern, or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
@@ -306,7 +314,7 @@ def _refusal(label: str | Path, problem: MeshError) -> Refusal:
 def _is_rig_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix != ".txt" or not path.is_file():
-        return suffix in (*RIG_SUFFIXES, ".fbx")
+        return suffix in (*RIG_SUFFIXES, *FOREIGN_SUFFIXES)
     with path.open("rb") as file:
         words = file.read(200).split()
     return not words or words[0] in (b"joints", b"root", b"hier", b"skin")

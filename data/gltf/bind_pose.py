@@ -171,9 +171,13 @@ class _Placing:
                 if node in slot_of and skin.has_bind_pose(slot) and other.has_bind_pose(slot_of[node]):
                     back = np.linalg.inv(other.inverse_bind[slot_of[node]])
                     found.append(self.to_world[other.index] @ back @ skin.inverse_bind[slot])
-            votes = [sum(self._close(skin, one, another) for another in found) for one in found]
-            if votes and max(votes) >= max(2, len(found) / 2):
-                return found[votes.index(max(votes))]
+            if len(found) > 1:
+                images = np.einsum("jab,cb->jca", np.stack(found), skin.corners)[:, :, :3]
+                gaps = np.linalg.norm(images[:, None] - images[None], axis=3).max(axis=2)
+                sizes = np.linalg.norm(images[:, 7] - images[:, 0], axis=1)
+                votes = (gaps <= AGREEMENT * sizes[:, None]).sum(axis=1)
+                if votes.max() >= max(2, len(found) / 2):
+                    return found[int(votes.argmax())]
             found = []
         return None
 

@@ -1,4 +1,4 @@
-"""Takes a file's old skin, its joints and their animations out of a glTF document."""
+"""Takes a file's old skin, with its joints and their animations, out of a glTF document."""
 
 import re
 from collections.abc import Collection, Iterable

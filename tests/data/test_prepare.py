@@ -15,7 +15,7 @@ from data.mesh import MeshError
 from data.prepare import PrepareSettings, main, prepare
 from data.rig import Rig
 from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest
-from tests.data.rig_files import write_unirig
+from tests.data.rig_files import rignet, write_unirig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -256,3 +256,17 @@ def test_repaired_rigs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1 repaired" in capsys.readouterr().out
     (entry,) = read_manifest(tmp_path / "out").rigs
     assert entry.notes == (f"weights of {len(creature.mesh.vertices)} vertices normalised to sum to 1",)
+
+
+def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that no joint moves is named there; files that are no rigs are counted on standard error."""
+    source = tmp_path / "in"
+    source.mkdir()
+    case = Path(__file__).parent / "gltf" / "cases" / "unskinned_part.glb"
+    (source / "hat.vrm").write_bytes(case.read_bytes())
+    (source / "face.png").write_bytes(b"x")
+    rignet(source)
+    assert main([str(source), "--out", str(source / "out"), "--eval", "0"]) == 0
+    assert f"note: {source}: passed over 1 .png\n" in capsys.readouterr().err
+    notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
+    assert notes["hat"] == ("1 mesh that no joint moves excluded from the rig: hat (36 vertices)",)

@@ -178,3 +178,16 @@ def test_meshes_that_cannot_be_scored_are_skipped(make_recipe, capsys):
     for part, reasons in (("training", ["a", "b", None, None]), ("held-out", [None, None, "c", "d"])):
         with pytest.raises(MeshError, match=rf"no {part} mesh can be scored; .*'data.meshes'"):
             without_refused(meshes, reasons)
+
+
+def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
+    cases = Path(__file__).parents[1] / "data" / "gltf" / "cases"
+    for name in ("fewer_ibm_than_joints.glb", "stale_mesh_node_transform.glb"):
+        shutil.copyfile(cases / name, tmp_path / name)
+    (tmp_path / "readme.md").write_text("x")
+    load_meshes(make_recipe({"data.meshes": str(tmp_path)}))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}: passed over 1 .md",
+        f"note: {tmp_path}/fewer_ibm_than_joints.glb: 1 joint without a usable inverse bind matrix placed by "
+        "the neighbouring joints: end",
+    ]

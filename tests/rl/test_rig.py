@@ -1,5 +1,7 @@
 """Rigging a mesh file: the best of several rigs, in the file's own frame, as GLB and picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import trimesh
@@ -48,6 +50,14 @@ def test_a_mesh_file_becomes_a_rigged_glb_in_its_own_frame(creature_file, recipe
     assert np.abs(joints - centre).max() > half * 0.3
     assert np.allclose(found.weights.sum(axis=1), 1, atol=1e-3)
     assert (tmp_path / "deep" / "rigged.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_how_the_file_was_read_is_noted(recipe_file, tmp_path, capsys):
+    case = Path(__file__).parents[1] / "data" / "gltf" / "cases" / "fewer_ibm_than_joints.glb"
+    output = tmp_path / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={case}", f"rig.out={output}", "rig.candidates=4"]) == 0
+    note = "1 joint without a usable inverse bind matrix placed by the neighbouring joints: end"
+    assert f"note: {case}: {note}\n" in capsys.readouterr().err
 
 
 def test_without_a_name_the_glb_goes_beside_the_mesh(creature_file, recipe_file):
