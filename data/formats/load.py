@@ -34,7 +34,7 @@ MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
 # Exceptions that trimesh's readers have been observed to raise on damaged files.
-_READER_ERRORS = (
+READER_ERRORS = (
     ValueError,
     LookupError,
     TypeError,
@@ -246,12 +246,12 @@ def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArra
     """Vertices (V, 3) and triangles (F, 3) of an OBJ, PLY, STL or OFF file, by trimesh after raw checks."""
     data = check_raw(path, file_type, path.read_bytes())
     try:
-        with _quiet():
+        with quiet():
             loaded = trimesh.load_mesh(
                 io.BytesIO(data), file_type=file_type, process=False, maintain_order=True
             )
             vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces)
-    except _READER_ERRORS as problem:
+    except READER_ERRORS as problem:
         raise MeshError(
             f"{path}: the file is damaged and cannot be read ({problem}); export it again"
         ) from problem
@@ -287,7 +287,7 @@ def _check_size(path: Path, faces: int, max_faces: int) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence trimesh's warnings and logging: whatever matters becomes a MeshError."""
     logger = logging.getLogger("trimesh")
     level = logger.level

@@ -111,7 +111,7 @@ class Gltf:
     def _read(self, view_index: Any, start: int, count: int, width: int, component: int) -> NDArray[Any]:
         view = self.item("bufferViews", view_index)
         where = f"bufferViews[{view_index}]"
-        buffer = self._buffer(view.get("buffer"))
+        buffer = self.buffer(view.get("buffer"))
         offset = self._non_negative(view.get("byteOffset", 0), f"{where}.byteOffset")
         length = self._non_negative(view.get("byteLength"), f"{where}.byteLength")
         dtype = np.dtype(_COMPONENTS[component])
@@ -128,7 +128,8 @@ class Gltf:
         shape, strides = (count, width), (stride, dtype.itemsize)
         return np.ndarray(shape, dtype, buffer, offset + start, strides).copy()
 
-    def _buffer(self, index: Any) -> bytes:
+    def buffer(self, index: Any) -> bytes:
+        """The bytes of buffer `index`, at least its byteLength of them."""
         if index not in self._buffers:
             buffer = self.item("buffers", index)
             uri = buffer.get("uri")
@@ -141,7 +142,7 @@ class Gltf:
             elif uri.startswith("data:"):
                 data = self._data_uri(uri, index)
             else:
-                data = self._side_file(uri)
+                data = self.side_file(uri, "buffer")
             length = self._non_negative(buffer.get("byteLength"), f"buffers[{index}].byteLength")
             if len(data) < length:
                 raise self.error(
@@ -160,16 +161,17 @@ class Gltf:
         except binascii.Error as problem:
             raise self.error(f"the data URI of buffers[{index}] is damaged ({problem})") from problem
 
-    def _side_file(self, uri: str) -> bytes:
+    def side_file(self, uri: str, what: str) -> bytes:
+        """The content of the file at a relative URI; `what` it is ("buffer", "image") for the message."""
         if urllib.parse.urlparse(uri).scheme:
             raise self.error(
-                f"the buffer at {uri[:80]} is remote and will not be downloaded", "export a single GLB"
+                f"the {what} at {uri[:80]} is remote and will not be downloaded", "export a single GLB"
             )
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
             return side.read_bytes()
         except OSError as problem:
-            reason = f"the buffer file {side.name} cannot be read ({problem.strerror})"
+            reason = f"the {what} file {side.name} cannot be read ({problem.strerror})"
             raise self.error(reason, "put it next to the .gltf or export a single GLB") from problem
 
     def _non_negative(self, value: Any, what: str) -> int:

@@ -21,8 +21,9 @@ class Part:
 
     `node`, `mesh`, `primitive`: indices in the document (the primitive's within its mesh). `vertices` (n,)
     int64: indices into the primitive's POSITION accessor. `to_world` (4, 4) float64: flattened vertex =
-    to_world · (stored position + default morphs); None if the skin poses the vertices one by one. `bound`:
-    whether a joint moves it; False in files without a skin. `name`: the node's.
+    to_world · (stored position + default morphs); None if the skin poses the vertices one by one, by
+    `matrices` (n, 4, 4). `bound`: whether a joint moves it; False in files without a skin. `name`: the
+    node's.
     """
 
     node: int
@@ -32,6 +33,7 @@ class Part:
     to_world: Floats | None
     bound: bool
     name: str
+    matrices: Floats | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,13 +179,18 @@ def _flatten_skinned(gltf: Gltf, primitives: list[Primitive], tree: NodeTree, no
                 rows[:, column[joint]] = 1
                 # Its transform relative to the joint in the node pose also holds in the bind pose.
                 transform = pose.joints[joint] @ np.linalg.pinv(tree.worlds[joint]) @ transform
+        part = _part(gltf, primitive, transform, bound)
         if slots is None:
             points.append(_apply(transform, primitive.vertices))
         else:
-            points.append(_blended(primitive, influences[number], slots, transform))
+            matrices = _blended(influences[number], slots, transform)
+            points.append(
+                np.einsum("vij,vj->vi", matrices[:, :3, :3], primitive.vertices) + matrices[:, :3, 3]
+            )
+            part = replace(part, to_world=None, matrices=matrices)
         weights.append(rows)
         transforms.append(transform)
-        parts.append(_part(gltf, primitive, transform if slots is None else None, bound))
+        parts.append(part)
     return Flattened(
         np.concatenate(points),
         _joined_faces(primitives, transforms),
@@ -248,16 +255,16 @@ def bound_only(flat: Flattened) -> Flattened:
     )
 
 
-def _blended(primitive: Primitive, influences: Influences, slots: Floats, unbound: Floats) -> Floats:
-    """Vertices (V, 3) by linear blend skinning with one matrix per slot; `unbound` without weights."""
+def _blended(influences: Influences, slots: Floats, unbound: Floats) -> Floats:
+    """Each vertex's matrix (V, 4, 4) by linear blend skinning of the slots'; `unbound` without weights."""
     total = influences.weights.sum(axis=1, keepdims=True)
     weights = influences.weights / np.where(total > 0, total, 1)
     matrices = np.einsum("vk,vkij->vij", weights, slots[influences.slots])
     matrices[total[:, 0] <= 0] = unbound
-    return np.einsum("vij,vj->vi", matrices[:, :3, :3], primitive.vertices) + matrices[:, :3, 3]
+    return np.asarray(matrices)
 
 
-def _part(gltf: Gltf, primitive: Primitive, to_world: Floats | None, bound: bool) -> Part:
+def _part(gltf: Gltf, primitive: Primitive, to_world: Floats, bound: bool) -> Part:
     name = node_name(gltf, primitive.node)
     return Part(primitive.node, primitive.mesh, primitive.number, primitive.kept, to_world, bound, name)
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
-from data import load_mesh, make_creature, read_skinned_glb
+from data import load_mesh, make_creature, read_skinned_glb, write_skinned_glb
 from data.command_line import RunFailedError
+from data.gltf.document import read_gltf
 from data.sets.dataset import make_sample
 from rl import rig
 from rl.rig import rig_mesh
@@ -62,6 +64,45 @@ def test_without_a_name_the_glb_goes_beside_the_mesh(creature_file, recipe_file)
     assert rig.main([recipe_file, f"rig.mesh={creature_file}", "rig.candidates=4"]) == 0
     assert read_skinned_glb(creature_file.with_name("beast_rigged.glb"))
     assert creature_file.with_name("beast_rigged.png").is_file()
+
+
+def test_an_obj_comes_back_with_its_texture(creature_file, recipe_file, tmp_path, capsys):
+    image = creature_file.with_name("skin.png")
+    Image.new("RGB", (4, 4), (200, 100, 0)).save(image)
+    creature_file.with_name("beast.mtl").write_text("newmtl fur\nmap_Kd skin.png\n")
+    lines = creature_file.read_text().splitlines()
+    faces = [f"f {line[2:].replace(' ', '/1 ')}/1" for line in lines if line.startswith("f ")]
+    places = [line for line in lines if line.startswith("v ")]
+    creature_file.write_text("\n".join(["mtllib beast.mtl", *places, "vt 0 0", "usemtl fur", *faces]))
+    output = tmp_path / "out.glb"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}"]) == 0
+    assert image.read_bytes() in output.read_bytes()
+    (geometry,) = trimesh.load_scene(output).geometry.values()
+    assert geometry.visual.material.name == "fur"
+    assert geometry.visual.material.baseColorTexture.size == (4, 4)
+    assert "four influences per vertex: " in capsys.readouterr().out
+
+
+def test_an_old_skin_is_replaced_or_kept(recipe_file, tmp_path, capsys):
+    creature = make_creature(1)
+    source, output = tmp_path / "beast.glb", tmp_path / "out.glb"
+    write_skinned_glb(source, creature.mesh, creature.rig)
+    joints = len(creature.rig.joints)
+    for keep, shown in ((False, True), (True, False)):
+        command = [
+            recipe_file,
+            f"rig.mesh={source}",
+            f"rig.out={output}",
+            f"rig.keep_skin={str(keep).lower()}",
+        ]
+        assert rig.main(command) == 0
+        line = f"replaced the file's skin 'rig' ({joints} joints); set rig.keep_skin=true to keep the old one"
+        assert (line in capsys.readouterr().out.splitlines()) == shown
+        mesh, found = read_skinned_glb(output)
+        np.testing.assert_allclose(mesh.vertices, creature.mesh.vertices, atol=1e-6)
+        nodes = len(read_gltf(output).items("nodes"))
+        assert nodes == 1 + len(found.joints) + keep * joints
+        assert len(read_gltf(output).items("skins")) == 1 + keep
 
 
 def test_the_best_candidate_is_kept(policy, make_recipe, creature_file):
