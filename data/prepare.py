@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data.atomic import write_atomic
 from data.formats.load import Refusal
-from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs, rigs_passed_over
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
 from data.mesh import MeshError
@@ -188,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    for line in rigs_passed_over(arguments.inputs):
+        print(line, file=sys.stderr)
     _report(manifest, arguments.out)
     return 0
 
@@ -214,6 +216,8 @@ def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
     for one in inputs:
         files = [file for file in find_rigs(one) if not file.resolve().is_relative_to(inside)]
         if not files:
+            if lines := rigs_passed_over(one):
+                raise MeshError("; ".join(lines))
             raise MeshError(
                 f"{one}: no rig files found; check the path or pattern (quote patterns in the shell)"
             )

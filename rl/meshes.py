@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from data.formats.load import Refusal, unique_names
+from data.formats.load import Refusal, meshes_passed_over, unique_names
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -87,6 +87,7 @@ def _named_samples(
     if files:
         max_bytes = data.max_megabytes * 2**20
         samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
+        _report(meshes_passed_over(files))
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
@@ -101,9 +102,13 @@ def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
 
 
 def _report_skipped(refusals: Sequence[object]) -> None:
+    _report([f"skipped: {refusal}" for refusal in refusals])
+
+
+def _report(lines: Sequence[str]) -> None:
     if PartialState().is_main_process:
-        for refusal in refusals:
-            print(f"skipped: {refusal}", file=sys.stderr)
+        for line in lines:
+            print(line, file=sys.stderr)
 
 
 def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:

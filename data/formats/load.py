@@ -1,11 +1,10 @@
 """Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; reports unusable ones."""
 
-import glob
 import io
 import logging
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from data.file_content import mesh_suffix, read_head
+from data.formats.folders import Pattern, find_files, passed_over
 from data.formats.raw_checks import check_raw
 from data.gltf.document import read_gltf
 from data.gltf.geometry import flatten
@@ -21,7 +22,7 @@ from data.gltf.skinned import skinned_from
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig
 
-MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm", ".obj", ".ply", ".stl", ".off")
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
@@ -38,8 +39,6 @@ _READER_ERRORS = (
     struct.error,
     trimesh.exchange.stl.HeaderError,
 )
-
-Pattern = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def load_asset(
             )
         if size == 0:
             raise MeshError(f"{path}: the file is empty; export it again")
-        if suffix in (".glb", ".gltf"):
+        suffix = mesh_suffix(path, read_head(path))
+        if suffix in (".glb", ".gltf", ".vrm"):
             flat = flatten(read_gltf(path))
             _check_size(path, len(flat.faces), max_faces)
             if flat.joints is not None:
@@ -105,19 +105,18 @@ def find_meshes(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
     pattern: a file, a folder (searched recursively for mesh files, and for FBX files so that they are
-    reported), a glob pattern ("**" for any depth), or several of these.
+    reported; hidden files are ignored), a glob pattern ("**" for any depth), or several of these.
     """
-    patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
-    found: set[Path] = set()
-    for one in patterns:
-        path = Path(one).expanduser()
-        if path.is_dir():
-            found.update(file for file in path.rglob("*") if file.suffix.lower() in (*MESH_SUFFIXES, ".fbx"))
-        elif path.exists():
-            found.add(path)
-        else:
-            found.update(Path(match) for match in glob.glob(str(path), recursive=True))
-    return sorted(file for file in found if file.is_file())
+    return find_files(pattern, _is_mesh_file)
+
+
+def meshes_passed_over(pattern: Pattern) -> list[str]:
+    """A line for each folder in `pattern` with files that `find_meshes` passes over; see `passed_over`."""
+    return passed_over(pattern, _is_mesh_file)
+
+
+def _is_mesh_file(path: Path) -> bool:
+    return path.suffix.lower() in (*MESH_SUFFIXES, ".fbx")
 
 
 def load_meshes(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import refuse_stand_in
 from data.mesh import MeshError
 
 # Component types of glTF 2.0, section 3.6.2.2, and the largest integer of the normalised ones.
@@ -166,10 +167,12 @@ class Gltf:
             )
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
-            return side.read_bytes()
+            data = side.read_bytes()
         except OSError as problem:
             reason = f"the buffer file {side.name} cannot be read ({problem.strerror})"
             raise self.error(reason, "put it next to the .gltf or export a single GLB") from problem
+        refuse_stand_in(side, data)
+        return data
 
     def _non_negative(self, value: Any, what: str) -> int:
         if not _is_index(value):
@@ -186,6 +189,7 @@ def read_gltf(path: Path) -> Gltf:
     data = path.read_bytes()
     if not data:
         raise MeshError(f"{path}: the file is empty; export it again")
+    refuse_stand_in(path, data)
     binary = None
     if data[:4] == b"glTF":
         text, binary = _glb_chunks(path, data)

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, make_creature
-from data.formats.load import Refusal, find_meshes
+from data.formats.load import Refusal, find_meshes, load_asset, meshes_passed_over
 from data.formats.rig_npz import RiggedMesh
-from data.gltf.skinned import read_skinned_glb
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sampling import face_areas, sample_surface_indexed, vertex_normals
@@ -189,8 +188,8 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         return _prepared_source(source.prepared, recipe)
     if source.files is not None:
         rigs, refusals = load_rigs(source.files, recipe.max_joints, recipe.max_faces)
-        for refusal in refusals:
-            print(f"skipped: {refusal}", file=sys.stderr)
+        for line in (*meshes_passed_over(source.files), *(f"skipped: {refusal}" for refusal in refusals)):
+            print(line, file=sys.stderr)
         return _Source(str(source.files), len(rigs), lambda item, index: RiggedMesh(*rigs[item]))
     kinds = source.kinds
 
@@ -246,7 +245,9 @@ def load_rigs(
     files = find_meshes(pattern)
     for path in files:
         try:
-            mesh, rig = read_skinned_glb(path)
+            mesh, rig = load_asset(path)
+            if rig is None:
+                raise MeshError("the mesh has no skin; bind it to a skeleton")
         except MeshError as error:
             refusals.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
             continue
@@ -267,6 +268,8 @@ def load_rigs(
         why = (
             f"none of the {len(files)} files is a usable rig; fix or replace them:"
             if files
+            else "; ".join(line.removeprefix(f"{pattern}: ") for line in lines)
+            if (lines := meshes_passed_over(pattern))
             else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
             if isinstance(pattern, str) and is_prepared(pattern)
             else "no file matches; check the path or pattern (quote patterns in the shell)"
