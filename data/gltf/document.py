@@ -139,7 +139,7 @@ class Gltf:
             elif not isinstance(uri, str):
                 raise self.error(f"buffers[{index}].uri is not a string")
             elif uri.startswith("data:"):
-                data = self._data_uri(uri, index)
+                data = self._data_uri(uri, f"buffers[{index}]")
             else:
                 data = self._side_file(uri)
             length = self._non_negative(buffer.get("byteLength"), f"buffers[{index}].byteLength")
@@ -151,25 +151,35 @@ class Gltf:
             self._buffers[index] = data
         return self._buffers[index]
 
-    def _data_uri(self, uri: str, index: int) -> bytes:
+    def image(self, index: Any) -> bytes:
+        """The encoded file (PNG, JPEG, …) of image `index`."""
+        image = self.item("images", index)
+        uri = image.get("uri")
+        if not isinstance(uri, str):
+            view = self.item("bufferViews", image.get("bufferView"))
+            length = self._non_negative(view.get("byteLength"), "the byteLength of an image's bufferView")
+            return self._read(image["bufferView"], 0, length, 1, 5121).tobytes()
+        return self._data_uri(uri, f"images[{index}]") if uri.startswith("data:") else self._side_file(uri)
+
+    def _data_uri(self, uri: str, what: str) -> bytes:
         head, _, body = uri.partition(",")
         if not head.endswith(";base64"):
             return urllib.parse.unquote_to_bytes(body)
         try:
             return base64.b64decode(body, validate=True)
         except binascii.Error as problem:
-            raise self.error(f"the data URI of buffers[{index}] is damaged ({problem})") from problem
+            raise self.error(f"the data URI of {what} is damaged ({problem})") from problem
 
     def _side_file(self, uri: str) -> bytes:
         if urllib.parse.urlparse(uri).scheme:
             raise self.error(
-                f"the buffer at {uri[:80]} is remote and will not be downloaded", "export a single GLB"
+                f"the file at {uri[:80]} is remote and will not be downloaded", "export a single GLB"
             )
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
             data = side.read_bytes()
         except OSError as problem:
-            reason = f"the buffer file {side.name} cannot be read ({problem.strerror})"
+            reason = f"the file {side.name} cannot be read ({problem.strerror})"
             raise self.error(reason, "put it next to the .gltf or export a single GLB") from problem
         refuse_stand_in(side, data)
         return data

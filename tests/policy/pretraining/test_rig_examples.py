@@ -202,7 +202,7 @@ def test_no_usable_rig_at_all(tmp_path):
 def test_weights_of_files_become_shares(tmp_path, monkeypatch):
     weights = np.array([[2, 2], [0.5, 0], [0, 0], [1, 3]], dtype=np.float32)
     rig = Rig(np.zeros((2, 3), dtype=np.float32), np.array([-1, 0]), weights)
-    monkeypatch.setattr(policy.pretraining.rig_examples, "read_skinned_glb", lambda path: (square(), rig))
+    monkeypatch.setattr(policy.pretraining.rig_examples, "load_asset", lambda path: (square(), rig))
     (tmp_path / "a.glb").write_bytes(b"")
     ((_, read),), _ = load_rigs(str(tmp_path), 64, 100)
     # Halves, all, a vertex without weight stays without, quarters.
