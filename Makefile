@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
 ARGS ?=
 
-.PHONY: quickstart test lint format docs clean
+.PHONY: quickstart test validator lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
@@ -14,6 +14,10 @@ quickstart: .venv/installed
 # All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# The Khronos glTF validator for tests/data/gltf/test_validator.py, which is skipped without it (needs node)
+validator:
+	npm install --silent --no-save --prefix build/validator gltf-validator@2.0.0-dev.3.10
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     for line in rigs_passed_over(arguments.inputs):
-        print(line, file=sys.stderr)
+        print(f"note: {line}", file=sys.stderr)
     _report(manifest, arguments.out)
     return 0
 

@@ -204,7 +204,7 @@ def _rigs_of_files(patterns: list[str], count: int, limits: RigLimits) -> list[t
     pairs: list[tuple[Mesh, Rig]] = []
     files = find_rigs(patterns)
     for line in rigs_passed_over(patterns):
-        print(line, file=sys.stderr)
+        print(f"note: {line}", file=sys.stderr)
     for path in files:
         for one in read_rigs(path, limits):
             if isinstance(one, Refusal):

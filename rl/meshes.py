@@ -43,6 +43,8 @@ class RunMeshes:
 def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
 
+    Notes on how files were read (see `data.load_asset`) are reported there too.
+
     Without `training`, training meshes are dropped, and read only if the split needs them.
     Raises MeshError if no mesh remains.
     """
@@ -87,11 +89,12 @@ def _named_samples(
     if files:
         max_bytes = data.max_megabytes * 2**20
         samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
-        _report(meshes_passed_over(files))
+        _report("note", meshes_passed_over(files))
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
     _report_skipped(refusals)
+    _report("note", [sample.note for sample in samples if sample.note])
     unique = unique_names([sample.name for sample in samples])
     return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]
 
@@ -102,13 +105,13 @@ def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
 
 
 def _report_skipped(refusals: Sequence[object]) -> None:
-    _report([f"skipped: {refusal}" for refusal in refusals])
+    _report("skipped", refusals)
 
 
-def _report(lines: Sequence[str]) -> None:
+def _report(kind: str, lines: Sequence[object]) -> None:
     if PartialState().is_main_process:
         for line in lines:
-            print(line, file=sys.stderr)
+            print(f"{kind}: {line}", file=sys.stderr)
 
 
 def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.atomic import write_atomic
 from data.command_line import RunFailedError, run_command
-from data.formats.load import load_mesh
+from data.formats.load import load_asset
+from data.formats.rigged_file import rigged_file
 from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
 from data.sampling import vertex_normals
@@ -86,11 +88,34 @@ def rig_mesh(
     return RiggedMesh(sample, rig, float(totals[best]), best_rewards)
 
 
-def write_rigged(rigged: RiggedMesh, glb: Path) -> None:
-    """Write the GLB, and the picture next to it as .png."""
+def write_rigged(
+    rigged: RiggedMesh, glb: Path, source: Path | None = None, keep_skin: bool = False
+) -> list[str]:
+    """Write the GLB, and the picture next to it as .png; return what the user should know, a line each.
+
+    source: the mesh's file, which is given back whole with the rig added; None for a mesh without a file.
+
+    Raises:
+        MeshError: `source` is not the file of the mesh.
+        OSError: a file cannot be written.
+    """
+    mesh, rig = rigged.sample.mesh, rigged.rig
     glb.parent.mkdir(parents=True, exist_ok=True)
-    write_skinned_glb(glb, rigged.sample.mesh, rigged.rig)
-    draw_rig(rigged.sample.mesh, rigged.rig, glb.with_suffix(".png"))
+    if source is None:
+        write_skinned_glb(glb, mesh, rig)
+        lines = []
+    else:
+        written = rigged_file(source, mesh, rig, keep_skin)
+        write_atomic(glb, written.glb)
+        lines = [
+            f"four influences per vertex: {written.dropped.mean():.2%} of the weight was dropped, at most "
+            f"{written.dropped.max():.1%} at a vertex",
+            *written.notes,
+        ]
+        if written.replaced is not None:
+            lines.insert(0, f"replaced {written.replaced}; rig.keep_skin=true keeps them")
+    draw_rig(mesh, rig, glb.with_suffix(".png"))
+    return lines
 
 
 def run(recipe: Recipe) -> None:
@@ -107,17 +132,22 @@ def run(recipe: Recipe) -> None:
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
-    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
-    sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
+    max_bytes = recipe.data.max_megabytes * 2**20
+    asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False)
+    if asset.notes:
+        print(f"note: {asset.note}", file=sys.stderr)
+    sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
     rigged = rig_mesh(
         load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
     )
     try:
-        write_rigged(rigged, output)
+        lines = write_rigged(rigged, output, source, settings.keep_skin)
     except OSError as error:
         raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
     shown = ", ".join(f"{name} {value:.3f}" for name, value in rigged.rewards.items())
     print(f"{output}: {len(rigged.rig.joints)} joints, total reward {rigged.total:.3f} ({shown})")
+    for line in lines:
+        print(line)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trimesh
@@ -17,17 +18,19 @@ from data.file_content import mesh_suffix, read_head
 from data.formats.folders import Pattern, find_files, passed_over
 from data.formats.raw_checks import check_raw
 from data.gltf.document import read_gltf
-from data.gltf.geometry import flatten
+from data.gltf.geometry import bound_only, flatten
 from data.gltf.skinned import skinned_from
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig
 
-MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm", ".obj", ".ply", ".stl", ".off")
+# A .vrm file is a GLB.
+GLTF_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm")
+MESH_SUFFIXES: tuple[str, ...] = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl", ".off")
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
 # Exceptions that trimesh's readers have been observed to raise on damaged files.
-_READER_ERRORS = (
+READER_ERRORS = (
     ValueError,
     LookupError,
     TypeError,
@@ -52,23 +55,46 @@ class Refusal:
         return f"{self.file}: {self.reason}"
 
 
+class Asset(NamedTuple):
+    """What `file` holds: its mesh, its rig if requested and present, and notes on how it was read.
+
+    `skin_error`: why its skin cannot be read, if it has one that cannot.
+    """
+
+    mesh: Mesh
+    rig: Rig | None
+    notes: tuple[str, ...]
+    file: str
+    skin_error: MeshError | None = None
+
+    @property
+    def note(self) -> str:
+        """All notes in one line, "<file>: <note>; <note>"; empty if there are none."""
+        return f"{self.file}: {'; '.join(self.notes)}" if self.notes else ""
+
+
 def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES) -> Mesh:
-    """Load a mesh file into the mesh frame: GLB, glTF, OBJ, PLY, STL or OFF.
+    """Load a mesh file into the mesh frame: GLB, glTF, VRM, OBJ, PLY, STL or OFF.
 
     Scenes are flattened with their node transforms; a skinned glTF file is read in bind pose, with the same
-    geometry as `read_skinned_glb`. Polygons are triangulated, unreferenced vertices dropped, coincident
+    geometry as `read_skinned_glb` and the meshes that no joint moves. If its skin cannot be read, its meshes
+    stand where their nodes put them. Polygons are triangulated, unreferenced vertices dropped, coincident
     corners of STL triangles merged. The mesh's name is the file's stem.
     Raises MeshError "<file>: <reason>; <fix>": unsupported format (such as FBX), missing, empty, truncated,
     compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
     or area, indices out of range.
     """
-    return load_asset(path, max_faces, max_bytes)[0]
+    return load_asset(path, max_faces, max_bytes, rigged=False).mesh
 
 
 def load_asset(
-    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
-) -> tuple[Mesh, Rig | None]:
-    """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order)."""
+    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, rigged: bool = True
+) -> Asset:
+    """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order).
+
+    With a rig, meshes that no joint moves are dropped, which a note reports: they are no part of the truth.
+    Without `rigged`, the rig is not read and every mesh is kept: they are all to be rigged.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".fbx":
@@ -86,19 +112,21 @@ def load_asset(
         if size == 0:
             raise MeshError(f"{path}: the file is empty; export it again")
         suffix = mesh_suffix(path, read_head(path))
-        if suffix in (".glb", ".gltf", ".vrm"):
+        if suffix in GLTF_SUFFIXES:
             flat = flatten(read_gltf(path))
             _check_size(path, len(flat.faces), max_faces)
-            if flat.joints is not None:
-                return skinned_from(path, flat)
-            vertices, faces = flat.vertices, flat.faces
+            if rigged and flat.joints is not None:
+                flat = bound_only(flat)
+                return Asset(*skinned_from(path, flat), flat.notes, str(path))
+            vertices, faces, notes, skin_error = flat.vertices, flat.faces, flat.notes, flat.skin_error
         else:
             vertices, faces = _read_other(path, suffix[1:])
             _check_size(path, len(faces), max_faces)
+            notes, skin_error = (), None
         mesh = normalise(*_compact(vertices, faces, path), str(path))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
-    return replace(mesh, name=path.stem), None
+    return Asset(replace(mesh, name=path.stem), None, notes, str(path), skin_error)
 
 
 def find_meshes(pattern: Pattern) -> list[Path]:
@@ -123,23 +151,25 @@ def load_meshes(
     pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
 ) -> tuple[list[Mesh], list[Refusal]]:
     """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals."""
-    assets, refusals = load_assets(pattern, max_faces, max_bytes)
-    return [mesh for mesh, _ in assets], refusals
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, rigged=False)
+    return [asset.mesh for asset in assets], refusals
 
 
 def load_assets(
-    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
-) -> tuple[list[tuple[Mesh, Rig | None]], list[Refusal]]:
-    """Like `load_meshes`, with the rigs of skinned files."""
-    assets: list[tuple[Mesh, Rig | None]] = []
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, rigged: bool = True
+) -> tuple[list[Asset], list[Refusal]]:
+    """`load_asset` of every file of `find_meshes(pattern)`, with unique mesh names, and the refusals."""
+    assets: list[Asset] = []
     refusals: list[Refusal] = []
     for path in find_meshes(pattern):
         try:
-            assets.append(load_asset(path, max_faces, max_bytes))
+            assets.append(load_asset(path, max_faces, max_bytes, rigged))
         except MeshError as problem:
             refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
-    names = unique_names([mesh.name for mesh, _ in assets])
-    renamed = [(replace(mesh, name=name), rig) for (mesh, rig), name in zip(assets, names, strict=True)]
+    names = unique_names([asset.mesh.name for asset in assets])
+    renamed = [
+        asset._replace(mesh=replace(asset.mesh, name=name)) for asset, name in zip(assets, names, strict=True)
+    ]
     return renamed, refusals
 
 
@@ -160,12 +190,12 @@ def _read_other(path: Path, file_type: str) -> tuple[NDArray[np.float64], NDArra
     """Vertices (V, 3) and triangles (F, 3) of an OBJ, PLY, STL or OFF file, by trimesh after raw checks."""
     data = check_raw(path, file_type, path.read_bytes())
     try:
-        with _quiet():
+        with quiet():
             loaded = trimesh.load_mesh(
                 io.BytesIO(data), file_type=file_type, process=False, maintain_order=True
             )
             vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces)
-    except _READER_ERRORS as problem:
+    except READER_ERRORS as problem:
         raise MeshError(
             f"{path}: the file is damaged and cannot be read ({problem}); export it again"
         ) from problem
@@ -201,7 +231,7 @@ def _check_size(path: Path, faces: int, max_faces: int) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence trimesh's warnings and logging: whatever matters becomes a MeshError."""
     logger = logging.getLogger("trimesh")
     level = logger.level

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from data.file_content import read_head, stand_in
 from data.formats.folders import Pattern, find_files, passed_over
-from data.formats.load import MAX_BYTES, MAX_FACES, Refusal, load_asset
+from data.formats.load import GLTF_SUFFIXES, MAX_BYTES, MAX_FACES, Refusal, load_asset
 from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
 from data.formats.rignet_text import read_obj_geometry, read_rignet_text, rignet_mesh
 from data.mesh import MeshError
 
-RIG_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm", ".npz", ".txt")
+RIG_SUFFIXES: tuple[str, ...] = (*GLTF_SUFFIXES, ".npz", ".txt")
 MAX_JOINTS = 256
 # This many float32 weights take 1 GiB.
 MAX_WEIGHTS = 2**28
@@ -59,7 +59,7 @@ def rigs_passed_over(pattern: Pattern) -> list[str]:
 def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[RepairedRig | Refusal]:
     """The rigs of one file, in order, in the mesh frame; a rig or file that cannot be used gives a Refusal.
 
-    - GLB, glTF: one skinned mesh in bind pose.
+    - GLB, glTF, VRM: one skinned mesh in bind pose; meshes that no joint moves are dropped with a note.
     - NPZ (specification, section 13, loaders `npz` and `unirig`): vertices, faces, parents (-1 or None for
       roots), skin, and matrix_local (its translations are used) or joints; joint_names or names. Object
       arrays are read as plain data without running pickle. Unlike the released loader, this one accepts
@@ -98,10 +98,11 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     elif suffix == ".txt":
         yield _rignet(path, limits)
     else:
-        mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
-        if rig is None:
-            raise MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
-        yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
+        asset = load_asset(path, limits.max_faces, limits.max_bytes)
+        if asset.rig is None:
+            raise asset.skin_error or MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
+        repaired = _repaired(path, RiggedMesh(asset.mesh, asset.rig, None, str(path)), limits)
+        yield replace(repaired, notes=(*asset.notes, *repaired.notes))
 
 
 def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:

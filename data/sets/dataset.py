@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -37,6 +37,7 @@ class MeshSample:
 
     `points`, `normals` (N, 3) float32: surface points and flat unit face normals, mesh frame.
     `rig`: bind pose in depth-first joint order, weights (V, J) for `mesh.vertices`; None if unknown.
+    `note`: how its file was read, "<file>: <note>; …"; empty if there is nothing to say.
     """
 
     name: str
@@ -44,6 +45,7 @@ class MeshSample:
     points: NDArray[np.float32]
     normals: NDArray[np.float32]
     rig: Rig | None
+    note: str = ""
 
 
 class Named(Protocol):
@@ -119,7 +121,8 @@ def file_samples(
         raise MeshError(
             f"{shown}: none of the {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
         )
-    return [make_sample(mesh, rig, points, seed) for mesh, rig in assets], refusals
+    samples = [replace(make_sample(asset.mesh, asset.rig, points, seed), note=asset.note) for asset in assets]
+    return samples, refusals
 
 
 def prepared_samples(

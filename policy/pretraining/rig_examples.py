@@ -188,8 +188,10 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         return _prepared_source(source.prepared, recipe)
     if source.files is not None:
         rigs, refusals = load_rigs(source.files, recipe.max_joints, recipe.max_faces)
-        for line in (*meshes_passed_over(source.files), *(f"skipped: {refusal}" for refusal in refusals)):
-            print(line, file=sys.stderr)
+        for line in meshes_passed_over(source.files):
+            print(f"note: {line}", file=sys.stderr)
+        for refusal in refusals:
+            print(f"skipped: {refusal}", file=sys.stderr)
         return _Source(str(source.files), len(rigs), lambda item, index: RiggedMesh(*rigs[item]))
     kinds = source.kinds
 
@@ -245,9 +247,10 @@ def load_rigs(
     files = find_meshes(pattern)
     for path in files:
         try:
-            mesh, rig = load_asset(path)
+            asset = load_asset(path)
+            mesh, rig = asset.mesh, asset.rig
             if rig is None:
-                raise MeshError("the mesh has no skin; bind it to a skeleton")
+                raise asset.skin_error or MeshError("the mesh has no skin; bind it to a skeleton")
         except MeshError as error:
             refusals.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
             continue

@@ -238,6 +238,13 @@ class RigRecipe:
     seed: int = 0
     """Seed of the candidates and their poses; at least 0. Source: this project."""
 
+    keep_skin: bool = False
+    """Keep the old skin of a rigged glTF file. The new skin is the one in use either way. By default the old
+    one is removed: its entry, its vertex attributes, its joint nodes except those that carry a mesh, camera
+    or light, and their animations; the rest of the file stays, and so do the unused bytes of its accessors.
+    With true, its entry, joints and animations stay, though no mesh uses them, and its vertex attributes stay
+    as `_JOINTS_0` and `_WEIGHTS_0`. Source: this project."""
+
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
         require_not_negative("rig", self, "temperature", "seed")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.gltf.document import Gltf, malformed, node_worlds, read_gltf
+from data.gltf.document import Gltf, NodeTree, add_outside, malformed, read_gltf, scene_tree
 
 Floats = NDArray[np.float64]
 
@@ -92,9 +92,7 @@ class Scene:
 
     skeleton: Skeleton
     _stored: tuple[_Stored, ...]
-    _order: tuple[int, ...]
-    _parents: Mapping[int, int]
-    _worlds: Mapping[int, Floats]
+    _tree: NodeTree
 
     def posed(self, turns: Mapping[int, Floats] | None = None) -> tuple[list[Surface], Floats]:
         """The surfaces and the joints' positions (J, 3), with joints turned.
@@ -105,15 +103,16 @@ class Scene:
         """
         by_node = {int(self.skeleton.nodes[joint]): turn for joint, turn in (turns or {}).items()}
         moved: dict[int, Floats] = {-1: np.eye(4)}
-        for node in self._order:
-            moved[node] = moved[self._parents[node]]
+        # Parents stand before their children in the tree.
+        for node, world in self._tree.worlds.items():
+            moved[node] = moved[self._tree.parents[node]]
             if node in by_node:
-                place = self._worlds[node][:3, 3]
+                place = world[:3, 3]
                 about = np.eye(4)
                 about[:3, :3] = by_node[node]
                 about[:3, 3] = place - by_node[node] @ place
                 moved[node] = moved[node] @ about
-        worlds = {node: moved[node] @ self._worlds[node] for node in self._order}
+        worlds = {node: moved[node] @ world for node, world in self._tree.worlds.items()}
         joints = np.array([worlds[int(node)][:3, 3] for node in self.skeleton.nodes]).reshape(-1, 3)
         return [_placed(stored, worlds) for stored in self._stored], joints
 
@@ -124,36 +123,33 @@ def read_scene(path: str | Path) -> Scene:
     Raises MeshError naming the file if it is damaged, OSError if it cannot be opened.
     """
     gltf = read_gltf(Path(path))
-    order, worlds, parents = node_worlds(gltf)
     images: dict[int, NDArray[np.float32]] = {}
     stored = []
     with malformed(gltf):
-        for node in order:
+        tree = scene_tree(gltf)
+        add_outside(gltf, tree, [node for skin in gltf.items("skins") for node in skin["joints"]])
+        for node in tree.scene:
             entry = gltf.item("nodes", node)
             if "mesh" not in entry:
                 continue
             for primitive in gltf.item("meshes", entry["mesh"])["primitives"]:
                 if primitive.get("mode", _TRIANGLES) == _TRIANGLES:
                     stored.append(_primitive(gltf, node, entry.get("skin"), primitive, images))
-        skeleton = _skeleton(gltf, worlds, parents)
-    return Scene(skeleton, tuple(stored), tuple(order), parents, worlds)
+        skeleton = _skeleton(gltf, tree)
+    return Scene(skeleton, tuple(stored), tree)
 
 
-def _skeleton(gltf: Gltf, worlds: Mapping[int, Floats], parents: Mapping[int, int]) -> Skeleton:
+def _skeleton(gltf: Gltf, tree: NodeTree) -> Skeleton:
     nodes = list(dict.fromkeys(node for skin in gltf.items("skins") for node in skin["joints"]))
-    nodes = [node for node in nodes if node in worlds]
     place = {node: index for index, node in enumerate(nodes)}
 
     def joint_above(node: int) -> int:
-        above = parents[node]
-        while above >= 0 and above not in place:
-            above = parents[above]
-        return place.get(above, -1)
+        return next((place[above] for above in tree.chain(tree.parents[node]) if above in place), -1)
 
     return Skeleton(
         np.array(nodes, dtype=np.int64),
         tuple(str(gltf.item("nodes", node).get("name", "")) for node in nodes),
-        np.array([worlds[node][:3, 3] for node in nodes]).reshape(-1, 3),
+        np.array([tree.worlds[node][:3, 3] for node in nodes]).reshape(-1, 3),
         np.array([joint_above(node) for node in nodes], dtype=np.int64),
     )
 

@@ -156,9 +156,9 @@ def test_what_a_folder_of_meshes_passes_over(creature_file, recipe_file, capsys)
         (folder / name).write_bytes(b"x")
     line = f"{folder}: passed over 3 files (2 .blend, 1 .zip); convert 3D files to GLB, unpack archives\n"
     assert evaluate.main([recipe_file, f"data.meshes={folder}"]) == 0
-    assert line in capsys.readouterr().err
+    assert f"note: {line}" in capsys.readouterr().err
     assert prepare.main([str(folder), "--out", str(folder.parent / "out")]) == 0
-    assert line in capsys.readouterr().err
+    assert f"note: {line}" in capsys.readouterr().err
     creature_file.unlink()
     for command in (
         lambda: evaluate.main([recipe_file, f"data.meshes={folder}"]),

@@ -144,7 +144,9 @@ def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
 def test_only_skinned_files_have_a_rig(tmp_path: Path) -> None:
     path = tmp_path / "ball.glb"
     path.write_bytes(exported("glb"))
-    assert load_asset(path)[1] is None
+    assert load_asset(path).rig is None
+    assert load_asset(path).notes == ()
+    assert load_asset(path).note == ""
 
 
 @given(st.lists(st.sampled_from(["a", "a_2", "a_2_2", "a_3", "b"]), max_size=12))

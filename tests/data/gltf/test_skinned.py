@@ -10,7 +10,6 @@ import pytest
 import trimesh
 
 from data import MeshError, Rig, load_mesh, make_creature, read_skinned_glb, write_skinned_glb
-from data.gltf.skinned import top_influences
 
 
 def test_files_without_a_skin_and_missing_files(tmp_path: Path) -> None:
@@ -125,26 +124,6 @@ def test_many_vertices_need_wide_indices(tmp_path: Path) -> None:
     rig = Rig(np.zeros((1, 3)), np.array([-1]), np.ones((len(mesh.vertices), 1)))
     write_skinned_glb(tmp_path / "out.glb", mesh, rig)
     np.testing.assert_array_equal(read_skinned_glb(tmp_path / "out.glb")[0].faces, mesh.faces)
-
-
-def test_top_influences_by_hand() -> None:
-    weights = np.array(
-        [
-            [0.1, 0.2, 0.3, 0.4, 0.0, 0.5],  # the 0.1 falls out: the rest sums to 1.4
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],  # bound to the root
-            [0.0, 0.0, 0.0, 0.0, 0.0, 0.2],
-            [0.2, 0.2, 0.2, 0.2, 0.2, 0.2],  # ties: the first four
-        ],
-        dtype=np.float32,
-    )
-    joints, values = top_influences(weights, 4)
-    assert joints.tolist() == [[5, 3, 2, 1], [0, 0, 0, 0], [5, 0, 0, 0], [0, 1, 2, 3]]
-    expected = [[5 / 14, 4 / 14, 3 / 14, 2 / 14], [1, 0, 0, 0], [1, 0, 0, 0], [0.25] * 4]
-    np.testing.assert_allclose(values, expected, atol=1e-6)
-    # Fewer joints than influences.
-    joints, values = top_influences(np.array([[0.5], [0.0]], dtype=np.float32), 4)
-    assert joints.tolist() == [[0, 0, 0, 0]] * 2
-    assert values.tolist() == [[1, 0, 0, 0]] * 2
 
 
 def test_bad_weights_are_not_written(tmp_path: Path) -> None:

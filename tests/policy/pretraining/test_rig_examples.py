@@ -21,6 +21,7 @@ from data import (
     read_rig_npz,
     write_skinned_glb,
 )
+from data.formats.load import Asset
 from data.prepare import PrepareSettings, prepare
 from data.typed_recipe import RecipeError, build
 from policy.pretraining.rig_examples import (
@@ -202,7 +203,8 @@ def test_no_usable_rig_at_all(tmp_path):
 def test_weights_of_files_become_shares(tmp_path, monkeypatch):
     weights = np.array([[2, 2], [0.5, 0], [0, 0], [1, 3]], dtype=np.float32)
     rig = Rig(np.zeros((2, 3), dtype=np.float32), np.array([-1, 0]), weights)
-    monkeypatch.setattr(policy.pretraining.rig_examples, "load_asset", lambda path: (square(), rig))
+    asset = Asset(square(), rig, (), "a.glb")
+    monkeypatch.setattr(policy.pretraining.rig_examples, "load_asset", lambda path: asset)
     (tmp_path / "a.glb").write_bytes(b"")
     ((_, read),), _ = load_rigs(str(tmp_path), 64, 100)
     # Halves, all, a vertex without weight stays without, quarters.

@@ -1,0 +1,67 @@
+"""Builds a glTF document from triangles with normals, UVs and colours, one mesh node for each piece."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.gltf.document import Gltf
+from data.gltf.editing import ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, GltfEditor
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Triangles with one material. `vertices` (V, 3), `faces` (F, 3), indices into `vertices`.
+
+    `normals` (V, 3): unit vectors. `uv` (V, 2): from the image's upper left corner, as in glTF. `colours`
+    (V, 4) uint8: red, green, blue, alpha. `material`: index in the document's materials.
+    """
+
+    name: str
+    vertices: NDArray[np.floating]
+    faces: NDArray[np.integer]
+    normals: NDArray[np.floating] | None = None
+    uv: NDArray[np.floating] | None = None
+    colours: NDArray[np.uint8] | None = None
+    material: int | None = None
+
+
+def new_document(path: Path) -> GltfEditor:
+    """An empty document with one scene; `path` is what error messages name."""
+    asset = {"version": "2.0", "generator": "tokenrig-rl"}
+    return GltfEditor(Gltf(path, {"asset": asset, "scene": 0, "scenes": [{}]}, None))
+
+
+def add_piece(editor: GltfEditor, piece: Piece) -> None:
+    """Append a node with the piece as its mesh to the document's scene."""
+    attributes = {
+        "POSITION": editor.add_accessor(piece.vertices.astype(np.float32), "VEC3", ARRAY_BUFFER, bounds=True)
+    }
+    if piece.normals is not None:
+        attributes["NORMAL"] = editor.add_accessor(unit_normals(piece.normals), "VEC3", ARRAY_BUFFER)
+    if piece.uv is not None:
+        attributes["TEXCOORD_0"] = editor.add_accessor(piece.uv.astype(np.float32), "VEC2", ARRAY_BUFFER)
+    if piece.colours is not None:
+        attributes["COLOR_0"] = editor.add_accessor(piece.colours, "VEC4", ARRAY_BUFFER, normalised=True)
+    # The largest value of an index type is reserved (primitive restart).
+    index_type = np.uint16 if len(piece.vertices) < 2**16 else np.uint32
+    indices = editor.add_accessor(
+        piece.faces.reshape(-1, 1).astype(index_type), "SCALAR", ELEMENT_ARRAY_BUFFER
+    )
+    primitive: dict[str, Any] = {"attributes": attributes, "indices": indices}
+    if piece.material is not None:
+        primitive["material"] = piece.material
+    mesh = editor.add("meshes", {"name": piece.name, "primitives": [primitive]})
+    node = editor.add("nodes", {"name": piece.name, "mesh": mesh})
+    editor.json["scenes"][0].setdefault("nodes", []).append(node)
+
+
+def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Normals (V, 3) of length 1, which glTF requires; (0, 0, 1) where there is none."""
+    vectors = np.nan_to_num(normals.astype(np.float64), posinf=0, neginf=0)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
+    vectors[length[:, 0] <= 1e-12] = (0, 0, 1)
+    return vectors.astype(np.float32)
