@@ -177,3 +177,19 @@ def test_a_long_ray_tmpdir(recipe_file, monkeypatch, tmp_path, capsys):
         "no room for the names of Ray's sockets; set RAY_TMPDIR to a shorter path (up to 39 bytes), such as "
         "/tmp"
     ) in capsys.readouterr().err
+
+
+@each_stand_in
+def test_the_materials_and_images_of_an_obj(content, advice, recipe_file, tmp_path, capsys):
+    """They are no reason to give up the rig: a note says what is wrong."""
+    mesh = make_creature(1).mesh
+    lines = ["mtllib a.mtl b.mtl", "usemtl skin", *(f"v {x} {y} {z}" for x, y, z in mesh.vertices)]
+    lines += [f"f {a} {b} {c}" for a, b, c in mesh.faces + 1]
+    (tmp_path / "mesh.obj").write_text("\n".join(lines) + "\n")
+    (tmp_path / "a.mtl").write_bytes(content)
+    (tmp_path / "b.mtl").write_text("newmtl skin\nmap_Kd skin.png\n")
+    (tmp_path / "skin.png").write_bytes(content)
+    assert rig.main([recipe_file, f"rig.mesh={tmp_path}/mesh.obj"]) == 0
+    said = "".join(capsys.readouterr())
+    assert f"the material file a.mtl: {advice}" in said
+    assert f"the image file skin.png: {advice}" in said
