@@ -12,8 +12,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.formats.helper_joints import Pruned, without_helpers
-from data.formats.load import GLTF_SUFFIXES, Refusal, passed_over
-from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
+from data.formats.load import GLTF_SUFFIXES, Refusal
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs, rigs_passed_over
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
 from data.mesh import MeshError, UpAxis
@@ -214,11 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    read = find_rigs(arguments.inputs)
-    for text in [file for file in read if file.suffix.lower() == ".txt"]:
-        with suppress(MeshError):  # A text whose mesh is missing was refused.
-            read.append(rignet_mesh(text))
-    for line in passed_over(arguments.inputs, read, Path(arguments.out)):
+    for line in rigs_passed_over(arguments.inputs):
         print(f"note: {line}", file=sys.stderr)
     _report(manifest, arguments.out, settings)
     return 0
@@ -275,6 +271,8 @@ def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
     for one in inputs:
         files = [file for file in find_rigs(one) if not file.resolve().is_relative_to(inside)]
         if not files:
+            if lines := rigs_passed_over(one):
+                raise MeshError("; ".join(lines))
             raise MeshError(
                 f"{one}: no rig files found; check the path or pattern (quote patterns in the shell)"
             )

@@ -15,6 +15,8 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data.file_content import stand_in_at
+
 T = TypeVar("T")
 
 
@@ -66,6 +68,8 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
     if not path.is_file():
         raise RecipeError(f"recipe '{path}'{place} does not exist; pass the path of a YAML file")
     try:
+        if (found := stand_in_at(path)) is not None:
+            raise RecipeError(found)
         config = OmegaConf.load(path)
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); fix it") from error

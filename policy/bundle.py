@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from data.file_content import stand_in_at
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
@@ -30,6 +31,10 @@ Array = Tensor | npt.NDArray[np.float32]
 
 class PolicyError(ValueError):
     """A directory that is not a usable policy; the message names the directory and the fix."""
+
+
+class NoSkinVAEError(PolicyError):
+    """A directory without a skin VAE, such as a trainer's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -193,6 +198,7 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     a complete TokenRig model.
     """
     source = Path(directory)
+    refuse_stand_ins(source)
     stored = "auto" if dtype is None else dtype
     base = adapter_base(source)
     if base is not None:
@@ -258,7 +264,8 @@ def _no_load_report() -> Iterator[None]:
 def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:
     """The `skin_vae` folder of `given`, otherwise of a policy directory or checkpoint.
 
-    Raises PolicyError if there is none.
+    Raises NoSkinVAEError if there is none, PolicyError if the directory is missing or its files are no files
+    of a policy.
     """
     source = Path(directory)
     places = [source / SKIN_VAE_FOLDER]
@@ -269,15 +276,16 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
         places = [Path(given), Path(given) / SKIN_VAE_FOLDER]
     for place in places:
         if (place / "model.safetensors").is_file() and _model_type(place) is None:
+            refuse_stand_ins(place)
             return place
     if given is not None:
-        raise PolicyError(
+        raise NoSkinVAEError(
             f"{given}: no skin VAE found; pass a policy or skin_vae directory with config.json and "
             "model.safetensors"
         )
     if not source.is_dir():
         raise PolicyError(f"{source}: no such directory; pass a policy directory")
-    raise PolicyError(
+    raise NoSkinVAEError(
         f"{source}: no {SKIN_VAE_FOLDER} folder; for a trainer's checkpoint, pass the policy that the run "
         "started from as skin_vae (--skin-vae)"
     )
@@ -333,11 +341,21 @@ def check_replaceable(target: Path) -> None:
         raise PolicyError(f"{target}: exists and is not a policy directory; choose another path")
 
 
+def refuse_stand_ins(directory: Path, pattern: str = "*") -> None:
+    """Raise PolicyError if a JSON or safetensors file in `directory` is a Git LFS pointer or a web page."""
+    for path in sorted(directory.glob(pattern)):
+        if path.suffix in (".json", ".safetensors") and path.is_file():
+            found = stand_in_at(path)
+            if found is not None:
+                raise PolicyError(found)
+
+
 def _model_type(directory: Path) -> str | None:
     """`model_type` in a directory's config.json; None without the file or the entry."""
     path = directory / "config.json"
     if not path.is_file():
         return None
+    refuse_stand_ins(directory, "config.json")
     try:
         return json.loads(path.read_text()).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
@@ -352,6 +370,7 @@ def adapter_base(directory: Path) -> Path | None:
     path = directory / "adapter_config.json"
     if not path.is_file() or (directory / "config.json").is_file():
         return None
+    refuse_stand_ins(directory, path.name)
     try:
         base = json.loads(path.read_text()).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:

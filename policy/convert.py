@@ -12,12 +12,14 @@ from torch import Tensor
 
 from policy.bundle import (
     SKIN_VAE_FOLDER,
+    NoSkinVAEError,
     PolicyError,
     adapter_base,
     atomic_directory,
     check_replaceable,
     find_skin_vae,
     load_model,
+    refuse_stand_ins,
 )
 from policy.released.checkpoint import (
     CheckpointError,
@@ -117,7 +119,7 @@ def export_checkpoint(
     check_tensors(str(source), tensors, model_shapes(config))
     try:
         folder = find_skin_vae(source, skin_vae)
-    except PolicyError:
+    except NoSkinVAEError:
         if like is None or skin_vae is not None or vae_out is not None:
             raise
         folder = None
@@ -151,6 +153,7 @@ def _read_model(source: Path) -> tuple[TokenRigConfig, dict[str, Tensor]]:
     if adapter_base(source) is not None:
         model = load_model(source, torch.float32)  # merging adapters in bf16 would round twice
         return model.config, dict(model.state_dict())
+    refuse_stand_ins(source)
     config = _read_config(source)
     tensors = read_safetensors(sorted(source.glob("model*.safetensors")))
     if not tensors:
@@ -228,7 +231,7 @@ def _describe_directory(source: Path) -> list[str]:
     tensors = {name: t for name, t in tensors.items() if not (config.tie_word_embeddings and name == HEAD)}
     try:
         folder = find_skin_vae(source)
-    except PolicyError:
+    except NoSkinVAEError:
         return [
             *lines,
             *_weights_lines(_by_part(tensors)),

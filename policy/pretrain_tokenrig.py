@@ -17,7 +17,14 @@ from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe, require_positive
-from policy.bundle import PolicyError, RigPolicy, check_replaceable, find_skin_vae, load_model
+from policy.bundle import (
+    NoSkinVAEError,
+    PolicyError,
+    RigPolicy,
+    check_replaceable,
+    find_skin_vae,
+    load_model,
+)
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
@@ -130,7 +137,9 @@ def load_skin_vae(recipe: TokenRigRecipe) -> SkinVAE:
     try:
         folder = find_skin_vae(recipe.skin_vae, recipe.skin_vae)
         return SkinVAE.load(folder).eval().requires_grad_(False)
-    except (PolicyError, ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError) as error:
+        if isinstance(error, PolicyError) and not isinstance(error, NoSkinVAEError):
+            raise RecipeError(f"'skin_vae': {error}") from error
         raise RecipeError(
             f"'skin_vae': {error}; train one with `python -m policy.pretrain_skin_vae`"
         ) from error

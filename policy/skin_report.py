@@ -24,7 +24,7 @@ from data.atomic import write_atomic
 from data.command_line import run_command
 from data.creatures import make_creature
 from data.formats.load import Refusal
-from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
+from data.formats.rig_formats import RigLimits, find_rigs, read_rigs, rigs_passed_over
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sets.dataset import EVAL_FIRST_SEED
@@ -206,6 +206,8 @@ def held_out_rigs(recipe: SkinReportRecipe) -> list[HeldOutRig]:
 def _rigs_of_files(patterns: list[str], count: int, limits: RigLimits) -> list[tuple[Mesh, Rig]]:
     pairs: list[tuple[Mesh, Rig]] = []
     files = find_rigs(patterns)
+    for line in rigs_passed_over(patterns):
+        print(f"note: {line}", file=sys.stderr)
     for path in files:
         for one in read_rigs(path, limits):
             if isinstance(one, Refusal):

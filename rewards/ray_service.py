@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from rewards.ray_actors import DecoderActor, MeshRegistry, ScoringActor, StoredMesh, even_slices
+from rewards.ray_folder import ray_folder_problem
 from rewards.score import RewardSettings
 from rewards.worker import (
     UNSCORED,
@@ -325,6 +326,8 @@ def _connect(address: str | None, namespace: str, workers: int) -> bool:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "error"}
     if address is None:
+        if (problem := ray_folder_problem()) is not None:
+            raise RayUnavailableError(f"a local Ray cannot start: {problem}")
         # "local": otherwise Ray joins any cluster named by RAY_ADDRESS or left by an earlier run.
         # At least one slot per scoring worker: on a small machine they share cores.
         slots = max(workers, os.cpu_count() or 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import stand_in_at
 from rewards.skeleton import hierarchy_levels
 
 # SMPL's first 22 joints (the body without hands), in SMPL's order.
@@ -56,10 +57,14 @@ def load_recorded_poses(path: str | Path) -> RecordedPoses:
         PoseFileError: the file is missing, unreadable or not as described.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        found = stand_in_at(path)
+        if found is None:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise PoseFileError(f"{path}: cannot be read as NPZ ({error}); check 'deformation.poses'") from error
+    if found is not None:
+        raise PoseFileError(found)
     names = tuple(str(name) for name in arrays["names"]) if "names" in arrays else ()
     parents = arrays["parents"].astype(np.int64) if "parents" in arrays else None
     if "rotations" in arrays:

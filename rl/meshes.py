@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from data.formats.load import GLTF_SUFFIXES, Refusal, find_meshes, passed_over, unique_names
+from data.formats.load import GLTF_SUFFIXES, Refusal, find_meshes, meshes_passed_over, unique_names
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -104,11 +104,11 @@ def _named_samples(
     if files:
         max_bytes = data.max_megabytes * 2**20
         samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes, up=data.up)
+        _report("note", meshes_passed_over(files))
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
     _report_skipped(refusals)
-    _report("note", passed_over(files, find_meshes(files)))
     _report("note", [sample.note for sample in samples if sample.note])
     unique = unique_names([sample.name for sample in samples])
     return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]

@@ -7,6 +7,7 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from data.file_content import mesh_suffix, read_head
 from data.formats.load import READER_ERRORS, quiet
 from data.formats.mtl import add_image
 from data.formats.obj_document import add_obj
@@ -38,7 +39,7 @@ def as_gltf(path: Path) -> tuple[Gltf, list[str]]:
     OSError if it cannot be read.
     """
     editor = new_document(path)
-    file_type = path.suffix.lower()[1:]
+    file_type = mesh_suffix(path, read_head(path))[1:]
     if file_type == "obj":
         check_raw(path, file_type, path.read_bytes())
         notes = add_obj(editor, path)

@@ -1,11 +1,10 @@
 """Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; reports unusable ones."""
 
-import glob
 import io
 import logging
 import struct
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
+from data.file_content import mesh_suffix, read_head
+from data.formats.folders import Pattern, find_files, passed_over
 from data.formats.raw_checks import check_raw
 from data.gltf.document import read_gltf
 from data.gltf.geometry import bound_only, flatten
@@ -22,14 +23,9 @@ from data.gltf.skinned import skinned_from
 from data.mesh import Mesh, MeshError, UpAxis, normalise, y_up
 from data.rig import Rig
 
-MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".vrm")
 # A .vrm file is a GLB.
 GLTF_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm")
-# Formats that folders are searched for only to report them: they cannot be read.
-FOREIGN_SUFFIXES: tuple[str, ...] = (
-    *(".fbx", ".blend", ".dae", ".usd", ".usda", ".usdc", ".usdz", ".3ds", ".3mf", ".abc", ".x3d", ".wrl"),
-    *(".max", ".ma", ".mb", ".c4d", ".lwo", ".pmx", ".pmd", ".zip", ".7z", ".rar"),
-)
+MESH_SUFFIXES: tuple[str, ...] = (*GLTF_SUFFIXES, ".obj", ".ply", ".stl", ".off")
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
@@ -46,8 +42,6 @@ READER_ERRORS = (
     struct.error,
     trimesh.exchange.stl.HeaderError,
 )
-
-Pattern = str | Path | Iterable[str | Path]
 
 
 @dataclass(frozen=True)
@@ -132,6 +126,7 @@ def load_asset(
             )
         if size == 0:
             raise MeshError(f"{path}: the file is empty; export it again")
+        suffix = mesh_suffix(path, read_head(path))
         if suffix in GLTF_SUFFIXES:
             flat = flatten(read_gltf(path))
             _check_size(path, len(flat.faces), max_faces)
@@ -153,46 +148,19 @@ def load_asset(
 def find_meshes(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for mesh files, and for files of formats that cannot be
-    read, such as FBX, so that they are reported), a glob pattern ("**" for any depth), or several of these.
+    pattern: a file, a folder (searched recursively for mesh files, and for FBX files so that they are
+    reported; hidden files are ignored), a glob pattern ("**" for any depth), or several of these.
     """
-    patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
-    found: set[Path] = set()
-    for one in patterns:
-        path = Path(one).expanduser()
-        if path.is_dir():
-            known = (*MESH_SUFFIXES, *FOREIGN_SUFFIXES)
-            found.update(file for file in path.rglob("*") if file.suffix.lower() in known)
-        elif path.exists():
-            found.add(path)
-        else:
-            found.update(Path(match) for match in glob.glob(str(path), recursive=True))
-    return sorted(file for file in found if file.is_file())
+    return find_files(pattern, _is_mesh_file)
 
 
-def passed_over(pattern: Pattern, found: Iterable[Path], outside: Path | None = None) -> list[str]:
-    """For each folder in `pattern`, what was not read there: "<folder>: passed over 12 .png, 1 .txt".
+def meshes_passed_over(pattern: Pattern) -> list[str]:
+    """A line for each folder in `pattern` with files that `find_meshes` passes over; see `passed_over`."""
+    return passed_over(pattern, _is_mesh_file)
 
-    `found`: the files that were read. Hidden files, the buffers and materials of other files (.bin, .mtl)
-    and those inside the folder `outside` do not count.
-    """
-    known = set(found)
-    lines = []
-    for one in [pattern] if isinstance(pattern, str | Path) else pattern:
-        folder = Path(one).expanduser()
-        counts: dict[str, int] = {}
-        for file in folder.rglob("*") if folder.is_dir() else ():
-            inside = outside is not None and file.resolve().is_relative_to(outside.resolve())
-            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-            if file.suffix.lower() in (".bin", ".mtl"):
-                continue
-            if file.is_file() and file not in known and not inside and not hidden:
-                kind = file.suffix.lower() or "(no extension)"
-                counts[kind] = counts.get(kind, 0) + 1
-        if counts:
-            shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
-            lines.append(f"{folder}: passed over {shown}")
-    return lines
+
+def _is_mesh_file(path: Path) -> bool:
+    return path.suffix.lower() in (*MESH_SUFFIXES, ".fbx")
 
 
 def load_meshes(

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from data.file_content import HEAD_BYTES, stand_in
 from data.gltf.editing import GltfEditor, image_type
 
 # How many numbers follow an option of a texture statement; -s, -o and -t take up to three.
@@ -30,7 +31,10 @@ def add_materials(editor: GltfEditor, obj: Path, libraries: list[str]) -> tuple[
             if library is None:
                 notes.append(f"the material file {name} is missing")
                 continue
-            for statements in _read(library.read_bytes().decode("utf-8", "replace")):
+            content = library.read_bytes()
+            if (problem := stand_in(content[:HEAD_BYTES])) is not None:
+                notes.append(f"the material file {name}: {problem}")
+            for statements in _read(content.decode("utf-8", "replace")):
                 material = _material(editor, library.parent, statements, textures, notes)
                 found.setdefault(material["name"], editor.add("materials", material))
     return found, notes
@@ -76,7 +80,11 @@ def _material(
             return None
         if file not in textures:
             try:
-                textures[file] = add_image(editor, file.read_bytes(), file.name)
+                content = file.read_bytes()
+                if (problem := stand_in(content[:HEAD_BYTES])) is not None:
+                    notes.append(f"the image file {name}: {problem}")
+                    return None
+                textures[file] = add_image(editor, content, file.name)
             except OSError:
                 notes.append(f"the image file {name} cannot be read")
                 return None

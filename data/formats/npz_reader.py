@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import refuse_stand_in
 from data.mesh import MeshError
 
 MAX_NPZ_BYTES = 4 * 2**30
@@ -46,6 +47,7 @@ def read_npz(path: str | Path, objects: bool = False, max_bytes: int = MAX_NPZ_B
     opened.
     """
     path = Path(path)
+    refuse_stand_in(path)
     with _damage_reported(path), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
         total = sum(member.file_size for member in members)
@@ -63,6 +65,7 @@ def read_npz(path: str | Path, objects: bool = False, max_bytes: int = MAX_NPZ_B
 def npz_names(path: str | Path) -> set[str]:
     """The names of an NPZ file's arrays, without reading them. Raises MeshError as `read_npz` does."""
     path = Path(path)
+    refuse_stand_in(path)
     with _damage_reported(path), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")}
 

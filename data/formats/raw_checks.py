@@ -3,6 +3,7 @@
 import struct
 from pathlib import Path
 
+from data.file_content import refuse_stand_in
 from data.mesh import MeshError
 
 
@@ -10,9 +11,10 @@ def check_raw(path: Path, file_type: str, data: bytes) -> bytes:
     """Refuse a damaged file; return the bytes to parse (an OBJ reduced to its geometry).
 
     file_type: "obj", "ply", "stl" or "off". Raises MeshError naming the file: truncated, not of this
-    format, or (OBJ) a face that refers to a vertex that does not exist. An OBJ truncated at the end of a
-    face line cannot be distinguished from a complete one.
+    format, a stand-in (Git LFS pointer, web page), or (OBJ) a face that refers to a vertex that does not
+    exist. An OBJ truncated at the end of a face line cannot be distinguished from a complete one.
     """
+    refuse_stand_in(path, data)
     return {"obj": _check_obj, "ply": _check_ply, "stl": _check_stl, "off": _check_off}[file_type](path, data)
 
 

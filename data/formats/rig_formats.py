@@ -1,7 +1,7 @@
 """Reads rigs from skinned GLB, NPZ, UniRig raw_data.npz, Articulation-XL NPZ and RigNet text."""
 
-import glob
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats.load import (
-    FOREIGN_SUFFIXES,
-    GLTF_SUFFIXES,
-    MAX_BYTES,
-    MAX_FACES,
-    Pattern,
-    Refusal,
-    load_asset,
-)
+from data.file_content import read_head, stand_in
+from data.formats.folders import Pattern, find_files, passed_over
+from data.formats.load import GLTF_SUFFIXES, MAX_BYTES, MAX_FACES, Refusal, load_asset
 from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
@@ -43,21 +37,23 @@ class RigLimits:
 def find_rigs(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for rig files, and for files of formats that cannot be
-    read, such as FBX, so that they are reported; of text files, those that start like a RigNet rig or are
-    empty), a glob pattern, or several of these.
+    pattern: a file, a folder (searched recursively for rig files, and for FBX files so that they are
+    reported; of text files, those that start like a RigNet rig, are empty or are Git LFS pointers; hidden
+    files are ignored), a glob pattern, or several of these.
     """
-    patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
-    found: set[Path] = set()
-    for one in patterns:
-        path = Path(one).expanduser()
-        if path.is_dir():
-            found.update(file for file in path.rglob("*") if _is_rig_file(file))
-        elif path.exists():
-            found.add(path)
-        else:
-            found.update(Path(match) for match in glob.glob(str(path), recursive=True))
-    return sorted(file for file in found if file.is_file())
+    return find_files(pattern, _is_rig_file)
+
+
+def rigs_passed_over(pattern: Pattern) -> list[str]:
+    """A line for each folder in `pattern` with files that `find_rigs` passes over; see `passed_over`.
+
+    The OBJ files of RigNet texts are not passed over: they are read with the texts.
+    """
+    read = set(find_rigs(pattern))
+    for text in [path for path in read if path.suffix.lower() == ".txt"]:
+        with suppress(MeshError):  # A text whose mesh is missing is refused when it is read.
+            read.add(rignet_mesh(text))
+    return passed_over(pattern, lambda path: path in read or _is_rig_file(path))
 
 
 def read_rigs(
@@ -321,7 +317,7 @@ def _refusal(label: str | Path, problem: MeshError) -> Refusal:
 def _is_rig_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix != ".txt" or not path.is_file():
-        return suffix in (*RIG_SUFFIXES, *FOREIGN_SUFFIXES)
-    with path.open("rb") as file:
-        words = file.read(200).split()
-    return not words or words[0] in (b"joints", b"root", b"hier", b"skin")
+        return suffix in (*RIG_SUFFIXES, ".fbx")
+    head = read_head(path)
+    words = head[:200].split()
+    return not words or words[0] in (b"joints", b"root", b"hier", b"skin") or stand_in(head) is not None

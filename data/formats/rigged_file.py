@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from data.file_content import mesh_suffix, read_head
 from data.formats.as_gltf import as_gltf
 from data.formats.load import GLTF_SUFFIXES
 from data.gltf.add_skin import SkinnedFile, add_skin
@@ -31,7 +32,7 @@ def rigged_file(
     """
     path = Path(path)
     check_weights(rig.weights, len(rig.joints), str(path))
-    if path.suffix.lower() in GLTF_SUFFIXES:
+    if mesh_suffix(path, read_head(path)) in GLTF_SUFFIXES:
         gltf = read_gltf(path)
         notes: list[str] = []
         flat = flatten(gltf)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import refuse_stand_in
 from data.formats.raw_checks import check_raw
 from data.mesh import MeshError
 
@@ -69,6 +70,7 @@ def read_rignet_text(path: Path) -> RigNetText:
     parents, unknown joints, or no joints, root or weights. A file truncated after a complete `skin` line
     cannot be distinguished from a complete one unless the hierarchy follows, which is how RigNet writes it.
     """
+    refuse_stand_in(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as problem:

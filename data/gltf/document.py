@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import refuse_stand_in
 from data.mesh import MeshError
 
 # Component types of glTF 2.0, section 3.6.2.2, and the largest integer of the normalised ones.
@@ -140,7 +141,7 @@ class Gltf:
             elif not isinstance(uri, str):
                 raise self.error(f"buffers[{index}].uri is not a string")
             elif uri.startswith("data:"):
-                data = self._data_uri(uri, index)
+                data = self._data_uri(uri, f"buffers[{index}]")
             else:
                 data = self.side_file(uri, "buffer")
             length = self._non_negative(buffer.get("byteLength"), f"buffers[{index}].byteLength")
@@ -152,14 +153,26 @@ class Gltf:
             self._buffers[index] = data
         return self._buffers[index]
 
-    def _data_uri(self, uri: str, index: int) -> bytes:
+    def image(self, index: Any) -> bytes:
+        """The encoded file (PNG, JPEG, …) of image `index`."""
+        image = self.item("images", index)
+        uri = image.get("uri")
+        if not isinstance(uri, str):
+            view = self.item("bufferViews", image.get("bufferView"))
+            length = self._non_negative(view.get("byteLength"), "the byteLength of an image's bufferView")
+            return self._read(image["bufferView"], 0, length, 1, 5121).tobytes()
+        if uri.startswith("data:"):
+            return self._data_uri(uri, f"images[{index}]")
+        return self.side_file(uri, "image")
+
+    def _data_uri(self, uri: str, what: str) -> bytes:
         head, _, body = uri.partition(",")
         if not head.endswith(";base64"):
             return urllib.parse.unquote_to_bytes(body)
         try:
             return base64.b64decode(body, validate=True)
         except binascii.Error as problem:
-            raise self.error(f"the data URI of buffers[{index}] is damaged ({problem})") from problem
+            raise self.error(f"the data URI of {what} is damaged ({problem})") from problem
 
     def side_file(self, uri: str, what: str) -> bytes:
         """The content of the file at a relative URI; `what` it is ("buffer", "image") for the message."""
@@ -169,10 +182,12 @@ class Gltf:
             )
         side = self.path.parent / urllib.parse.unquote(uri)
         try:
-            return side.read_bytes()
+            data = side.read_bytes()
         except OSError as problem:
             reason = f"the {what} file {side.name} cannot be read ({problem.strerror})"
             raise self.error(reason, "put it next to the .gltf or export a single GLB") from problem
+        refuse_stand_in(side, data)
+        return data
 
     def _non_negative(self, value: Any, what: str) -> int:
         if not _is_index(value):
@@ -189,6 +204,7 @@ def read_gltf(path: Path) -> Gltf:
     data = path.read_bytes()
     if not data:
         raise MeshError(f"{path}: the file is empty; export it again")
+    refuse_stand_in(path, data)
     binary = None
     if data[:4] == b"glTF":
         text, binary = _glb_chunks(path, data)

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.creatures import make_creature
-from data.formats.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
+from data.formats.folders import Pattern
+from data.formats.load import (
+    MAX_BYTES,
+    MAX_FACES,
+    Refusal,
+    find_meshes,
+    load_assets,
+    meshes_passed_over,
+)
 from data.formats.rig_npz import read_rig_npz
 from data.mesh import Mesh, MeshError, UpAxis
 from data.rig import Rig, depth_first
@@ -109,6 +117,8 @@ def file_samples(
     if not assets:
         shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):
+            if lines := meshes_passed_over(pattern):
+                raise MeshError("; ".join(lines))
             raise MeshError(
                 f"{shown}: no file matches; check the path or pattern (quote patterns in the shell)"
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from data.atomic import write_atomic
+from data.file_content import refuse_stand_in
 from data.formats.helper_joints import Pruned
 from data.formats.load import Refusal
 from data.formats.rig_npz import RiggedMesh, read_rig_npz
@@ -71,11 +72,14 @@ def read_manifest(folder: str | Path) -> Manifest:
     version."""
     path = Path(folder) / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except OSError as problem:
         raise MeshError(
             f"{path}: cannot be read ({problem.strerror}); create the folder with `python -m data.prepare`"
         ) from problem
+    refuse_stand_in(path, text)
+    try:
+        content = json.loads(text)
     except ValueError as problem:
         raise MeshError(f"{path}: the manifest is damaged ({problem}); prepare the folder again") from problem
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, make_creature
-from data.formats.load import Refusal, find_meshes, load_asset
+from data.formats.load import Refusal, find_meshes, load_asset, meshes_passed_over
 from data.formats.rig_npz import RiggedMesh
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
@@ -189,6 +189,8 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         return _prepared_source(source.prepared, recipe)
     if source.files is not None:
         rigs, refusals = load_rigs(source.files, recipe.max_joints, recipe.max_faces)
+        for line in meshes_passed_over(source.files):
+            print(f"note: {line}", file=sys.stderr)
         for refusal in refusals:
             print(f"skipped: {refusal}", file=sys.stderr)
         return _Source(str(source.files), len(rigs), lambda item, index: RiggedMesh(*rigs[item]))
@@ -272,6 +274,8 @@ def load_rigs(
         why = (
             f"none of the {len(files)} files is a usable rig; fix or replace them:"
             if files
+            else "; ".join(line.removeprefix(f"{pattern}: ") for line in lines)
+            if (lines := meshes_passed_over(pattern))
             else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
             if isinstance(pattern, str) and is_prepared(pattern)
             else "no file matches; check the path or pattern (quote patterns in the shell)"

@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from data.file_content import stand_in_at
+
 _SAFETENSORS_TYPES = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -149,6 +151,7 @@ _SAFE_GLOBALS: list[Any] = [
 def _load(source: Path, mmap: bool) -> Any:
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file")
+    _refuse_stand_in(source)
     zipped = zipfile.is_zipfile(source)
     if zipped:
         _check_archive(source)
@@ -169,6 +172,13 @@ def _load(source: Path, mmap: bool) -> Any:
             raise CheckpointError(
                 f"{source}: truncated, damaged or not a torch checkpoint; download it again"
             ) from error
+
+
+def _refuse_stand_in(source: Path) -> None:
+    """Raise CheckpointError if the file is a Git LFS pointer or a web page."""
+    found = stand_in_at(source)
+    if found is not None:
+        raise CheckpointError(found)
 
 
 def _check_archive(source: Path) -> None:
@@ -262,6 +272,7 @@ def write_patched_copy(path: str | Path, original: str | Path, tensors: Mapping[
 
 def _tensor_offsets(source: Path) -> dict[str, tuple[int, Tensor]]:
     """Byte offset in the file, and a fake tensor of its shape and dtype, by normalised name."""
+    _refuse_stand_in(source)
     if not zipfile.is_zipfile(source):
         raise CheckpointError(
             f"{source}: truncated or in a format older than torch 1.6; save it again with torch.save"
@@ -359,6 +370,7 @@ def read_safetensors(paths: Iterable[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
+            _refuse_stand_in(path)
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a dictionary
                     tensors[name.replace("_orig_mod.", "")] = file.get_tensor(name)

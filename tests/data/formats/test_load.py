@@ -67,7 +67,7 @@ def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
     ("name", "content", "reason"),
     [
         ("a.fbx", b"Kaydara", "FBX is not supported; convert it to GLB"),
-        ("a.blend", b"x", r"unknown format .blend; convert it to one of GLB, GLTF, OBJ, PLY, STL, OFF"),
+        ("a.blend", b"x", r"unknown format .blend; convert it to one of GLB, GLTF, VRM, OBJ, PLY, STL, OFF"),
         ("a.zip", b"PK", "the file is an archive; unpack it"),
         ("noext", b"x", "unknown format \\(no extension\\)"),
         *((f"a.{kind}", b"", "the file is empty") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),

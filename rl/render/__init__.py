@@ -1,0 +1,1 @@
+"""A software renderer for pictures of textured, rigged and posed glTF files: no GPU, no display."""
