@@ -416,9 +416,11 @@ def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.Capt
     source.mkdir()
     case = Path(__file__).parent / "gltf" / "cases" / "unskinned_part.glb"
     (source / "hat.vrm").write_bytes(case.read_bytes())
-    (source / "face.png").write_bytes(b"x")
+    (source / "face.blend").write_bytes(b"x")
     rignet(source)
     assert main([str(source), "--out", str(source / "out"), "--eval", "0"]) == 0
-    assert f"note: {source}: passed over 1 .png\n" in capsys.readouterr().err
+    assert (
+        f"note: {source}: passed over 1 file (1 .blend); convert 3D files to GLB\n" in capsys.readouterr().err
+    )
     notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
     assert notes["hat"] == ("1 mesh that no joint moves excluded from the rig: hat (36 vertices)",)

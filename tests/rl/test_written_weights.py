@@ -8,7 +8,7 @@ import pytest
 import trimesh
 
 from data import Mesh, Rig, load_mesh, make_creature, read_skinned_glb
-from data.gltf.skinned import INFLUENCES, top_influences
+from data.gltf.influences import INFLUENCES, top_influences
 from data.sets.dataset import make_sample
 from data.welding import weld
 from rewards.lbs import linear_blend_skinning, skinning_matrices

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import MeshError, find_meshes, load_asset, load_mesh, load_meshes
-from data.formats.load import passed_over, unique_names
+from data.formats.load import unique_names
 from tests.data.mesh_files import OBJ, OFF, PLY, bumpy, check_refused, exported
 
 pytestmark = pytest.mark.usefixtures("silent")
@@ -123,23 +123,6 @@ def test_find_meshes(tmp_path: Path) -> None:
     assert names(tmp_path / "odd[1].stl") == ["odd[1].stl"]
     assert names([tmp_path / "b.obj", f"{tmp_path}/*.glb", tmp_path / "b.obj"]) == ["a.glb", "b.obj"]
     assert names(tmp_path / "nothing*") == []
-
-
-def test_folders_name_what_they_pass_over(tmp_path: Path) -> None:
-    """Other 3D formats are found, so that they are refused one by one; everything else is counted."""
-    for name in ("b.obj", "sub/a.DAE", "sub/c.blend", "x.zip", "b.mtl", "b.bin", ".hidden/d.png", ".thumbs"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("x")
-    found = find_meshes(tmp_path)
-    assert [path.name for path in found] == ["b.obj", "a.DAE", "c.blend", "x.zip"]
-    assert passed_over(tmp_path, found) == []
-    for name in ("skin.png", "sub/face.PNG", "LICENSE", "out/rig.npz"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    patterns = [tmp_path, tmp_path / "b.obj", f"{tmp_path}/*.png"]
-    line = f"{tmp_path}: passed over 1 (no extension), 2 .png"
-    assert passed_over(patterns, found, tmp_path / "out") == [line]
-    assert passed_over(tmp_path, found) == [f"{tmp_path}: passed over 1 (no extension), 1 .npz, 2 .png"]
 
 
 def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
