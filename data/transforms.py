@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from data.mesh import Mesh
 from data.rig import Rig
-from data.welding import weld
+from data.welding import coincident_distance, weld
 
 
 def in_mesh_frame(
@@ -60,12 +60,12 @@ def jittered(
 ) -> tuple[Mesh, Rig]:
     """Add Gaussian noise of these standard deviations per axis (mesh frame) to joints and vertices.
 
-    Vertices at the same coordinates move together, so that seams stay closed.
+    Vertices at one position move together, so that seams stay closed.
     """
     joints = rig.joints + joint_noise * rng.standard_normal(rig.joints.shape)
     if not vertex_noise:
         return mesh, replace(rig, joints=joints.astype(np.float32))
-    first, place = weld(mesh.vertices)
+    first, place = weld(mesh.vertices, coincident_distance(mesh.vertices))
     vertices = mesh.vertices + vertex_noise * rng.standard_normal(mesh.vertices.shape)[first[place]]
     return in_mesh_frame(mesh, rig, vertices, joints)
 

@@ -7,11 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import MeshError, make_creature
-from data.welding import faces_with_area, mesh_places, vertex_normals, weld, weld_surface
+from data.welding import (
+    COINCIDENT,
+    coincident_distance,
+    faces_with_area,
+    mesh_places,
+    vertex_normals,
+    weld,
+    weld_surface,
+)
 from tests.seams import flat_shaded, split_at_random
 
 SQUARE = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=np.float32)
 SQUARE_FACES = np.array([[0, 1, 2], [1, 3, 2]])
+
+# Units, noise and distance, both as shares of a grid of 5 points a side.
+SCALES = ((1.0, 1e3, 1e-4), (0.0, 1e-6, 0.02), (0.0, 1e-6, 0.05, 0.3))
 
 
 def plain_normals(points: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -34,6 +45,60 @@ def test_welding_by_hand():
     assert place.tolist() == [0, 1, 2, 3, 2, 3, 4]
     assert place[np.array([[1, 2, 3], [4, 6, 5]])].tolist() == [[1, 2, 3], [2, 4, 3]]
     assert [array.tolist() for array in weld(points[:0])] == [[], []]
+
+
+def test_welding_within_a_distance_by_hand():
+    # Along x: 0 leads and takes 0.9. 1.8 is within 1 of 0.9 but not of its leader, so it leads and takes 2.7;
+    # 1.0 is exactly at the distance from 0 and within it of 1.8: the first leader wins.
+    points = np.array([[0, 0, 0], [0.9, 0, 0], [1.8, 0, 0], [2.7, 0, 0], [1, 0, 0]], dtype=np.float32)
+    first, place = weld(points, 1.0)
+    assert first.tolist() == [0, 2]
+    assert place.tolist() == [0, 0, 1, 1, 0]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_welding_equals_the_plain_definition(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    scale, noise, distance = (data.draw(st.sampled_from(choice)) for choice in SCALES)
+    points = rng.integers(0, 5, size=(data.draw(st.integers(0, 60)), 3)) / 4
+    points = ((points + noise * rng.normal(size=points.shape)) * scale + 3 * scale).astype(np.float32)
+    leaders, expected = [], []
+    for vertex, point in enumerate(points.astype(np.float64)):
+        within = [
+            group
+            for group, leader in enumerate(leaders)
+            if ((point - points[leader].astype(np.float64)) ** 2).sum() <= (distance * scale) ** 2
+        ]
+        expected.append(within[0] if within else len(leaders))
+        leaders += [] if within else [vertex]
+    first, place = weld(points, distance * scale)
+    assert first.tolist() == leaders
+    assert place.tolist() == expected
+
+
+def test_copies_that_differ_by_rounding_are_one_place():
+    """Every seam copy is moved by less than half the distance: the places stay those of the exact mesh."""
+    creature = make_creature(3)
+    flat, _ = flat_shaded(creature.mesh, creature.rig)
+    exact = weld_surface(flat.vertices, flat.faces)
+    noise = np.random.default_rng(0).uniform(-1, 1, flat.vertices.shape) * 0.1 * COINCIDENT * 2
+    moved = flat.vertices + noise.astype(np.float32)
+    surface = weld_surface(moved, flat.faces)
+    assert np.array_equal(surface.faces, exact.faces)
+    assert np.array_equal(surface.source, exact.source)
+    places = mesh_places(moved, flat.faces)
+    assert np.array_equal(places.of_vertex, mesh_places(flat.vertices, flat.faces).of_vertex)
+    assert np.abs(places.points[places.of_vertex] - moved).max() < coincident_distance(moved)
+
+
+def test_faces_that_collapse_are_dropped():
+    # The second triangle's corners 1 and 3 are one position; its tip, vertex 4, is then on no face.
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1 + 1e-6, 0, 0], [1, 0, 0.5]], dtype=np.float32)
+    surface = weld_surface(vertices, np.array([[0, 1, 2], [1, 3, 4]]))
+    assert surface.faces.tolist() == [[0, 1, 2]]
+    assert surface.source.tolist() == [0, 1, 2]
+    assert mesh_places(vertices, np.array([[0, 1, 2], [1, 3, 4]])).of_vertex.tolist() == [0, 1, 2, 1, 3]
 
 
 def test_a_surface_by_hand():
