@@ -67,6 +67,7 @@ class Evaluation:
     valid rigs only, as does `joints`; `true_joints` is the number of joints of the ground truth. A mesh lacks
     the columns it has no value for: metrics if it has no ground truth, `_valid` if none of its rigs is valid.
 
+    skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
     """
@@ -80,6 +81,7 @@ class Evaluation:
     diagnostics: dict[str, float]
     decoding: str = "sampled"
     best_of: int = 1
+    skeleton: str | None = None
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,8 @@ def describe(evaluation: Evaluation) -> str:
     how = evaluation.decoding
     if evaluation.best_of > 1:
         how += f", each the best of {evaluation.best_of} by total reward"
+    if evaluation.skeleton == "given":
+        how += ", ground-truth skeletons"
     return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}; s.e. over meshes"
 
 

@@ -28,6 +28,7 @@ from rl.metrics import (
     SkeletonDistances,
     SkinScores,
     align_weights,
+    corresponding_weights,
     motion_loss,
     skeleton_distances,
     skin_scores,
@@ -80,8 +81,15 @@ def make_ground_truth(sample: MeshSample, vertices: int, seed: int) -> GroundTru
     return GroundTruth(reward_meshes([sample])[0], points, normals, rig, rotations)
 
 
-def rig_metrics(predicted: Rig, truth: GroundTruth) -> dict[str, float]:
-    """All metrics of a rig with weights at `truth.points`, by name; distances as shares of the box side."""
+def rig_metrics(predicted: Rig, truth: GroundTruth, given: bool = False) -> dict[str, float]:
+    """All metrics of a rig with weights at `truth.points`, by name; distances as shares of the box side.
+
+    given: the rig has the ground truth's joints in the same order. Weights then correspond column by column,
+    and there are no skeleton distances, which would be 0.
+    """
+    motion = motion_loss(truth.points, predicted, truth.rig, truth.rotations) / BOX_SIDE
+    if given:
+        return _by_name({}, skin_scores(*corresponding_weights(predicted, truth.rig)), motion)
     distances = {
         convention: skeleton_distances(
             predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
@@ -89,7 +97,6 @@ def rig_metrics(predicted: Rig, truth: GroundTruth) -> dict[str, float]:
         for convention in ("unirig", "rignet")
     }
     skin = skin_scores(*align_weights(predicted, truth.rig))
-    motion = motion_loss(truth.points, predicted, truth.rig, truth.rotations) / BOX_SIDE
     return _by_name(distances, skin, motion)
 
 
@@ -114,6 +121,13 @@ FAILED_METRICS = _by_name(
 )
 
 
+def failed_metrics(recipe: Recipe) -> dict[str, float]:
+    """The metrics that `eval` measures, each with its value for a failed rig."""
+    if recipe.eval.skeleton == "given":
+        return _by_name({}, FAILED_SKIN, FAILED_MOTION / BOX_SIDE)
+    return FAILED_METRICS
+
+
 class GroundTruthMetrics:
     """Measures rollouts of several meshes; meshes without a usable ground-truth rig are skipped.
 
@@ -125,12 +139,13 @@ class GroundTruthMetrics:
         self, samples: Sequence[MeshSample], meshes: Sequence[int], skin_vae: SkinVAE, recipe: Recipe
     ):
         self._truths: dict[int, GroundTruth] = {}
+        self._given = recipe.eval.skeleton == "given"
         for mesh in meshes:
             truth = make_ground_truth(samples[mesh], recipe.eval.metric_vertices, recipe.eval.seed)
             if truth is None:
                 continue
             try:
-                rig_metrics(truth.rig, truth)
+                rig_metrics(truth.rig, truth, self._given)
             except MetricError as error:
                 print(f"{truth.mesh.name}: ground-truth rig skipped ({error})", file=sys.stderr)
             else:
@@ -149,6 +164,6 @@ class GroundTruthMetrics:
         truth = self._truths[mesh]
         weights = self._decoder.decode(truth.mesh, truth.points, truth.normals, [rig.codes for rig in rigs])
         return [
-            rig_metrics(Rig(rig.joints, rig.parents, own), truth)
+            rig_metrics(Rig(rig.joints, rig.parents, own), truth, self._given)
             for rig, own in zip(rigs, weights, strict=True)
         ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from data.command_line import RunFailedError, run_command
-from data.formats.load import load_mesh
+from data.formats.load import load_asset
 from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
 from data.sampling import vertex_normals
@@ -20,6 +20,7 @@ from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import InlineRewardService
+from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import reward_meshes
 from rl.pictures import draw_rig
@@ -40,10 +41,17 @@ class RiggedMesh:
 
 
 def rig_mesh(
-    policy: RigPolicy, sample: MeshSample, recipe: Recipe, candidates: int, temperature: float, seed: int
+    policy: RigPolicy,
+    sample: MeshSample,
+    recipe: Recipe,
+    candidates: int,
+    temperature: float,
+    seed: int,
+    skeleton: GivenSkeleton | None = None,
 ) -> RiggedMesh:
     """Sample `candidates` rigs and keep the one with the highest total reward.
 
+    With a given `skeleton` only its skin is sampled: the rig has exactly its joints, names and order.
     Skinning weights are decoded at the mesh's vertices and not normalised; the GLB writer normalises them.
 
     Raises:
@@ -54,10 +62,11 @@ def rig_mesh(
     reason = service.prepare_meshes(reward_meshes([sample]))[0]
     if reason is not None:
         raise RunFailedError(f"the mesh cannot be scored: {reason}")
+    given = {} if skeleton is None else {0: skeleton}
     rollouts = sample_for_meshes(
-        policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates
+        policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates, given
     )
-    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary) for ids in rollouts.rows()[0]]
+    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rollouts.rows()[0]]
     scores = submit_scores(service, [0] * candidates, rigs, lambda _: pose_seed(seed, sample.name, 0))
     rewards = [score.rewards(list(recipe.rewards.weights)) for score in scores]
     totals = [
@@ -83,6 +92,8 @@ def rig_mesh(
             torch.from_numpy(normals),
         )
     rig = Rig(chosen.joints, chosen.parents, skin.T.contiguous().numpy())
+    if skeleton is not None:
+        rig = skeleton.rig(rig.weights)
     return RiggedMesh(sample, rig, float(totals[best]), best_rewards)
 
 
@@ -97,7 +108,7 @@ def run(recipe: Recipe) -> None:
     """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
 
     Raises:
-        RecipeError, MeshError: `rig.mesh` is missing or cannot be used.
+        RecipeError, MeshError: `rig.mesh` is missing, or it or `rig.skeleton` cannot be used.
         RunFailedError: see `rig_mesh`.
     """
     settings = recipe.rig
@@ -107,10 +118,18 @@ def run(recipe: Recipe) -> None:
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
-    mesh = load_mesh(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
+    mesh, own = load_asset(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
     sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
+    policy = load_policy(recipe)
+    skeleton = chosen_skeleton(recipe, mesh, own, SkeletonRoom.of(policy, recipe))
+    if skeleton is not None and skeleton.outside:
+        print(
+            f"{skeleton.outside} of the {len(skeleton.joints)} given joints lie outside the mesh's box; the "
+            "policy reads them at its faces, the file keeps them where they are",
+            file=sys.stderr,
+        )
     rigged = rig_mesh(
-        load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
+        policy, sample, recipe, settings.candidates, settings.temperature, settings.seed, skeleton
     )
     try:
         write_rigged(rigged, output)

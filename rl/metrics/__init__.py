@@ -6,7 +6,7 @@ there were, or counts it as `FAILED_SKELETON`, `FAILED_SKIN` and `FAILED_MOTION`
 
 from rl.metrics.inputs import BOX_SIDE, FRAME_LIMIT, MetricError
 from rl.metrics.motion import FAILED_MOTION, motion_loss
-from rl.metrics.pairing import align_weights, pair_joints
+from rl.metrics.pairing import align_weights, corresponding_weights, pair_joints
 from rl.metrics.reference import point_segment_distances_reference, skeleton_distances_reference
 from rl.metrics.segments import point_segment_distances
 from rl.metrics.skeleton import (
@@ -34,6 +34,7 @@ __all__ = [
     "SkeletonDistances",
     "SkinScores",
     "align_weights",
+    "corresponding_weights",
     "motion_loss",
     "pair_joints",
     "point_segment_distances",

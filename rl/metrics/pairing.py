@@ -70,6 +70,20 @@ def align_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDAr
     return aligned, expected
 
 
+def corresponding_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Normalised weights of two rigs of one mesh with the same skeleton: column k of both is joint k.
+
+    predicted, truth: J joints in one order, weights (V, J) for the same V vertices. Returns both as (V, J)
+    float64. Raises MetricError for different numbers of vertices or joints.
+    """
+    if predicted.weights.shape != truth.weights.shape:
+        raise MetricError(
+            f"the predicted weights have shape {predicted.weights.shape} and the ground truth's "
+            f"{truth.weights.shape}; pass rigs of the same mesh and skeleton at the same points"
+        )
+    return _normalised(predicted.weights), _normalised(truth.weights)
+
+
 def _normalised(weights: NDArray[np.float32]) -> NDArray[np.float64]:
     sums = weights.sum(axis=1, keepdims=True, dtype=np.float64)
     return np.divide(weights, sums, out=np.zeros(weights.shape), where=sums > 0)

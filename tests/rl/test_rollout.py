@@ -10,6 +10,7 @@ from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms
 from policy.tokens.grammar import Grammar
 from rl import rollout
+from rl.prompts import PROMPT_LENGTH
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.scoring import read_rollout
 from tests.rl import tiny
@@ -256,7 +257,7 @@ def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy):
 def test_the_batch_ends_with_its_last_row(setting):
     whole = setting.sample()
     rows = whole.complete.nonzero().flatten().tolist()[:2]
-    rollouts = setting.sample(rows=rows, limit=tiny.POSITIONS - tiny.MESH_TOKENS - rollout.PROMPT_LENGTH)
+    rollouts = setting.sample(rows=rows, limit=tiny.POSITIONS - tiny.MESH_TOKENS - PROMPT_LENGTH)
     assert rollouts.complete.all()
     # At most one look (every 16 tokens) after the end, however far the limit.
     assert 0 <= rollouts.completion_ids.shape[1] - int(rollouts.lengths.max()) < 16
