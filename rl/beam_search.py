@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
-from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts, state_after
+from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
 from rl.rollout import Rollouts
 
 
@@ -87,7 +87,7 @@ def _search(
     row_of_mesh = torch.arange(meshes, device=device).repeat_interleave(beams)
     cache.reorder_cache(row_of_mesh)
     logits = output.logits[:, -1][row_of_mesh]
-    start = state_after(grammar, prompt, mask)
+    start = grammar.after_prompt(prompt, mask)
     state = GrammarState(start.state[row_of_mesh], start.bones[row_of_mesh], start.skin[row_of_mesh])
     mask = None if mask is None else mask[row_of_mesh]
 

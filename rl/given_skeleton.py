@@ -14,10 +14,11 @@ from data.rig import Rig, depth_first_order, reordered_parents
 from data.sets.dataset import MeshSample
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
+from policy.tokens.grammar import PROMPT_LENGTH
 from policy.tokens.skeleton_tokenizer import tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
 from rewards.worker import RolloutRig
-from rl.prompts import PROMPT_LENGTH, completion_length
+from rl.prompts import completion_length
 from rl.recipe import Recipe
 
 # Half sides of the mesh's box. A skeleton file with a joint farther out, or with most joints beyond a margin

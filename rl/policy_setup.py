@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from data.typed_recipe import RecipeError
 from policy.bundle import PolicyError, RigPolicy, adapter_base
-from rl.prompts import PROMPT_LENGTH
+from policy.tokens.grammar import PROMPT_LENGTH
 from rl.recipe import Recipe
 
 if TYPE_CHECKING:

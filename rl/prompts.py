@@ -7,11 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from policy.tokens.grammar import Grammar, GrammarState
+from policy.tokens.grammar import PROMPT_LENGTH
 from policy.tokens.vocabulary import Vocabulary
-
-# Tokens the model sees before a completion or a given skeleton: <bos> and the class.
-PROMPT_LENGTH = 2
 
 # Tokens of a given skeleton: those after `<bos> <class>`, up to and including the skeleton's eos; empty if
 # the policy writes the skeleton itself.
@@ -21,7 +18,7 @@ SkeletonTokens = Sequence[int]
 def sampling_prompts(
     class_ids: Tensor, skeletons: Sequence[SkeletonTokens], vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor | None]:
-    """Prompts to extend token by token: padded between the class and the skeleton.
+    """Prompts to extend token by token, padded on the left.
 
     Args:
         class_ids: (B,) int64, the class token of each row.
@@ -31,14 +28,15 @@ def sampling_prompts(
         Ids (B, P) int64, and a mask (B, P) int64 that is 0 at padding; None if no row is padded. The model
         gives masked ids no position, so a row's numbers do not depend on its padding.
     """
-    width = max(map(len, skeletons))
-    rows = [[vocabulary.pad] * (width - len(row)) + list(row) for row in skeletons]
-    ids = torch.cat([_opening(class_ids, vocabulary), _long(rows, width, class_ids.device)], dim=1)
-    lengths = torch.tensor([len(row) for row in skeletons], device=class_ids.device)
-    if bool((lengths == width).all()):
+    width = PROMPT_LENGTH + max(map(len, skeletons))
+    rows = [
+        [vocabulary.pad] * (width - PROMPT_LENGTH - len(skeleton)) + [vocabulary.bos, class_id, *skeleton]
+        for class_id, skeleton in zip(class_ids.tolist(), skeletons, strict=True)
+    ]
+    ids = torch.tensor(rows, device=class_ids.device)
+    if all(len(skeleton) == width - PROMPT_LENGTH for skeleton in skeletons):
         return ids, None
-    mask = torch.arange(width, device=class_ids.device) >= width - lengths[:, None]
-    return ids, torch.cat([torch.ones_like(ids[:, :PROMPT_LENGTH]), mask.long()], dim=1)
+    return ids, (ids != vocabulary.pad).long()
 
 
 def training_rows(
@@ -55,22 +53,16 @@ def training_rows(
     Returns:
         Ids (B, P + C) int64, and the prompts' lengths (B,) int64, at most P; None if all are P.
     """
-    device, width = class_ids.device, max(map(len, skeletons))
-    rows = [list(row) + [vocabulary.pad] * (width - len(row)) for row in skeletons]
-    prompts = torch.cat([_opening(class_ids, vocabulary), _long(rows, width, device)], dim=1)
-    lengths = torch.tensor([PROMPT_LENGTH + len(row) for row in skeletons], device=device)
-    ids = torch.cat([prompts, torch.full_like(completion_ids, vocabulary.pad)], dim=1)
-    places = lengths[:, None] + torch.arange(completion_ids.shape[1], device=device)
-    ids = ids.scatter(1, places, completion_ids)
-    return ids, None if bool((lengths == prompts.shape[1]).all()) else lengths
-
-
-def state_after(grammar: Grammar, ids: Tensor, mask: Tensor | None) -> GrammarState:
-    """Grammar state after prompts of `sampling_prompts`: tensors (B,)."""
-    start = grammar.start(len(ids), ids.device)
-    if ids.shape[1] == PROMPT_LENGTH:
-        return start
-    return grammar.advance(start, ids[:, PROMPT_LENGTH:], None if mask is None else mask[:, PROMPT_LENGTH:])
+    device, count = class_ids.device, completion_ids.shape[1]
+    lengths = [PROMPT_LENGTH + len(skeleton) for skeleton in skeletons]
+    rows = [
+        [vocabulary.bos, class_id, *skeleton] + [vocabulary.pad] * (max(lengths) - length + count)
+        for class_id, skeleton, length in zip(class_ids.tolist(), skeletons, lengths, strict=True)
+    ]
+    begins = torch.tensor(lengths, device=device)
+    places = begins[:, None] + torch.arange(count, device=device)
+    ids = torch.tensor(rows, device=device).scatter(1, places, completion_ids)
+    return ids, None if min(lengths) == max(lengths) else begins
 
 
 def joints_in(skeleton: SkeletonTokens, vocabulary: Vocabulary) -> int:
@@ -101,11 +93,3 @@ def longest_completion(
             raise ValueError(f"max_new_tokens {limit} must be between 1 and {room} for this model")
         longest = max(longest, limit)
     return longest
-
-
-def _opening(class_ids: Tensor, vocabulary: Vocabulary) -> Tensor:
-    return torch.stack([torch.full_like(class_ids, vocabulary.bos), class_ids], dim=1)
-
-
-def _long(rows: list[list[int]], width: int, device: torch.device) -> Tensor:
-    return torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), width)

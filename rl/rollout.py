@@ -15,7 +15,7 @@ from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
 from rl.given_skeleton import GivenSkeletons, tokens_of
 from rl.mesh_bank import MeshBank
-from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts, state_after
+from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
 from rl.recipe import Recipe
 
 # Finished rows leave the batch once they are this share of it. It is checked only every so many tokens
@@ -183,7 +183,7 @@ def _sample_chunk(
     pairs, pair_of_row = pairs.to(device), pair_of_row.to(device)
     given = [skeletons[mesh] for mesh in pairs[:, 0].tolist()]
     prompt, mask = sampling_prompts(pairs[:, 1], given, vocabulary)
-    state = _select(state_after(grammar, prompt, mask), pair_of_row)
+    state = _select(grammar.after_prompt(prompt, mask), pair_of_row)
     output = model(
         input_ids=prompt, attention_mask=mask, mesh_embeds=mesh_embeds[pairs[:, 0]], use_cache=True
     )

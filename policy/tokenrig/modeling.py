@@ -13,10 +13,7 @@ from transformers.utils import ModelOutput
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.log_probs import completion_log_probs, head_logits
 from policy.tokenrig.mesh_encoder import MeshEncoder, init_linear
-from policy.tokens.grammar import Grammar, GrammarState, Mode
-
-# Ids before a given skeleton: bos and the class.
-_SKELETON_FIRST = 2
+from policy.tokens.grammar import PROMPT_LENGTH, Grammar, GrammarState, Mode
 
 
 @dataclass
@@ -348,16 +345,13 @@ def _state_after_prompt(
     prompt_lengths: Tensor | None,
 ) -> GrammarState | None:
     """Grammar state after prompts with a given skeleton; None after `[bos, class]`, where it starts."""
-    if input_ids is None or input_ids.shape[1] - completion_length <= _SKELETON_FIRST:
+    if input_ids is None or input_ids.shape[1] - completion_length <= PROMPT_LENGTH:
         return None
-    given = slice(_SKELETON_FIRST, input_ids.shape[1] - completion_length)
-    mask = None
+    prompt = input_ids[:, : input_ids.shape[1] - completion_length]
+    mask = None if attention_mask is None else attention_mask[:, : prompt.shape[1]]
     if prompt_lengths is not None:
-        mask = torch.arange(given.start, given.stop, device=input_ids.device) < prompt_lengths[:, None]
-    elif attention_mask is not None:
-        mask = attention_mask[:, given]
-    start = grammar.start(len(input_ids), input_ids.device)
-    return grammar.advance(start, input_ids[:, given], mask)
+        mask = torch.arange(prompt.shape[1], device=prompt.device) < prompt_lengths[:, None]
+    return grammar.after_prompt(prompt, mask)
 
 
 AutoModelForCausalLM.register(TokenRigConfig, TokenRigForCausalLM)

@@ -13,7 +13,9 @@ from data.mesh import MeshError
 from data.prepare import PrepareSettings, prepare
 from data.sets.prepared import write_manifest
 from data.typed_recipe import RecipeError
-from rl.meshes import RunMeshes, load_meshes, without_refused
+from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.meshes import RunMeshes, load_meshes, with_given_skeletons, without_refused
+from tests.rl import tiny
 
 
 def write_meshes(folder, count: int) -> str:
@@ -178,3 +180,32 @@ def test_meshes_that_cannot_be_scored_are_skipped(make_recipe, capsys):
     for part, reasons in (("training", ["a", "b", None, None]), ("held-out", [None, None, "c", "d"])):
         with pytest.raises(MeshError, match=rf"no {part} mesh can be scored; .*'data.meshes'"):
             without_refused(meshes, reasons)
+
+
+ROOMY = SkeletonRoom(tiny.VOCABULARY, 10_000, 10_000)
+
+
+def test_meshes_without_a_skeleton_to_give_are_skipped(make_recipe, capsys):
+    changes = {"data.train_count": 3, "data.eval_count": 3}
+    meshes = load_meshes(make_recipe(changes))
+    for bare in (1, 5):
+        meshes.samples[bare] = replace(meshes.samples[bare], rig=None)
+    names = [sample.name for sample in meshes.samples]
+    assert with_given_skeletons(meshes, make_recipe(changes), [ROOMY]) == meshes
+    assert capsys.readouterr().err == ""
+    left = with_given_skeletons(meshes, make_recipe({**changes, "data.skeleton": "given"}), [ROOMY])
+    assert (left.train, left.held_out) == ([0, 2], [3, 4, 5])
+    assert capsys.readouterr().err.splitlines() == [
+        f"skipped: {names[1]}: it has no rig",
+        "skipped: 1 of 3 training meshes, which have no usable skeleton (data.skeleton=given)",
+    ]
+    left = with_given_skeletons(meshes, make_recipe({**changes, "eval.skeleton": "given"}), [ROOMY])
+    assert (left.train, left.held_out) == ([0, 1, 2], [3, 4])
+    # The skeleton must fit into every policy.
+    short = replace(ROOMY, completion=len(true_skeleton(meshes.samples[3], ROOMY.vocabulary).joints) * 2)
+    with pytest.raises(MeshError, match=r"'eval.skeleton' is given, but none of the 1 held-out meshes .*"):
+        with_given_skeletons(
+            replace(meshes, held_out=[3]), make_recipe({"eval.skeleton": "given"}), [ROOMY, short]
+        )
+    with pytest.raises(MeshError, match=r"none of the 1 training meshes .*it has no rig.*set data.skeleton"):
+        with_given_skeletons(replace(meshes, train=[1]), make_recipe({"data.skeleton": "given"}), [ROOMY])

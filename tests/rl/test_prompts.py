@@ -10,7 +10,6 @@ from rl.prompts import (
     joints_in,
     longest_completion,
     sampling_prompts,
-    state_after,
     training_rows,
 )
 
@@ -22,10 +21,10 @@ THREE = (0, 0, 0, 1, 1, 1, 3, 0, 0, 0, 2, 2, 2, 5)
 CLASSES = torch.tensor([8, 9])
 
 
-def test_sampling_pads_between_class_and_skeleton():
+def test_sampling_pads_on_the_left():
     ids, mask = sampling_prompts(CLASSES, [ONE, THREE], WORDS)
-    assert ids.tolist() == [[4, 8, *[6] * 10, *ONE], [4, 9, *THREE]]
-    assert mask.tolist() == [[1, 1, *[0] * 10, 1, 1, 1, 1], [1] * 16]
+    assert ids.tolist() == [[*[6] * 10, 4, 8, *ONE], [4, 9, *THREE]]
+    assert mask.tolist() == [[*[0] * 10, 1, 1, 1, 1, 1, 1], [1] * 16]
 
 
 @pytest.mark.parametrize("skeletons", [[(), ()], [ONE, ONE]])
@@ -49,7 +48,7 @@ def test_training_pads_behind_the_completion():
 def test_after_a_skeleton_its_skin_follows(mode):
     grammar = Grammar(WORDS, mode)
     ids, mask = sampling_prompts(torch.tensor([8, 8, 8]), [ONE, THREE, ()], WORDS)
-    state = state_after(grammar, ids, mask)
+    state = grammar.after_prompt(ids, mask)
     assert state.bones.tolist() == [1, 3, 0]
     assert state.skin.tolist() == [0, 0, 0]
     allowed = grammar.allowed(state)
@@ -59,7 +58,7 @@ def test_after_a_skeleton_its_skin_follows(mode):
         assert allowed[row].nonzero().flatten().tolist() == list(range(skin_from, WORDS.eos))
     start = grammar.allowed(grammar.start(1))[0]
     assert torch.equal(allowed[2], start)
-    alone = state_after(grammar, ids[2:, :2], None)
+    alone = grammar.after_prompt(ids[2:, -2:])
     assert torch.equal(grammar.allowed(alone)[0], start)
 
 
@@ -67,7 +66,7 @@ def test_after_a_skeleton_its_skin_follows(mode):
 def test_a_completion_ends_after_the_skin_of_all_joints(mode, skin):
     grammar = Grammar(WORDS, mode)
     ids, mask = sampling_prompts(torch.tensor([8]), [THREE], WORDS)
-    state = state_after(grammar, ids, mask)
+    state = grammar.after_prompt(ids, mask)
     for _ in range(skin):
         assert not grammar.allowed(state)[0, WORDS.eos]
         state = grammar.step(state, torch.tensor([WORDS.skin_first]))

@@ -1,4 +1,4 @@
-"""Skeleton files: every format in its own frame, and one sentence for each thing that can be wrong in JSON."""
+"""Skeleton files: every format in its own frame, and one sentence for each mistake in JSON."""
 
 import json
 from dataclasses import replace
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 
 from data import MeshError, RiggedMesh, load_asset, make_creature, write_rig_npz, write_skinned_glb
 from data.formats.skeleton_files import FileSkeleton, read_skeleton_file
@@ -106,14 +107,12 @@ def test_what_is_wrong_with_a_json_file_is_said_in_a_sentence(tmp_path, content,
 
 
 def test_other_files_are_refused(creature, tmp_path):
-    mesh, rig = creature
+    mesh, _ = creature
     (tmp_path / "a.fbx").write_bytes(b"x")
     with pytest.raises(MeshError, match=r"no skeletons are read from \.fbx; use GLB"):
         read_skeleton_file(tmp_path / "a.fbx")
     with pytest.raises(MeshError, match=r"gone\.json: cannot be read"):
         read_skeleton_file(tmp_path / "gone.json")
-    import trimesh
-
     trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).export(tmp_path / "bare.glb")
     with pytest.raises(MeshError, match=r"bare\.glb: no mesh in the file has a skin"):
         read_skeleton_file(tmp_path / "bare.glb")
