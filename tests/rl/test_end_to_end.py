@@ -305,7 +305,7 @@ def test_training_the_skin_of_given_skeletons(policy_path, tmp_path, here):
     place = [found.names.index(name) for name in given.names]
     np.testing.assert_allclose(found.joints[place], given.joints, atol=1e-5)
 
-    # Resumed without Ray, it goes on as a run that was never interrupted, on one backend.
+    # Resumed without Ray, it equals a run that was never interrupted.
     assert here(changes, "train.max_steps=3") == 0
     unbroken = tmp_path / "unbroken"
     assert here(changes, "train.max_steps=3", f"output_dir={unbroken}") == 0

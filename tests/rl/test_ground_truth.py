@@ -11,7 +11,13 @@ from data.sets.dataset import MeshSample, make_sample
 from rewards.scoring_mesh import prepare_scoring_mesh
 from rewards.settings import RewardSettings
 from rewards.worker import RolloutRig
-from rl.ground_truth import FAILED_METRICS, GroundTruthMetrics, make_ground_truth, rig_metrics
+from rl.ground_truth import (
+    FAILED_METRICS,
+    GroundTruthMetrics,
+    failed_metrics,
+    make_ground_truth,
+    rig_metrics,
+)
 from rl.meshes import load_meshes
 from rl.metrics import BOX_SIDE, FAILED_MOTION, FAILED_SKELETON, FAILED_SKIN, motion_loss, skeleton_distances
 
@@ -133,6 +139,26 @@ def test_rollouts_are_decoded_at_the_points(policy, creatures, make_recipe):
     assert metrics.joints(1) == len(creatures[1].rig.joints)
     assert metrics.joints(0) is None
     assert metrics.measure(3, []) == []
+
+
+def test_with_a_given_skeleton_columns_correspond_by_index(make_recipe):
+    """Joints 1 and 2 coincide, so positions cannot tell them apart; the prediction swaps their weights."""
+    joints = [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]]
+    weights = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    truth = make_ground_truth(sample(*SEAM, weights, joints, (-1, 0, 0)), 100, 0)
+    swapped = Rig(truth.rig.joints, truth.rig.parents, truth.rig.weights[:, [0, 2, 1]])
+    found = rig_metrics(swapped, truth, given=True)
+    assert set(found) == {name for name in FAILED_METRICS if name.startswith(("skin_", "motion_"))}
+    # Of four points the first is right; the others have an L1 of 2.
+    assert found["skin_l1"] == pytest.approx(1.5)
+    assert found["skin_iou"] == pytest.approx(1 / 7)
+    assert found["motion_loss"] > 0.01
+    right = rig_metrics(truth.rig, truth, given=True)
+    assert (right["skin_l1"], right["skin_iou"], right["motion_loss"]) == (0, 1, pytest.approx(0, abs=1e-9))
+    assert failed_metrics(make_recipe()) == FAILED_METRICS
+    assert failed_metrics(make_recipe({"eval.skeleton": "given"})) == {
+        name: FAILED_METRICS[name] for name in found
+    }
 
 
 def test_failures_are_the_metrics_worst():

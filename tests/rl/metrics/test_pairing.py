@@ -1,6 +1,6 @@
 """Pairing joints and aligning weights: by hand, and properties of any two rigs."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rig import Rig, reorder
-from rl.metrics import FAILED_SKIN, MetricError, align_weights, pair_joints, skin_scores
+from rl.metrics import (
+    FAILED_SKIN,
+    MetricError,
+    align_weights,
+    corresponding_weights,
+    pair_joints,
+    skin_scores,
+)
 from rl.metrics.pairing import _depths
 from tests.rl.metrics.rigs import random_rig, rig
 
@@ -90,3 +97,18 @@ def test_weights_of_different_meshes_are_not_aligned():
         MetricError, match="the predicted rig has weights for 4 vertices and the ground-truth rig for 5"
     ):
         align_weights(random_rig(rng, 2, 4), random_rig(rng, 2, 5))
+
+
+def test_weights_of_one_skeleton_correspond_by_index():
+    rng = np.random.default_rng(0)
+    truth = random_rig(rng, 3, 2)
+    # Joints 1 and 2 change places, as their weights do not: by index all is the same, by position not.
+    moved = replace(
+        truth, joints=truth.joints[[0, 2, 1]], parents=np.array([-1, 0, 0]), weights=2 * truth.weights
+    )
+    said, is_so = corresponding_weights(moved, truth)
+    assert said == pytest.approx(is_so, abs=1e-6)
+    assert said.sum(axis=1) == pytest.approx(1)
+    for other in (random_rig(rng, 2, 2), random_rig(rng, 3, 4)):
+        with pytest.raises(MetricError, match=r"pass rigs of the same mesh and skeleton"):
+            corresponding_weights(other, truth)
