@@ -1,9 +1,13 @@
 """The triangle mesh and its frame (`Mesh`), and the error for every unusable file (`MeshError`)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+# The axis that points up in a file.
+UpAxis = Literal["y", "z"]
 
 
 class MeshError(ValueError):
@@ -14,8 +18,9 @@ class MeshError(ValueError):
 class Mesh:
     """A triangle mesh in the mesh frame: bounding box centred at 0, longest side spanning [-1, 1].
 
-    By convention y is up and +z the front, but files keep their orientation. `vertices` (V, 3) float32, mesh
-    frame. `faces` (F, 3) int64, indices into `vertices`. `name`: its origin (file stem or creature).
+    By convention y is up and +z the front; files keep their orientation unless they are read with `up` "z".
+    `vertices` (V, 3) float32, mesh frame. `faces` (F, 3) int64, indices into `vertices`. `name`: its origin
+    (file stem or creature).
     `centre` (3,) float64 and `scale` map back to the original frame: original = vertices / scale + centre.
     Use `normalise` to make one from raw arrays. Raises MeshError for wrong shapes, non-finite vertices or
     indices out of range.
@@ -39,6 +44,19 @@ class Mesh:
         object.__setattr__(self, "faces", faces)
         object.__setattr__(self, "centre", centre)
         object.__setattr__(self, "scale", float(self.scale))
+
+
+def y_up(points: ArrayLike, up: UpAxis | None) -> NDArray[np.floating]:
+    """Points (N, 3), any units, with y up: for `up` "z", (x, y, z) becomes (x, z, -y), else as they are.
+
+    A rotation by 90 degrees about x, exact: -y, the front of z-up files, becomes +z. Integers become float64.
+    """
+    array = np.asarray(points)
+    if not np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float64)
+    if up != "z":
+        return array
+    return np.stack([array[:, 0], array[:, 2], -array[:, 1]], axis=1)
 
 
 def check_triangles(

@@ -1,8 +1,7 @@
-"""`python -m data.prepare IN… --out DIR`: converts rigs of any format to NPZ files and a manifest."""
+"""`python -m data.prepare IN… --out DIR`: converts rigs of any format to clean NPZ files and a manifest."""
 
 import argparse
 import hashlib
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,26 +11,28 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.atomic import write_atomic
-from data.formats.load import Refusal
+from data.formats.helper_joints import Pruned, without_helpers
+from data.formats.load import GLTF_SUFFIXES, Refusal, passed_over
 from data.formats.rig_formats import RigLimits, find_rigs, read_rigs
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
-from data.mesh import MeshError
-from data.sets.dataset import split
+from data.mesh import MeshError, UpAxis
+from data.sets.grouped_split import split_groups
+from data.sets.groups import Groups, read_groups
+from data.sets.journal import Journal, Outcome
 from data.sets.prepared import (
     RIGS,
+    SPLITS,
     VERSION,
     Manifest,
     PreparedEntry,
-    entry_from,
     read_manifest,
     write_manifest,
 )
 
-# Beside the manifest: the outcome of every source file, so that an interrupted run can resume.
-JOURNAL = ".prepare.jsonl"
 SHOWN_REFUSALS = 20
+# Rigs with more joints than this are refused before pruning.
+MAX_UNPRUNED = 2048
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,24 @@ class PrepareSettings:
     """How to prepare rigs.
 
     `eval_share` of the rigs (at least one if it is above 0 and there are two) is held out by a hash of
-    (seed, name). `class_name` labels all rigs; None keeps the label of their format. Raises MeshError if
-    `eval_share` is not in [0, 1).
+    (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
+    labels all rigs; None keeps the label of their format. `prune`: remove joints that are no ground truth
+    (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
+    NPZ and RigNet files (see `read_rigs`). Raises MeshError if `eval_share` is not in [0, 1).
     """
 
     eval_share: float = 0.05
     seed: int = 0
     class_name: str | None = None
     limits: RigLimits = field(default_factory=RigLimits)
+    prune: bool = True
+    keep_ends: bool = False
+    groups: Groups | None = None
+    up: UpAxis | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:
             raise MeshError(f"--eval {self.eval_share}: the held-out share must be at least 0 and below 1")
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The result of one source file; `stamp` changes if the file or the settings change."""
-
-    source: str
-    stamp: str
-    rigs: tuple[PreparedEntry, ...]
-    refused: tuple[Refusal, ...]
 
 
 def prepare(
@@ -76,15 +73,17 @@ def prepare(
     sides of the split. Sources that have not changed since an earlier run with the same settings are not
     read again, so an interrupted run resumes. The folder always reflects the last run: rigs of other
     sources are removed. `manifest.json` is written last.
-    Raises MeshError if an input matches no file or no rig is usable (with the reasons), OSError if the
-    folder cannot be written.
+    Raises MeshError if an input matches no file, no rig is usable (with the reasons), no rig has a group, or
+    `up` applies to no file; OSError if the folder cannot be written.
     """
     settings, out = settings or PrepareSettings(), Path(out)
     if out.exists() and not out.is_dir():
         raise MeshError(f"{out}: this is a file; pass a folder for the prepared rigs")
     sources = _sources(inputs, out)
+    if settings.up == "z" and all(path.suffix.lower() in GLTF_SUFFIXES for path in sources):
+        raise MeshError("--up z: all files are glTF, which is y-up by its standard; omit --up")
     (out / RIGS).mkdir(parents=True, exist_ok=True)
-    journal = _Journal(out)
+    journal = Journal(out)
     earlier = {rig.file for outcome in journal.outcomes.values() for rig in outcome.rigs}
     with suppress(MeshError):  # Missing in a first run; a damaged one is replaced.
         earlier |= {rig.file for rig in read_manifest(out).rigs}
@@ -141,6 +140,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the train/eval split (default: 0)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class label for all rigs")
+    parser.add_argument(
+        "--group",
+        metavar="GROUPS",
+        help="keep related rigs on one side of the split: FIELD:FILE (a field of a JSON or CSV file that "
+        "lists the rigs, such as family:MANIFEST.json), FILE (rig and group), folder or class",
+    )
+    parser.add_argument(
+        "--prune",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="remove joints that are no ground truth: IK targets, poles and ends without weight, repeated "
+        "joints, joints far outside the mesh (default: on)",
+    )
+    parser.add_argument(
+        "--keep-ends",
+        action="store_true",
+        help="do not prune single end joints without weight, which give the last bones their length",
+    )
+    parser.add_argument(
+        "--up",
+        choices=("y", "z"),
+        help="axis that points up in NPZ and RigNet files; z turns them to y-up (default: y)",
+    )
     limits = RigLimits()
     parser.add_argument(
         "--max-faces",
@@ -172,6 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 max_joints=arguments.max_joints,
                 max_npz_bytes=arguments.max_megabytes * 2**20,
             ),
+            arguments.prune,
+            arguments.keep_ends,
+            read_groups(arguments.group) if arguments.group is not None else None,
+            arguments.up,
         )
         manifest = prepare(
             arguments.inputs,
@@ -188,11 +214,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    _report(manifest, arguments.out)
+    read = find_rigs(arguments.inputs)
+    for text in [file for file in read if file.suffix.lower() == ".txt"]:
+        with suppress(MeshError):  # A text whose mesh is missing was refused.
+            read.append(rignet_mesh(text))
+    for line in passed_over(arguments.inputs, read, Path(arguments.out)):
+        print(f"note: {line}", file=sys.stderr)
+    _report(manifest, arguments.out, settings)
     return 0
 
 
-def _report(manifest: Manifest, out: str) -> None:
+def _report(manifest: Manifest, out: str, settings: PrepareSettings) -> None:
     if manifest.refused:
         print(f"refused {len(manifest.refused)} files or rigs:", file=sys.stderr)
         for refusal in manifest.refused[:SHOWN_REFUSALS]:
@@ -205,6 +237,35 @@ def _report(manifest: Manifest, out: str) -> None:
         f"{len(manifest.rigs)} rigs in {out}: {len(manifest.rigs) - held_out} for training, "
         f"{held_out} held out; {repaired} repaired"
     )
+    if settings.prune:
+        _report_pruned(manifest)
+    if settings.groups is not None:
+        _report_groups(manifest, settings.groups)
+
+
+def _report_pruned(manifest: Manifest) -> None:
+    counts = manifest.pruned
+    if not counts.total:
+        print("no helper joints found")
+        return
+    rigs = sum(rig.pruned.total > 0 for rig in manifest.rigs)
+    print(
+        f"removed {counts.total} helper joints from {rigs} rigs: {counts.ends} ends and {counts.controls} "
+        f"controls without weight, {counts.repeated} repeated, {counts.far} far outside the mesh"
+    )
+
+
+def _report_groups(manifest: Manifest, groups: Groups) -> None:
+    sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
+    print(
+        f"grouped by {groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out"
+    )
+    alone = [rig.name for rig in manifest.rigs if rig.group is None]
+    if alone:
+        shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
+        print(f"{len(alone)} rigs have no group and were split one by one: {shown}", file=sys.stderr)
+    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs):
+        print("all rigs are of one group, so none is held out; choose other groups", file=sys.stderr)
 
 
 def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
@@ -235,16 +296,29 @@ def _prepare_source(
     settings: PrepareSettings,
     names: set[str],
     digests: dict[str, str],
-) -> _Outcome:
+) -> Outcome:
     """Read one file and write its rigs; add them to `names` and `digests`."""
     stamp = _stamp(path, suggested, settings)
     rigs: list[PreparedEntry] = []
     refused: list[Refusal] = []
-    for item in read_rigs(path, settings.limits):
+    limits = settings.limits
+    # With pruning, the joints that remain are limited.
+    reading = replace(limits, max_joints=max(limits.max_joints, MAX_UNPRUNED)) if settings.prune else limits
+    for item in read_rigs(path, reading, settings.up):
         if isinstance(item, Refusal):
             refused.append(item)
             continue
-        rigged = item.rigged
+        rigged, pruned = item.rigged, Pruned()
+        if settings.prune:
+            rig, pruned = without_helpers(rigged.mesh, rigged.rig, settings.keep_ends)
+            rigged = replace(rigged, rig=rig)
+            if len(rig.joints) > limits.max_joints:
+                reason = (
+                    f"the rig has {len(rig.joints)} joints that are no helpers, over the limit of "
+                    f"{limits.max_joints}; simplify it or raise the limit"
+                )
+                refused.append(Refusal(rigged.source, reason))
+                continue
         digest = _digest(rigged)
         if digest in digests:
             refused.append(Refusal(rigged.source, f"duplicate of {digests[digest]!r}; remove one of them"))
@@ -272,56 +346,27 @@ def _prepare_source(
                 source=rigged.source,
                 digest=digest,
                 notes=item.notes,
+                pruned=pruned,
+                part=item.part,
             )
         )
-    return _Outcome(str(path), stamp, tuple(rigs), tuple(refused))
+    return Outcome(str(path), stamp, tuple(rigs), tuple(refused))
 
 
-def _split(outcomes: Sequence[_Outcome], settings: PrepareSettings) -> Manifest:
+def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
     """The manifest of all outcomes, with each rig assigned to "train" or "eval"."""
     rigs = [rig for outcome in outcomes for rig in outcome.rigs]
     refused = tuple(refusal for outcome in outcomes for refusal in outcome.refused)
     count = 0
     if settings.eval_share > 0 and len(rigs) > 1:
         count = min(max(1, round(settings.eval_share * len(rigs))), len(rigs) - 1)
-    held_out = {rig.name for rig in split(rigs, count, settings.seed)[1]} if rigs else set()
-    placed = tuple(replace(rig, split="eval" if rig.name in held_out else "train") for rig in rigs)
+    groups = settings.groups.of_all(rigs) if settings.groups is not None else {}
+    held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
+    placed = tuple(
+        replace(rig, split="eval" if rig.name in held_out else "train", group=groups.get(rig.name))
+        for rig in rigs
+    )
     return Manifest(settings.seed, placed, refused)
-
-
-class _Journal:
-    """The outcome of each source in this folder so far, one JSON line each; truncated lines are ignored."""
-
-    def __init__(self, out: Path) -> None:
-        self._path = out / JOURNAL
-        self.outcomes: dict[str, _Outcome] = {}
-        if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-                outcome = _outcome_from(line)
-                if outcome is not None:
-                    self.outcomes[outcome.source] = outcome
-
-    def add(self, outcome: _Outcome) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            # The leading line break ends a truncated line, if any.
-            file.write("\n" + json.dumps(asdict(outcome)))
-        self.outcomes[outcome.source] = outcome
-
-    def keep(self, outcomes: Sequence[_Outcome]) -> None:
-        write_atomic(self._path, "\n".join(json.dumps(asdict(outcome)) for outcome in outcomes).encode())
-
-
-def _outcome_from(line: str) -> _Outcome | None:
-    try:
-        values = json.loads(line)
-        return _Outcome(
-            str(values["source"]),
-            str(values["stamp"]),
-            tuple(entry_from(rig) for rig in values["rigs"]),
-            tuple(Refusal(one["file"], one["reason"]) for one in values["refused"]),
-        )
-    except (ValueError, LookupError, TypeError):
-        return None
 
 
 def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:
@@ -331,7 +376,8 @@ def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:
         with suppress(MeshError):  # A text whose mesh is missing is refused later.
             files.append(rignet_mesh(path))
     states = [(status.st_size, status.st_mtime_ns) for status in (file.stat() for file in files)]
-    return repr((VERSION, states, suggested, settings.class_name, asdict(settings.limits)))
+    cleaning = (settings.prune, settings.keep_ends, settings.up)
+    return repr((VERSION, states, suggested, settings.class_name, asdict(settings.limits), cleaning))
 
 
 def _digest(rigged: RiggedMesh) -> str:

@@ -23,7 +23,7 @@ from rl.beam_search import beam_search
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.evaluation_tables import make_console, print_means, print_meshes
 from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
-from rl.ground_truth import GroundTruthMetrics, failed_metrics
+from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import load_policy
@@ -76,8 +76,11 @@ def evaluate(
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
     )
-    truth = GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
-    worst = failed_metrics(recipe)
+    truth = (
+        GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe, bool(given))
+        if settings.metrics
+        else None
+    )
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
     for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
@@ -89,7 +92,7 @@ def evaluate(
             picks += [] if pick is None else [pick]
         if not picks:
             continue
-        per_mesh[bank.samples[mesh].name] = _mesh_row(mesh, picks, truth, worst)
+        per_mesh[bank.samples[mesh].name] = _mesh_row(mesh, picks, truth)
         for pick in picks:
             for key, number in pick.diagnostics.items():
                 diagnostics.setdefault(key, []).append(number)
@@ -98,9 +101,9 @@ def evaluate(
             (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
         )
         raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); check the Ray logs")
-    measured = [*names, "total", "valid", "joints", "true_joints", *worst]
+    measured = [*names, "total", "valid", "joints", "true_joints", *METRICS]
     mean, error = summarise(
-        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *worst))]
+        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *METRICS))]
     )
     return Evaluation(
         policy=name,
@@ -113,6 +116,8 @@ def evaluate(
         decoding=settings.decoding,
         best_of=settings.best_of,
         skeleton=settings.skeleton,
+        skin_convention=settings.skin_convention,
+        metric_vertices=settings.metric_vertices,
     )
 
 
@@ -168,10 +173,8 @@ def _best(
     return best
 
 
-def _mesh_row(
-    mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | None, worst_of: dict[str, float]
-) -> dict[str, float]:
-    """The columns of one mesh; see `Evaluation`. `worst_of`: metrics and their values for a failed rig."""
+def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | None) -> dict[str, float]:
+    """The columns of one mesh; see `Evaluation`."""
     valid = [pick.rig for pick in picks if pick.rig is not None]
     row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}
     row["total"] = mean_of([pick.total for pick in picks])
@@ -186,9 +189,9 @@ def _mesh_row(
         return row
     row["true_joints"] = float(true_joints)
     measured = truth.measure(mesh, valid)
-    for name, worst in worst_of.items():
-        values = [values[name] for values in measured]
-        row[name] = mean_of([*values, *[worst] * (len(picks) - len(valid))])
+    for name, worst in truth.failed(mesh).items():
+        values = [values[name] for values in measured if name in values]
+        row[name] = mean_of([*values, *[worst] * (len(picks) - len(values))])
         if values:
             row[f"{name}{VALID_ONLY}"] = mean_of(values)
     return row

@@ -18,13 +18,15 @@ VALID_ONLY = "_valid"  # suffix of columns that average over valid rigs only
 class Measure:
     """How a column is displayed: `label` in the table of means, `short` as a header in the table of meshes.
 
-    unit: plain number, percent or count. lower: whether lower is better, None if neither is.
+    unit: plain number, percent (of a fraction) or count. lower: whether lower is better, None if neither is.
+    digits: after the point, None for the unit's.
     """
 
     label: str
     short: str
     unit: Literal["number", "percent", "count"]
     lower: bool | None
+    digits: int | None = None
 
 
 _REWARD = {"coverage": "cov", "containment": "cont", "sparsity": "spars", "smoothness": "smooth"}
@@ -40,15 +42,21 @@ MEASURES: dict[str, Measure] = {
         f"{convention}_{name}": Measure(
             f"{name.upper()} {convention}, % of box", f"{name.upper()} %", "percent", True
         )
-        for convention in ("unirig", "rignet")
+        for convention in ("unirig", "exact")
+        for name in ("j2j", "j2b", "b2b")
+    },
+    **{
+        f"rignet_{name}": Measure(f"{name.upper()} rignet, × 100", f"{name.upper()} × 100", "number", True)
         for name in ("j2j", "j2b", "b2b")
     },
     "skin_l1": Measure("skin L1", "L1", "number", True),
+    "skin_l1_per_entry": Measure("skin L1 per entry", "L1/entry", "number", True, digits=4),
     "skin_l1_variance": Measure("skin L1 variance", "L1 var", "number", True),
     "skin_precision": Measure("skin precision", "prec", "percent", False),
     "skin_recall": Measure("skin recall", "recall", "percent", False),
     "skin_iou": Measure("skin IoU", "IoU", "percent", False),
     "motion_loss": Measure("motion loss, % of box", "mot %", "percent", True),
+    "motion_mse": Measure("motion, squared", "mot²", "number", True, digits=5),
 }
 
 
@@ -63,9 +71,10 @@ class Evaluation:
     """Results of one policy: means over the rigs of each mesh, then over meshes.
 
     In a column without suffix every rig counts. A failed rig (invalid or incomplete) counts as the measure's
-    worst value: 0 for rewards, `rl.ground_truth.FAILED_METRICS` for metrics. `<column>_valid` averages over
+    worst value: 0 for rewards, `rl.ground_truth.failed_metrics` for metrics. `<column>_valid` averages over
     valid rigs only, as does `joints`; `true_joints` is the number of joints of the ground truth. A mesh lacks
     the columns it has no value for: metrics if it has no ground truth, `_valid` if none of its rigs is valid.
+    A valid rig for which a metric is not defined counts as failed in this metric.
 
     skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
@@ -82,6 +91,8 @@ class Evaluation:
     decoding: str = "sampled"
     best_of: int = 1
     skeleton: str | None = None
+    skin_convention: str = "plain"
+    metric_vertices: int | None = None
 
 
 @dataclass(frozen=True)

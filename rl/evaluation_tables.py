@@ -93,7 +93,7 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
 
 
 def describe(evaluation: Evaluation) -> str:
-    """One line: number of meshes and rigs, decoding, seed."""
+    """One line: number of meshes and rigs, decoding, seed, and the skin convention unless it is plain."""
     count = len(evaluation.per_mesh)
     rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
     how = evaluation.decoding
@@ -101,14 +101,18 @@ def describe(evaluation: Evaluation) -> str:
         how += f", each the best of {evaluation.best_of} by total reward"
     if evaluation.skeleton == "given":
         how += ", ground-truth skeletons"
-    return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}; s.e. over meshes"
+    skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"
+    return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}; s.e. over meshes"
 
 
 def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Titles and columns: rewards, metrics over valid rigs, and metrics with failed rigs if there are any."""
     columns = evaluations[0].mean
     rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
-    metrics = [c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY)]
+    # No published table has `exact` distances: they are in the files only.
+    metrics = [
+        c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY) and not c.startswith("exact_")
+    ]
     truths = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
     sections = [("", rewards)]
     failed = any(each.mean["valid"] < 1 for each in evaluations)
@@ -121,7 +125,7 @@ def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
 
 
 def _is_metric(column: str) -> bool:
-    return column.startswith(("unirig_", "rignet_", "skin_", "motion_"))
+    return column.startswith(("unirig_", "rignet_", "exact_", "skin_", "motion_"))
 
 
 def _label(column: str) -> str:
@@ -135,6 +139,9 @@ def _scale(column: str) -> float:
 
 
 def _digits(column: str) -> int:
+    digits = measure_of(column).digits
+    if digits is not None:
+        return digits
     if column == "valid" or measure_of(column).unit == "count" or column.startswith("skin_"):
         return 3 if measure_of(column).unit == "number" else 1
     return {"percent": 2, "number": 3}[measure_of(column).unit]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.formats.load import GLTF_SUFFIXES
 from data.formats.skeleton_files import read_skeleton_file
 from data.mesh import Mesh
 from data.rig import Rig, depth_first_order, reordered_parents
@@ -137,31 +140,36 @@ def tokens_of(given: GivenSkeletons | None, meshes: Sequence[int]) -> list[tuple
     return [given[mesh].tokens if given and mesh in given else () for mesh in meshes]
 
 
-def chosen_skeleton(recipe: Recipe, mesh: Mesh, own: Rig | None, room: SkeletonRoom) -> GivenSkeleton | None:
+def chosen_skeleton(recipe: Recipe, mesh: Mesh, room: SkeletonRoom) -> GivenSkeleton | None:
     """The skeleton that `rig.skeleton` names for the mesh to rig, None if the policy is to write it.
 
-    own: the rig of the mesh file, if it has one.
+    mesh: `rig.mesh`, read with `rig.up`. Notes on how a skeleton file was read go to standard error.
 
     Raises:
-        RecipeError: the mesh file has no skin (`own`), or the skeleton is too long or in another frame.
+        RecipeError: the mesh file has no skeleton (`own`), or the skeleton is too long or in another frame.
         MeshError: the skeleton file cannot be used.
     """
     choice = recipe.rig.skeleton
     if choice is None:
         return None
     if choice == "own":
-        if own is None:
+        if Path(str(recipe.rig.mesh)).suffix.lower() not in GLTF_SUFFIXES:
             raise RecipeError(
-                f"'rig.skeleton' is own, but {recipe.rig.mesh} has no usable skin; name a file with a "
-                "skeleton or set it to null"
+                f"'rig.skeleton' is own, but {recipe.rig.mesh} is of a format without skeletons; name a file "
+                "with one or set it to null"
             )
-        skeleton = give(own.joints, own.parents, own.names, room.vocabulary)
+        found = read_skeleton_file(str(recipe.rig.mesh))
     else:
-        found = read_skeleton_file(choice)
+        found = read_skeleton_file(choice, recipe.rig.up)
+        if found.notes:
+            print(f"note: {choice}: {'; '.join(found.notes)}", file=sys.stderr)
+    with np.errstate(over="ignore"):
         joints = ((found.joints - mesh.centre) * mesh.scale).astype(np.float32)
-        if reason := _misfit(joints):
-            raise RecipeError(f"'rig.skeleton': {choice} does not fit {recipe.rig.mesh}: {reason}")
-        skeleton = give(joints, found.parents, found.names, room.vocabulary)
+    if choice != "own" and (reason := _misfit(joints)):
+        raise RecipeError(f"'rig.skeleton': {choice} does not fit {recipe.rig.mesh}: {reason}")
+    if not np.isfinite(joints).all():
+        raise RecipeError(f"'rig.skeleton': a joint of {recipe.rig.mesh} is not finite; repair the skeleton")
+    skeleton = give(joints, found.parents, found.names, room.vocabulary)
     if reason := room.refusal(skeleton):
         raise RecipeError(f"'rig.skeleton': {choice} is too long: {reason}")
     return skeleton

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -21,15 +21,23 @@ from rewards.worker import RewardMesh, RolloutRig
 from rl.meshes import reward_meshes
 from rl.metrics import (
     BOX_SIDE,
+    CUTS,
     FAILED_MOTION,
     FAILED_SKELETON,
-    FAILED_SKIN,
+    PRINTED_SCALE,
+    Convention,
     MetricError,
+    MotionLoss,
     SkeletonDistances,
+    SkinConvention,
     SkinScores,
     align_weights,
-    corresponding_weights,
+    failed_skin,
     motion_loss,
+    normalised_rows,
+    pair_joints,
+    puppeteer_skin_scores,
+    same_joints,
     skeleton_distances,
     skin_scores,
 )
@@ -54,12 +62,13 @@ class GroundTruth:
     rotations: NDArray[np.float64]
 
 
-def make_ground_truth(sample: MeshSample, vertices: int, seed: int) -> GroundTruth | None:
+def make_ground_truth(sample: MeshSample, vertices: int | None, seed: int) -> GroundTruth | None:
     """The ground truth of this mesh, None if it has no rig.
 
     The points are the vertices used by faces with area, welded as in the rewards' scoring mesh: coincident
     vertices, which files repeat at seams, are one point with the weights of the first. Above `vertices`
-    points a fixed random subset is used, which depends only on the mesh. `seed` is the seed of the poses.
+    points a fixed random subset is used, which depends only on the mesh; None keeps all. `seed` is the seed
+    of the poses.
     """
     if sample.rig is None:
         return None
@@ -69,7 +78,7 @@ def make_ground_truth(sample: MeshSample, vertices: int, seed: int) -> GroundTru
     source = used[first]
     points = whole[source].astype(np.float32)
     normals = vertex_normals(points, welded)
-    if len(source) > vertices:
+    if vertices is not None and len(source) > vertices:
         rng = np.random.Generator(np.random.Philox(pose_seed(0, sample.name, 0)))
         kept = np.sort(rng.choice(len(source), vertices, replace=False))
         source, points, normals = source[kept], points[kept], normals[kept]
@@ -81,51 +90,57 @@ def make_ground_truth(sample: MeshSample, vertices: int, seed: int) -> GroundTru
     return GroundTruth(reward_meshes([sample])[0], points, normals, rig, rotations)
 
 
-def rig_metrics(predicted: Rig, truth: GroundTruth, given: bool = False) -> dict[str, float]:
-    """All metrics of a rig with weights at `truth.points`, by name; distances as shares of the box side.
+def rig_metrics(
+    predicted: Rig, truth: GroundTruth, skin: SkinConvention = "plain", given_skeleton: bool = False
+) -> dict[str, float]:
+    """All metrics of a rig with weights at `truth.points`, by name and in the units of docs/metrics.md.
 
-    given: the rig has the ground truth's joints in the same order. Weights then correspond column by column,
-    and there are no skeleton distances, which would be 0.
+    A metric that is not defined for these rigs is absent: skeleton distances without a bone, skin scores
+    without a vertex that counts. With `given_skeleton` the rig has the true skeleton, so joint i corresponds
+    to joint i, and there are no skeleton distances; otherwise joints are paired.
     """
-    motion = motion_loss(truth.points, predicted, truth.rig, truth.rotations) / BOX_SIDE
-    if given:
-        return _by_name({}, skin_scores(*corresponding_weights(predicted, truth.rig)), motion)
-    distances = {
-        convention: skeleton_distances(
-            predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
-        )
-        for convention in ("unirig", "rignet")
-    }
-    skin = skin_scores(*align_weights(predicted, truth.rig))
-    return _by_name(distances, skin, motion)
+    distances: dict[Convention, SkeletonDistances | None] = {}
+    if not given_skeleton:
+        distances = {
+            convention: skeleton_distances(
+                predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
+            )
+            for convention in PRINTED_SCALE
+        }
+    pairing = (same_joints if given_skeleton else pair_joints)(predicted, truth.rig)
+    own, true = align_weights(predicted, truth.rig, pairing)
+    scores = (
+        skin_scores(own, normalised_rows(true))
+        if skin == "plain"
+        else puppeteer_skin_scores(own, true, CUTS[skin])
+    )
+    return _by_name(
+        distances, scores, motion_loss(truth.points, predicted, truth.rig, truth.rotations, pairing)
+    )
 
 
-def _by_name(distances: dict[str, SkeletonDistances], skin: SkinScores, motion: float) -> dict[str, float]:
+def _by_name(
+    distances: Mapping[Convention, SkeletonDistances | None], skin: SkinScores | None, motion: MotionLoss
+) -> dict[str, float]:
     return {
         **{
-            f"{convention}_{name}": getattr(found, name)
+            f"{convention}_{name}": value * PRINTED_SCALE[convention]
             for convention, found in distances.items()
-            for name in ("j2j", "j2b", "b2b")
+            if found is not None
+            for name, value in asdict(found).items()
         },
-        **{
-            f"skin_{name}": getattr(skin, name)
-            for name in ("l1", "l1_variance", "precision", "recall", "iou")
-        },
-        "motion_loss": motion,
+        **({f"skin_{name}": value for name, value in asdict(skin).items()} if skin is not None else {}),
+        "motion_loss": motion.mean / BOX_SIDE,
+        "motion_mse": motion.squared,
     }
 
 
-# The value of each metric for a failed rig.
-FAILED_METRICS = _by_name(
-    {"unirig": FAILED_SKELETON, "rignet": FAILED_SKELETON}, FAILED_SKIN, FAILED_MOTION / BOX_SIDE
-)
+def failed_metrics(true_joints: int) -> dict[str, float]:
+    """The value of each metric for a failed rig, where the ground truth has `true_joints` joints."""
+    return _by_name(dict.fromkeys(PRINTED_SCALE, FAILED_SKELETON), failed_skin(true_joints), FAILED_MOTION)
 
 
-def failed_metrics(recipe: Recipe) -> dict[str, float]:
-    """The metrics that `eval` measures, each with its value for a failed rig."""
-    if recipe.eval.skeleton == "given":
-        return _by_name({}, FAILED_SKIN, FAILED_MOTION / BOX_SIDE)
-    return FAILED_METRICS
+METRICS = tuple(failed_metrics(1))  # names, in the order of tables and files
 
 
 class GroundTruthMetrics:
@@ -136,20 +151,29 @@ class GroundTruthMetrics:
     """
 
     def __init__(
-        self, samples: Sequence[MeshSample], meshes: Sequence[int], skin_vae: SkinVAE, recipe: Recipe
+        self,
+        samples: Sequence[MeshSample],
+        meshes: Sequence[int],
+        skin_vae: SkinVAE,
+        recipe: Recipe,
+        given_skeleton: bool = False,
     ):
+        self._convention = recipe.eval.skin_convention
+        self._given_skeleton = given_skeleton
         self._truths: dict[int, GroundTruth] = {}
-        self._given = recipe.eval.skeleton == "given"
+        self._failed: dict[int, dict[str, float]] = {}
         for mesh in meshes:
             truth = make_ground_truth(samples[mesh], recipe.eval.metric_vertices, recipe.eval.seed)
             if truth is None:
                 continue
             try:
-                rig_metrics(truth.rig, truth, self._given)
+                defined = rig_metrics(truth.rig, truth, self._convention, given_skeleton)
             except MetricError as error:
                 print(f"{truth.mesh.name}: ground-truth rig skipped ({error})", file=sys.stderr)
             else:
                 self._truths[mesh] = truth
+                failed = failed_metrics(len(truth.rig.joints))
+                self._failed[mesh] = {name: value for name, value in failed.items() if name in defined}
         device = torch.device(recipe.workers.decoder_device)
         # The recipe's device may belong to the workers of a remote cluster.
         available = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
@@ -159,11 +183,18 @@ class GroundTruthMetrics:
         """Number of joints of the ground-truth rig of `mesh`, None if it has none."""
         return len(self._truths[mesh].rig.joints) if mesh in self._truths else None
 
+    def failed(self, mesh: int) -> dict[str, float]:
+        """A failed rig's value of each metric that the ground truth of `mesh` defines, by name."""
+        return self._failed[mesh]
+
     def measure(self, mesh: int, rigs: Sequence[RolloutRig]) -> list[dict[str, float]]:
-        """The metrics of rigs of one mesh that has a ground truth; one mapping per rig, by metric name."""
+        """The metrics of rigs of one mesh that has a ground truth; one mapping per rig, by metric name.
+
+        A metric that is not defined for a rig is absent: the rig counts as failed in this metric.
+        """
         truth = self._truths[mesh]
         weights = self._decoder.decode(truth.mesh, truth.points, truth.normals, [rig.codes for rig in rigs])
         return [
-            rig_metrics(Rig(rig.joints, rig.parents, own), truth, self._given)
+            rig_metrics(Rig(rig.joints, rig.parents, own), truth, self._convention, self._given_skeleton)
             for rig, own in zip(rigs, weights, strict=True)
         ]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from accelerate import PartialState
 
-from data.formats.load import Refusal, unique_names
+from data.formats.load import GLTF_SUFFIXES, Refusal, find_meshes, passed_over, unique_names
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -44,10 +44,12 @@ class RunMeshes:
 def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     """Load and sample the recipe's meshes; unusable files are reported on standard error and skipped.
 
+    So are the files that folders hold besides meshes, and notes on how files were read (`data.load_asset`).
     Without `training`, training meshes are dropped, and read only if the split needs them.
-    Raises MeshError if no mesh remains.
+    Raises MeshError if no mesh remains, or if `data.up` applies to none of the files.
     """
     data = recipe.data
+    _check_up(recipe)
     if data.eval_meshes is not None:
         held_out = _named_samples(_listed(data.eval_meshes), "eval", recipe)
     elif data.meshes is None:
@@ -65,6 +67,21 @@ def load_meshes(recipe: Recipe, training: bool = True) -> RunMeshes:
     if data.meshes is None:
         return _joined(_creatures(data.train_count, TRAIN_FIRST_SEED, recipe), held_out)
     return _joined(_named_samples(_listed(data.meshes), "train", recipe), held_out)
+
+
+def _check_up(recipe: Recipe) -> None:
+    """Raise MeshError if `data.up` is z but would turn no mesh."""
+    if recipe.data.up != "z":
+        return
+    named = [name for names in (recipe.data.meshes, recipe.data.eval_meshes) for name in _listed(names or [])]
+    unprepared = [name for name in named if not is_prepared(name)]
+    files = find_meshes(unprepared)
+    # Names that match no file are reported when they are read.
+    if bool(files) == bool(unprepared) and all(file.suffix.lower() in GLTF_SUFFIXES for file in files):
+        raise MeshError(
+            f"{', '.join(named)}: 'data.up' is z but there is no OBJ, PLY, STL or OFF file, and glTF files "
+            "and prepared rigs are y-up; omit data.up"
+        )
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -87,11 +104,13 @@ def _named_samples(
     files = [name for name in names if not is_prepared(name)]
     if files:
         max_bytes = data.max_megabytes * 2**20
-        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes)
+        samples, refusals = file_samples(files, data.points, data.seed, data.max_faces, max_bytes, up=data.up)
     for folder in dict.fromkeys(name for name in names if is_prepared(name)):
         more, refused = prepared_samples(folder, part, data.points, data.seed, data.max_faces, most)
         samples, refusals = [*samples, *more], [*refusals, *refused]
     _report_skipped(refusals)
+    _report("note", passed_over(files, find_meshes(files)))
+    _report("note", [sample.note for sample in samples if sample.note])
     unique = unique_names([sample.name for sample in samples])
     return [replace(sample, name=name) for sample, name in zip(samples, unique, strict=True)]
 
@@ -102,9 +121,13 @@ def _joined(train: list[MeshSample], held_out: list[MeshSample]) -> RunMeshes:
 
 
 def _report_skipped(refusals: Sequence[object]) -> None:
+    _report("skipped", refusals)
+
+
+def _report(kind: str, lines: Sequence[object]) -> None:
     if PartialState().is_main_process:
-        for refusal in refusals:
-            print(f"skipped: {refusal}", file=sys.stderr)
+        for line in lines:
+            print(f"{kind}: {line}", file=sys.stderr)
 
 
 def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMeshes:

@@ -118,14 +118,17 @@ def run(recipe: Recipe) -> None:
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
-    mesh, own = load_asset(settings.mesh, recipe.data.max_faces, recipe.data.max_megabytes * 2**20)
-    sample = make_sample(mesh, None, recipe.data.points, recipe.data.seed)
+    max_bytes = recipe.data.max_megabytes * 2**20
+    asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False, up=settings.up)
+    if asset.notes:
+        print(f"note: {asset.note}", file=sys.stderr)
+    sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
     policy = load_policy(recipe)
-    skeleton = chosen_skeleton(recipe, mesh, own, SkeletonRoom.of(policy, recipe))
+    skeleton = chosen_skeleton(recipe, asset.mesh, SkeletonRoom.of(policy, recipe))
     if skeleton is not None and skeleton.outside:
         print(
-            f"{skeleton.outside} of the {len(skeleton.joints)} given joints lie outside the mesh's box; the "
-            "policy reads them at its faces, the file keeps them where they are",
+            f"note: {skeleton.outside} of the {len(skeleton.joints)} given joints lie outside the mesh's "
+            "box; the policy reads them at its faces, the file keeps them where they are",
             file=sys.stderr,
         )
     rigged = rig_mesh(

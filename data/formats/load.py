@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import trimesh
@@ -16,12 +17,19 @@ from numpy.typing import NDArray
 
 from data.formats.raw_checks import check_raw
 from data.gltf.document import read_gltf
-from data.gltf.geometry import flatten
+from data.gltf.geometry import bound_only, flatten
 from data.gltf.skinned import skinned_from
-from data.mesh import Mesh, MeshError, normalise
+from data.mesh import Mesh, MeshError, UpAxis, normalise, y_up
 from data.rig import Rig
 
-MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+MESH_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".vrm")
+# A .vrm file is a GLB.
+GLTF_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".vrm")
+# Formats that folders are searched for only to report them: they cannot be read.
+FOREIGN_SUFFIXES: tuple[str, ...] = (
+    *(".fbx", ".blend", ".dae", ".usd", ".usda", ".usdc", ".usdz", ".3ds", ".3mf", ".abc", ".x3d", ".wrl"),
+    *(".max", ".ma", ".mb", ".c4d", ".lwo", ".pmx", ".pmd", ".zip", ".7z", ".rar"),
+)
 MAX_FACES = 2_000_000
 MAX_BYTES = 512 * 2**20
 
@@ -53,30 +61,68 @@ class Refusal:
         return f"{self.file}: {self.reason}"
 
 
-def load_mesh(path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES) -> Mesh:
-    """Load a mesh file into the mesh frame: GLB, glTF, OBJ, PLY, STL or OFF.
+class Asset(NamedTuple):
+    """What `file` holds: its mesh, its rig if requested and present, and notes on how it was read.
+
+    `skin_error`: why its skin cannot be read, if it has one that cannot.
+    """
+
+    mesh: Mesh
+    rig: Rig | None
+    notes: tuple[str, ...]
+    file: str
+    skin_error: MeshError | None = None
+
+    @property
+    def note(self) -> str:
+        """All notes in one line, "<file>: <note>; <note>"; empty if there are none."""
+        return f"{self.file}: {'; '.join(self.notes)}" if self.notes else ""
+
+
+def load_mesh(
+    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
+) -> Mesh:
+    """Load a mesh file into the mesh frame: GLB, glTF, VRM, OBJ, PLY, STL or OFF.
 
     Scenes are flattened with their node transforms; a skinned glTF file is read in bind pose, with the same
-    geometry as `read_skinned_glb`. Polygons are triangulated, unreferenced vertices dropped, coincident
-    corners of STL triangles merged. The mesh's name is the file's stem.
+    geometry as `read_skinned_glb` and the meshes that no joint moves. If its skin cannot be read, its meshes
+    stand where their nodes put them. Polygons are triangulated, unreferenced vertices dropped, coincident
+    corners of STL triangles merged. The mesh's name is the file's stem. `up`: the axis that points up in an
+    OBJ, PLY, STL or OFF file, formats without a convention; "z" turns the mesh to y-up on reading, and the
+    mesh's original frame is then the turned one. None means y.
     Raises MeshError "<file>: <reason>; <fix>": unsupported format (such as FBX), missing, empty, truncated,
     compressed, more than `max_faces` faces or `max_bytes` bytes, no faces, non-finite vertices, zero extent
-    or area, indices out of range.
+    or area, indices out of range, `up` "z" for a glTF file.
     """
-    return load_asset(path, max_faces, max_bytes)[0]
+    return load_asset(path, max_faces, max_bytes, rigged=False, up=up).mesh
 
 
 def load_asset(
-    path: str | Path, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
-) -> tuple[Mesh, Rig | None]:
-    """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order)."""
+    path: str | Path,
+    max_faces: int = MAX_FACES,
+    max_bytes: int = MAX_BYTES,
+    rigged: bool = True,
+    up: UpAxis | None = None,
+) -> Asset:
+    """Like `load_mesh`, with the rig if the file is skinned (mesh frame, bind pose, file's joint order).
+
+    With a rig, meshes that no joint moves are dropped, which a note reports: they are no part of the truth.
+    Without `rigged`, the rig is not read and every mesh is kept: they are all to be rigged.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix == ".fbx":
         raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
     if suffix not in MESH_SUFFIXES:
+        if suffix in (".zip", ".7z", ".rar"):
+            raise MeshError(f"{path}: the file is an archive; unpack it")
         known = ", ".join(known[1:].upper() for known in MESH_SUFFIXES)
         raise MeshError(f"{path}: unknown format {suffix or '(no extension)'}; convert it to one of {known}")
+    if up == "z" and suffix in GLTF_SUFFIXES:
+        raise MeshError(
+            f"{path}: glTF files are y-up by their standard, so up=z does not apply; omit it, and if the "
+            "model lies on its back, export it again with y up"
+        )
     try:
         size = path.stat().st_size
         if size > max_bytes:
@@ -86,33 +132,37 @@ def load_asset(
             )
         if size == 0:
             raise MeshError(f"{path}: the file is empty; export it again")
-        if suffix in (".glb", ".gltf"):
+        if suffix in GLTF_SUFFIXES:
             flat = flatten(read_gltf(path))
             _check_size(path, len(flat.faces), max_faces)
-            if flat.joints is not None:
-                return skinned_from(path, flat)
-            vertices, faces = flat.vertices, flat.faces
+            if rigged and flat.joints is not None:
+                flat = bound_only(flat)
+                return Asset(*skinned_from(path, flat), flat.notes, str(path))
+            vertices, faces, notes, skin_error = flat.vertices, flat.faces, flat.notes, flat.skin_error
         else:
             vertices, faces = _read_other(path, suffix[1:])
             _check_size(path, len(faces), max_faces)
+            vertices = y_up(vertices, up).astype(np.float64)
+            notes, skin_error = (), None
         mesh = normalise(*_compact(vertices, faces, path), str(path))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
-    return replace(mesh, name=path.stem), None
+    return Asset(replace(mesh, name=path.stem), None, notes, str(path), skin_error)
 
 
 def find_meshes(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for mesh files, and for FBX files so that they are
-    reported), a glob pattern ("**" for any depth), or several of these.
+    pattern: a file, a folder (searched recursively for mesh files, and for files of formats that cannot be
+    read, such as FBX, so that they are reported), a glob pattern ("**" for any depth), or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
     for one in patterns:
         path = Path(one).expanduser()
         if path.is_dir():
-            found.update(file for file in path.rglob("*") if file.suffix.lower() in (*MESH_SUFFIXES, ".fbx"))
+            known = (*MESH_SUFFIXES, *FOREIGN_SUFFIXES)
+            found.update(file for file in path.rglob("*") if file.suffix.lower() in known)
         elif path.exists():
             found.add(path)
         else:
@@ -120,27 +170,62 @@ def find_meshes(pattern: Pattern) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
+def passed_over(pattern: Pattern, found: Iterable[Path], outside: Path | None = None) -> list[str]:
+    """For each folder in `pattern`, what was not read there: "<folder>: passed over 12 .png, 1 .txt".
+
+    `found`: the files that were read. Hidden files, the buffers and materials of other files (.bin, .mtl)
+    and those inside the folder `outside` do not count.
+    """
+    known = set(found)
+    lines = []
+    for one in [pattern] if isinstance(pattern, str | Path) else pattern:
+        folder = Path(one).expanduser()
+        counts: dict[str, int] = {}
+        for file in folder.rglob("*") if folder.is_dir() else ():
+            inside = outside is not None and file.resolve().is_relative_to(outside.resolve())
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if file.suffix.lower() in (".bin", ".mtl"):
+                continue
+            if file.is_file() and file not in known and not inside and not hidden:
+                kind = file.suffix.lower() or "(no extension)"
+                counts[kind] = counts.get(kind, 0) + 1
+        if counts:
+            shown = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+            lines.append(f"{folder}: passed over {shown}")
+    return lines
+
+
 def load_meshes(
-    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES, up: UpAxis | None = None
 ) -> tuple[list[Mesh], list[Refusal]]:
-    """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals."""
-    assets, refusals = load_assets(pattern, max_faces, max_bytes)
-    return [mesh for mesh, _ in assets], refusals
+    """Load every file of `find_meshes(pattern)`: the usable meshes, with unique names, and the refusals.
+
+    `up` applies to files of formats without a convention (see `load_mesh`); glTF files are y-up regardless.
+    """
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, rigged=False, up=up)
+    return [asset.mesh for asset in assets], refusals
 
 
 def load_assets(
-    pattern: Pattern, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
-) -> tuple[list[tuple[Mesh, Rig | None]], list[Refusal]]:
-    """Like `load_meshes`, with the rigs of skinned files."""
-    assets: list[tuple[Mesh, Rig | None]] = []
+    pattern: Pattern,
+    max_faces: int = MAX_FACES,
+    max_bytes: int = MAX_BYTES,
+    rigged: bool = True,
+    up: UpAxis | None = None,
+) -> tuple[list[Asset], list[Refusal]]:
+    """`load_asset` of every file of `find_meshes(pattern)`, with unique mesh names, and the refusals."""
+    assets: list[Asset] = []
     refusals: list[Refusal] = []
     for path in find_meshes(pattern):
         try:
-            assets.append(load_asset(path, max_faces, max_bytes))
+            axis = None if path.suffix.lower() in GLTF_SUFFIXES else up
+            assets.append(load_asset(path, max_faces, max_bytes, rigged, axis))
         except MeshError as problem:
             refusals.append(Refusal(str(path), str(problem).removeprefix(f"{path}: ")))
-    names = unique_names([mesh.name for mesh, _ in assets])
-    renamed = [(replace(mesh, name=name), rig) for (mesh, rig), name in zip(assets, names, strict=True)]
+    names = unique_names([asset.mesh.name for asset in assets])
+    renamed = [
+        asset._replace(mesh=replace(asset.mesh, name=name)) for asset, name in zip(assets, names, strict=True)
+    ]
     return renamed, refusals
 
 

@@ -9,14 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.formats.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, load_asset
+from data.formats.load import (
+    FOREIGN_SUFFIXES,
+    GLTF_SUFFIXES,
+    MAX_BYTES,
+    MAX_FACES,
+    Pattern,
+    Refusal,
+    load_asset,
+)
 from data.formats.npz_reader import MAX_NPZ_BYTES, npz_names, read_npz
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, sparse_weights
 from data.formats.rig_repair import RepairedRig, assemble, repair_rig
 from data.formats.rignet_text import read_obj_geometry, read_rignet_text, rignet_mesh
-from data.mesh import MeshError
+from data.mesh import MeshError, UpAxis
 
-RIG_SUFFIXES: tuple[str, ...] = (".glb", ".gltf", ".npz", ".txt")
+RIG_SUFFIXES: tuple[str, ...] = (*GLTF_SUFFIXES, ".npz", ".txt")
 MAX_JOINTS = 256
 # This many float32 weights take 1 GiB.
 MAX_WEIGHTS = 2**28
@@ -35,9 +43,9 @@ class RigLimits:
 def find_rigs(pattern: Pattern) -> list[Path]:
     """The files that match `pattern`, sorted and without duplicates; an empty list if there are none.
 
-    pattern: a file, a folder (searched recursively for rig files, and for FBX files so that they are
-    reported; of text files, those that start like a RigNet rig or are empty), a glob pattern, or several
-    of these.
+    pattern: a file, a folder (searched recursively for rig files, and for files of formats that cannot be
+    read, such as FBX, so that they are reported; of text files, those that start like a RigNet rig or are
+    empty), a glob pattern, or several of these.
     """
     patterns = [pattern] if isinstance(pattern, str | Path) else list(pattern)
     found: set[Path] = set()
@@ -52,10 +60,12 @@ def find_rigs(pattern: Pattern) -> list[Path]:
     return sorted(file for file in found if file.is_file())
 
 
-def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[RepairedRig | Refusal]:
+def read_rigs(
+    path: str | Path, limits: RigLimits | None = None, up: UpAxis | None = None
+) -> Iterator[RepairedRig | Refusal]:
     """The rigs of one file, in order, in the mesh frame; a rig or file that cannot be used gives a Refusal.
 
-    - GLB, glTF: one skinned mesh in bind pose.
+    - GLB, glTF, VRM: one skinned mesh in bind pose; meshes that no joint moves are dropped with a note.
     - NPZ (specification, section 13, loaders `npz` and `unirig`): vertices, faces, parents (-1 or None for
       roots), skin, and matrix_local (its translations are used) or joints; joint_names or names. Object
       arrays are read as plain data without running pickle. Unlike the released loader, this one accepts
@@ -68,18 +78,19 @@ def read_rigs(path: str | Path, limits: RigLimits | None = None) -> Iterator[Rep
 
     `repair_rig` lists what is repaired. The mesh's name is the file's stem, or the folder's name for
     raw_data.npz, followed by the rig's uuid or number if the file holds several. An OSError becomes a
-    Refusal too.
+    Refusal too. `up`: the axis that points up in NPZ and RigNet files (None: y); "z" turns mesh and joints to
+    y-up on reading. glTF files and files of `write_rig_npz` are y-up regardless.
     """
     path, limits = Path(path), limits or RigLimits()
     try:
-        yield from _read(path, limits)
+        yield from _read(path, limits, up)
     except MeshError as problem:
         yield _refusal(path, problem)
     except OSError as problem:
         yield Refusal(str(path), f"cannot be read ({problem.strerror}); check the path")
 
 
-def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
+def _read(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[RepairedRig | Refusal]:
     suffix = path.suffix.lower()
     if suffix == ".fbx":
         raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
@@ -90,17 +101,18 @@ def _read(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     if not path.stat().st_size:
         raise MeshError(f"{path}: the file is empty; export it again")
     if suffix == ".npz":
-        yield from _read_npz(path, limits)
+        yield from _read_npz(path, limits, up)
     elif suffix == ".txt":
-        yield _rignet(path, limits)
+        yield _rignet(path, limits, up)
     else:
-        mesh, rig = load_asset(path, limits.max_faces, limits.max_bytes)
-        if rig is None:
-            raise MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
-        yield _repaired(path, RiggedMesh(mesh, rig, None, str(path)), limits)
+        asset = load_asset(path, limits.max_faces, limits.max_bytes)
+        if asset.rig is None:
+            raise asset.skin_error or MeshError(f"{path}: the mesh has no skin; bind the mesh to a skeleton")
+        repaired = _repaired(path, RiggedMesh(asset.mesh, asset.rig, None, str(path)), limits)
+        yield replace(repaired, notes=(*asset.notes, *repaired.notes))
 
 
-def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
+def _read_npz(path: Path, limits: RigLimits, up: UpAxis | None) -> Iterator[RepairedRig | Refusal]:
     names = npz_names(path)
     if {"meta", "skin_vertices"} <= names:
         rigged = read_rig_npz(path)
@@ -109,7 +121,7 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
     arrays = read_npz(path, objects=True, max_bytes=limits.max_npz_bytes)
     stem = path.parent.name if path.name == "raw_data.npz" and path.parent.name else path.stem
     if "arr_0" not in names or "vertices" in names:
-        yield _from_arrays(str(path), stem, arrays, limits)
+        yield _from_arrays(str(path), stem, arrays, limits, up)
         return
     many = arrays["arr_0"]
     if isinstance(many, Mapping):
@@ -124,12 +136,14 @@ def _read_npz(path: Path, limits: RigLimits) -> Iterator[RepairedRig | Refusal]:
         uuid = entry.get("uuid")
         part = uuid if isinstance(uuid, str) and uuid else str(number)
         try:
-            yield replace(_from_arrays(label, f"{stem}_{part}", entry, limits), part=part)
+            yield replace(_from_arrays(label, f"{stem}_{part}", entry, limits, up), part=part)
         except MeshError as problem:
             yield _refusal(label, problem)
 
 
-def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLimits) -> RepairedRig:
+def _from_arrays(
+    label: str, name: str, arrays: Mapping[str, Any], limits: RigLimits, up: UpAxis | None
+) -> RepairedRig:
     """A rig from named arrays (NPZ, UniRig, one entry of Articulation-XL). `label` names it in errors."""
     vertices, faces = _array(label, arrays, "vertices"), _array(label, arrays, "faces")
     joints = _joints(label, arrays)
@@ -143,7 +157,7 @@ def _from_arrays(label: str, name: str, arrays: Mapping[str, Any], limits: RigLi
     weights = _weights(label, arrays, len(vertices), len(joints))
     names = arrays.get("joint_names") if arrays.get("joint_names") is not None else arrays.get("names")
     mesh, rig, notes = assemble(
-        label, vertices, faces, joints, parents, weights, _joint_names(label, names), first_root
+        label, vertices, faces, joints, parents, weights, _joint_names(label, names), first_root, up
     )
     class_name = "articulation" if sparse else None
     return RepairedRig(RiggedMesh(replace(mesh, name=name), rig, class_name, label), notes)
@@ -262,7 +276,7 @@ def _joint_names(label: str, value: Any) -> list[str] | None:
     return names
 
 
-def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
+def _rignet(path: Path, limits: RigLimits, up: UpAxis | None) -> RepairedRig:
     text = read_rignet_text(path)
     mesh_path = rignet_mesh(path)
     if mesh_path.stat().st_size > limits.max_bytes:
@@ -273,7 +287,9 @@ def _rignet(path: Path, limits: RigLimits) -> RepairedRig:
     _check_limits(str(path), len(vertices), len(faces), len(text.names), limits)
     shape = (len(vertices), len(text.names))
     weights = sparse_weights(text.skin_vertices, text.skin_joints, text.skin_weights, shape, str(path))
-    mesh, rig, notes = assemble(str(path), vertices, faces, text.joints, text.parents, weights, text.names)
+    mesh, rig, notes = assemble(
+        str(path), vertices, faces, text.joints, text.parents, weights, text.names, up=up
+    )
     return RepairedRig(RiggedMesh(replace(mesh, name=path.stem), rig, "rignet", str(path)), notes)
 
 
@@ -305,7 +321,7 @@ def _refusal(label: str | Path, problem: MeshError) -> Refusal:
 def _is_rig_file(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix != ".txt" or not path.is_file():
-        return suffix in (*RIG_SUFFIXES, ".fbx")
+        return suffix in (*RIG_SUFFIXES, *FOREIGN_SUFFIXES)
     with path.open("rb") as file:
         words = file.read(200).split()
     return not words or words[0] in (b"joints", b"root", b"hier", b"skin")

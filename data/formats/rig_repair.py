@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from data.formats.load import unique_names
 from data.formats.rig_npz import RiggedMesh
-from data.mesh import Mesh, MeshError, check_triangles, normalise
+from data.mesh import Mesh, MeshError, UpAxis, check_triangles, normalise, y_up
 from data.rig import Rig, check_weights
 
 # Rounding may leave weights slightly below 0; anything lower is an exporter error.
 NEGATIVE_NOISE = 1e-4
-# A joint farther out than this (in half sides of the bounding box) means that skeleton and mesh use
-# different units.
+# A joint with weight farther out than this (in half sides of the bounding box) means that skeleton and mesh
+# use different units.
 FARTHEST_JOINT = 10.0
 
 
@@ -40,10 +40,12 @@ def assemble(
     weights: NDArray[np.floating],
     names: Sequence[str] | None,
     first_root: int | None = None,
+    up: UpAxis | None = None,
 ) -> tuple[Mesh, Rig, tuple[str, ...]]:
     """Mesh and rig in the mesh frame from raw arrays in any common frame, and notes on the repairs.
 
-    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J).
+    vertices (V, 3), faces (F, 3), joints (J, 3), parents (J,) with -1 for roots, weights (V, J). `up`: the
+    axis that points up in the arrays (None: y); "z" turns vertices and joints to y-up.
     Unreferenced vertices are dropped with their weights; `repair_rig` does the rest. Raises MeshError
     naming `name` for arrays of wrong shape or dtype and for whatever `normalise` or `repair_rig` refuses.
     """
@@ -58,6 +60,7 @@ def assemble(
             f"{name}: the skinning weights have shape {weights.shape} for {len(points)} vertices and "
             f"{len(positions)} joints; export the rig again"
         )
+    points, positions = y_up(points, up), y_up(positions, up)
     kept, compact = np.unique(triangles, return_inverse=True)
     notes = []
     if len(kept) < len(points):
@@ -85,13 +88,14 @@ def repair_rig(
     below the one with the most descendants; joints are reordered, as little as necessary, so that parents
     come first; empty and duplicate names become unique.
     Raises MeshError naming `name`: NaN, infinite or negative weights, no weight at all, parents that are out
-    of range or form a cycle, joints that are not finite, far outside the mesh or all coincident.
+    of range or form a cycle, joints that are not finite or all coincident, joints with weight far outside the
+    mesh.
     """
     count = len(joints)
     notes: list[str] = []
-    _check_joints(name, joints)
+    _check_joints(name, joints, weights)
     linked = _with_one_root(name, parents, count, first_root, notes)
-    order = _parents_first(name, linked)
+    order = parents_first(name, linked)
     if order != list(range(count)):
         notes.append("joints reordered so that parents come first")
     new_index = np.empty(count, dtype=np.int64)
@@ -105,11 +109,13 @@ def repair_rig(
     return rig, tuple(notes)
 
 
-def _check_joints(name: str, joints: NDArray[np.float32]) -> None:
+def _check_joints(name: str, joints: NDArray[np.float32], weights: NDArray[np.floating]) -> None:
     if not np.isfinite(joints).all():
         bad = int(np.flatnonzero(~np.isfinite(joints).all(axis=1))[0])
         raise MeshError(f"{name}: joint {bad} is not finite; repair the skeleton")
-    far = np.abs(joints).max(axis=1)
+    # Poles and targets without weight may stand anywhere.
+    bound = (weights > 0).any(axis=0)
+    far = np.where(bound, np.abs(joints).max(axis=1), 0)
     if far.max() > FARTHEST_JOINT:
         raise MeshError(
             f"{name}: joint {int(far.argmax())} is {far.max():.0f} half side lengths away from the centre of "
@@ -157,7 +163,7 @@ def _descendants(up: list[int]) -> list[int]:
     return sizes
 
 
-def _parents_first(name: str, up: list[int]) -> list[int]:
+def parents_first(name: str, up: list[int]) -> list[int]:
     """Joint indices with parents first: of all joints whose parent is placed, the lowest index is next."""
     children: list[list[int]] = [[] for _ in up]
     for joint, parent in enumerate(up):

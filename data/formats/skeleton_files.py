@@ -1,19 +1,19 @@
 """Reads skeletons without their meshes: the rig of a GLB, glTF, VRM or prepared NPZ file, or plain JSON."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.formats.load import GLTF_SUFFIXES
 from data.formats.rig_npz import read_rig_npz
 from data.gltf.document import read_gltf
 from data.gltf.geometry import flatten
-from data.mesh import MeshError
+from data.mesh import MeshError, UpAxis, y_up
 
-_GLTF_SUFFIXES = (".glb", ".gltf", ".vrm")
 _KEYS = ("joints", "parents", "names")
 _EXAMPLE = '{"joints": [[x, y, z], …], "parents": [-1, 0, …], "names": […]}'
 
@@ -23,22 +23,25 @@ class FileSkeleton:
     """A skeleton in its file's own frame and unit.
 
     joints: (J, 3) float64, finite. parents: (J,) int64, -1 for the single root at index 0, parents[i] < i.
-    names: J names.
+    names: J names. notes: what was derived or chosen in reading, one phrase each.
     """
 
     joints: NDArray[np.float64]
     parents: NDArray[np.int64]
     names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_skeleton_file(path: str | Path) -> FileSkeleton:
+def read_skeleton_file(path: str | Path, up: UpAxis | None = None) -> FileSkeleton:
     """Read a skeleton from a .glb, .gltf or .vrm file with a skin, a prepared rig (.npz) or a .json file.
 
     - GLB, glTF, VRM: the bind pose in the file's world frame, as `load_asset` reads it.
     - NPZ: as written by `python -m data.prepare`, in the frame of the file that was prepared.
     - JSON: an object with `joints` (J, 3), `parents` (J,), -1 or null for the root, and optional `names`.
 
-    Joints keep the file's order as far as parents come before their children.
+    `up`: the axis that points up in a JSON file, as in `load_mesh`; "z" turns its joints to y-up. Prepared
+    rigs and glTF files are y-up already. Joints keep the file's order as far as parents come before their
+    children.
 
     Raises MeshError naming the file: missing, of another format, damaged, without a skin, or (JSON) with an
     invalid entry, several roots or a cycle.
@@ -46,14 +49,15 @@ def read_skeleton_file(path: str | Path) -> FileSkeleton:
     path = Path(path)
     suffix = path.suffix.lower()
     try:
-        if suffix in _GLTF_SUFFIXES:
+        if suffix in GLTF_SUFFIXES:
             return _read_gltf_skeleton(path)
         if suffix == ".npz":
             rigged = read_rig_npz(path)
             joints = rigged.rig.joints.astype(np.float64) / rigged.mesh.scale + rigged.mesh.centre
             return FileSkeleton(joints, rigged.rig.parents, rigged.rig.names)
         if suffix == ".json":
-            return _read_json(path)
+            found = _read_json(path)
+            return replace(found, joints=y_up(found.joints, up).astype(np.float64))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
     raise MeshError(
@@ -64,11 +68,13 @@ def read_skeleton_file(path: str | Path) -> FileSkeleton:
 
 def _read_gltf_skeleton(path: Path) -> FileSkeleton:
     flat = flatten(read_gltf(path))
+    if flat.skin_error is not None:
+        raise flat.skin_error
     if flat.joints is None or flat.parents is None or flat.names is None:
         raise MeshError(f"{path}: no mesh in the file has a skin; use a file with a skinned mesh or JSON")
     if not np.isfinite(flat.joints).all():
         raise MeshError(f"{path}: a joint is not finite; repair the skeleton")
-    return FileSkeleton(flat.joints, flat.parents, flat.names)
+    return FileSkeleton(flat.joints, flat.parents, flat.names, flat.notes)
 
 
 def _read_json(path: Path) -> FileSkeleton:

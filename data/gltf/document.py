@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import shlex
 import struct
 import urllib.parse
 from collections.abc import Iterator
@@ -251,38 +252,104 @@ def _refuse_compression(gltf: Gltf) -> None:
             extensions.update(primitive.get("extensions", {}))
     for name, scheme in _COMPRESSED.items():
         if name in extensions:
+            plain = gltf.path.with_name(f"{gltf.path.stem}_plain.glb")
             raise gltf.error(
-                f"the mesh is {scheme}-compressed ({name})", "export it without mesh compression"
+                f"the mesh is {scheme}-compressed ({name})",
+                "export it without mesh compression, or run: gltf-transform copy "
+                f"{shlex.quote(str(gltf.path))} {shlex.quote(str(plain))}",
             )
 
 
-def node_worlds(gltf: Gltf) -> tuple[list[int], dict[int, NDArray[np.float64]], dict[int, int]]:
-    """The nodes of the default scene: (indices in depth-first order, world matrices (4, 4), parents or -1).
+@dataclass(frozen=True, eq=False)
+class NodeTree:
+    """World matrices (4, 4) and parents (node index or -1) of nodes; `scene`: the scene's, depth first.
 
-    Without scenes, every node without a parent is a root. Raises MeshError for cycles and shared children.
+    `worlds` and `parents` also hold the nodes outside the scene that `add_outside` was called with, their
+    ancestors and the descendants of those.
+    """
+
+    scene: list[int]
+    worlds: dict[int, NDArray[np.float64]]
+    parents: dict[int, int]
+
+    def chain(self, node: int) -> Iterator[int]:
+        """`node` and its ancestors, upwards."""
+        while node >= 0:
+            yield node
+            node = self.parents[node]
+
+
+def scene_tree(gltf: Gltf) -> NodeTree:
+    """The nodes of the default scene; without scenes, of all trees.
+
+    A root that is listed twice, or that is also a descendant of another root, is read once, where its parent
+    puts it. Raises MeshError for cycles and shared children.
     """
     nodes = gltf.items("nodes")
     scenes = gltf.items("scenes")
+    children = {child for node in nodes for child in node.get("children", [])}
     if scenes:
-        roots = gltf.item("scenes", gltf.json.get("scene", 0)).get("nodes", [])
+        listed = gltf.item("scenes", gltf.json.get("scene", 0)).get("nodes", [])
+        below = _descendants(gltf, listed) if children.intersection(listed) else set()
+        roots = [root for root in dict.fromkeys(listed) if root not in below]
+        if listed and not roots:
+            raise gltf.error(f"nodes[{listed[0]}] has two parents or is part of a cycle")
     else:
-        children = {child for node in nodes for child in node.get("children", [])}
         roots = [index for index in range(len(nodes)) if index not in children]
-    worlds: dict[int, NDArray[np.float64]] = {}
-    parents: dict[int, int] = {}
+    tree = NodeTree([], {}, {})
+    for root in roots:
+        tree.scene.extend(_add_tree(gltf, tree, root))
+    return tree
+
+
+def add_outside(gltf: Gltf, tree: NodeTree, nodes: list[int]) -> None:
+    """Add nodes that may lie outside the scene, each with the whole tree it belongs to.
+
+    Raises MeshError for cycles, shared children and nodes that do not exist.
+    """
+    above = {
+        child: index for index, node in enumerate(gltf.items("nodes")) for child in node.get("children", [])
+    }
+    for node in nodes:
+        gltf.item("nodes", node)
+        if node in tree.worlds:
+            continue
+        top, seen = node, {node}
+        while top in above:
+            top = above[top]
+            if top in seen:
+                raise gltf.error(f"nodes[{top}] is part of a cycle")
+            seen.add(top)
+        _add_tree(gltf, tree, top)
+
+
+def _descendants(gltf: Gltf, roots: list[int]) -> set[int]:
+    """All nodes strictly below any of `roots`, also if some form a cycle."""
+    found: set[int] = set()
+    stack = list(roots)
+    while stack:
+        for child in gltf.item("nodes", stack.pop()).get("children", []):
+            if child not in found:
+                found.add(child)
+                stack.append(child)
+    return found
+
+
+def _add_tree(gltf: Gltf, tree: NodeTree, root: int) -> list[int]:
+    """Add `root` and its descendants, depth first; return their indices."""
     order: list[int] = []
-    stack: list[tuple[Any, int]] = [(root, -1) for root in reversed(roots)]
+    stack: list[tuple[Any, int]] = [(root, -1)]
     while stack:
         index, parent = stack.pop()
         node = gltf.item("nodes", index)
-        if index in worlds:
+        if index in tree.worlds:
             raise gltf.error(f"nodes[{index}] has two parents or is part of a cycle")
         local = _local_matrix(gltf, node, index)
-        worlds[index] = local if parent < 0 else worlds[parent] @ local
-        parents[index] = parent
+        tree.worlds[index] = local if parent < 0 else tree.worlds[parent] @ local
+        tree.parents[index] = parent
         order.append(index)
         stack.extend((child, index) for child in reversed(node.get("children", [])))
-    return order, worlds, parents
+    return order
 
 
 def _local_matrix(gltf: Gltf, node: dict[str, Any], index: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data.atomic import write_atomic
 from data.gltf.document import read_gltf
-from data.gltf.geometry import Flattened, flatten
+from data.gltf.geometry import Flattened, bound_only, flatten
 from data.mesh import Mesh, MeshError, normalise
 from data.rig import Rig, check_weights
 from data.sampling import vertex_normals
@@ -19,29 +19,36 @@ INFLUENCES = 4
 
 
 def read_skinned_glb(path: str | Path) -> tuple[Mesh, Rig]:
-    """Read a skinned .glb or .gltf file in bind pose: mesh and rig, both in the mesh frame.
+    """Read a skinned .glb, .gltf or .vrm file in bind pose: mesh and rig, both in the mesh frame.
 
-    - Vertices are those of the bind pose (as stored, in mesh space). Joints come from the inverse of the
-      inverse bind matrices, not from the node pose, which often differs. The skinned node's transform then
-      turns both upright. A skin without inverse bind matrices is read in its node pose.
-    - All primitives, meshes and skins are merged. Skins that share a joint are aligned at it. A mesh
-      without a skin gets weight 1 for the nearest joint above it and is dropped if there is none.
-    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised). Unreferenced vertices are dropped.
+    - The bind pose stands where the file's joints put it; the transform of a skinned mesh's node plays no
+      part (see `data.gltf.bind_pose`). A skin without inverse bind matrices is read in its node pose.
+    - All primitives, meshes and skins are merged. A mesh without a skin gets weight 1 for the nearest joint
+      above it and is dropped if there is none (`load_mesh` keeps it).
+    - Weights are as stored (all JOINTS_n/WEIGHTS_n, not renormalised); NaN counts as 0. Unreferenced vertices
+      are dropped.
     - Joints keep the skin's order, except that the root comes first and parents before children. A
       joint's parent is the nearest joint above it. Of several roots, the one with the most descendants
       becomes the parent of the others.
 
-    Raises MeshError naming the file: missing, no skin, or unusable as a mesh.
+    `load_asset` also returns notes on what was derived, dropped or chosen.
+    Raises MeshError naming the file: missing, no skin, a skin that cannot be read, or unusable as a mesh.
     """
     path = Path(path)
     try:
-        return skinned_from(path, flatten(read_gltf(path)))
+        flat = bound_only(flatten(read_gltf(path)))
     except OSError as problem:
         raise MeshError(f"{path}: cannot be read ({problem.strerror}); check the path") from problem
+    return skinned_from(path, flat)
 
 
 def skinned_from(path: Path, flat: Flattened) -> tuple[Mesh, Rig]:
-    """Mesh and rig of a flattened skinned file, both in the mesh frame. MeshError if it has no skin."""
+    """Mesh and rig of a flattened skinned file, both in the mesh frame.
+
+    MeshError if it has no skin or its skin could not be read.
+    """
+    if flat.skin_error is not None:
+        raise flat.skin_error
     if flat.joints is None or flat.parents is None or flat.weights is None or flat.names is None:
         raise MeshError(f"{path}: the mesh has no skin; use load_mesh for meshes without a rig")
     mesh = replace(normalise(flat.vertices, flat.faces, str(path)), name=path.stem)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.creatures import make_creature
 from data.formats.load import MAX_BYTES, MAX_FACES, Pattern, Refusal, find_meshes, load_assets
 from data.formats.rig_npz import read_rig_npz
-from data.mesh import Mesh, MeshError
+from data.mesh import Mesh, MeshError, UpAxis
 from data.rig import Rig, depth_first
 from data.sampling import sample_surface
 from data.sets.prepared import PreparedEntry, PreparedRigs
@@ -29,6 +29,7 @@ class MeshSample:
 
     `points`, `normals` (N, 3) float32: surface points and flat unit face normals, mesh frame.
     `rig`: bind pose in depth-first joint order, weights (V, J) for `mesh.vertices`; None if unknown.
+    `note`: how its file was read, "<file>: <note>; …"; empty if there is nothing to say.
     """
 
     name: str
@@ -36,6 +37,7 @@ class MeshSample:
     points: NDArray[np.float32]
     normals: NDArray[np.float32]
     rig: Rig | None
+    note: str = ""
 
 
 class Named(Protocol):
@@ -91,14 +93,19 @@ def creature_samples(
 
 
 def file_samples(
-    pattern: Pattern, points: int, seed: int = 0, max_faces: int = MAX_FACES, max_bytes: int = MAX_BYTES
+    pattern: Pattern,
+    points: int,
+    seed: int = 0,
+    max_faces: int = MAX_FACES,
+    max_bytes: int = MAX_BYTES,
+    up: UpAxis | None = None,
 ) -> tuple[list[MeshSample], list[Refusal]]:
     """Samples of all usable files that match `pattern` (see `find_meshes`), and the refused files.
 
-    Names are file stems, made unique. Samples of skinned files have a rig. Raises MeshError, with the reason
-    for each file, if no file is usable.
+    Names are file stems, made unique. Samples of skinned files have a rig. `up`: see `load_meshes`. Raises
+    MeshError, with the reason for each file, if no file is usable.
     """
-    assets, refusals = load_assets(pattern, max_faces, max_bytes)
+    assets, refusals = load_assets(pattern, max_faces, max_bytes, up=up)
     if not assets:
         shown = ", ".join(map(str, [pattern] if isinstance(pattern, str | Path) else pattern))
         if not find_meshes(pattern):
@@ -109,7 +116,8 @@ def file_samples(
         raise MeshError(
             f"{shown}: none of the {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
         )
-    return [make_sample(mesh, rig, points, seed) for mesh, rig in assets], refusals
+    samples = [replace(make_sample(asset.mesh, asset.rig, points, seed), note=asset.note) for asset in assets]
+    return samples, refusals
 
 
 def prepared_samples(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from data.atomic import write_atomic
+from data.formats.helper_joints import Pruned
 from data.formats.load import Refusal
 from data.formats.rig_npz import RiggedMesh, read_rig_npz
 from data.mesh import MeshError
@@ -15,15 +16,18 @@ from data.mesh import MeshError
 MANIFEST = "manifest.json"
 RIGS = "rigs"
 FORMAT = "tokenrig-rl rigs"
-VERSION = 1
+VERSION = 2
 SPLITS = ("train", "eval")
+NOT_PRUNED = Pruned()
 
 
 @dataclass(frozen=True)
 class PreparedEntry:
     """One rig of a manifest. `file` is relative to the folder; `notes` list the repairs.
 
-    `digest`: SHA-256 of mesh, skeleton and weights, in hexadecimal.
+    `digest`: SHA-256 of mesh, skeleton and weights, in hexadecimal. `pruned`: the joints that were removed.
+    `part`: which rig of its source file it is, empty if it is the only one. `group`: the group by which it
+    was split, or None.
     """
 
     name: str
@@ -36,6 +40,9 @@ class PreparedEntry:
     source: str
     digest: str
     notes: tuple[str, ...] = ()
+    pruned: Pruned = NOT_PRUNED
+    part: str = ""
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,16 @@ class Manifest:
     rigs: tuple[PreparedEntry, ...]
     refused: tuple[Refusal, ...]
 
+    @property
+    def pruned(self) -> Pruned:
+        """The joints removed from all rigs."""
+        return sum((rig.pruned for rig in self.rigs), NOT_PRUNED)
+
 
 def write_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Write `manifest.json` atomically."""
-    content = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
+    pruned = asdict(manifest.pruned)
+    content = {"format": FORMAT, "version": VERSION, "pruned": pruned, **asdict(manifest)}
     write_atomic(Path(folder) / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -81,8 +94,9 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def entry_from(values: dict[str, Any]) -> PreparedEntry:
-    """An entry from its JSON values. Raises TypeError or ValueError if they are invalid."""
-    entry = PreparedEntry(**(values | {"notes": tuple(values["notes"])}))
+    """An entry from its JSON values. Raises LookupError, TypeError or ValueError if they are invalid."""
+    typed = {"notes": tuple(values["notes"]), "pruned": Pruned(**values.get("pruned", {}))}
+    entry = PreparedEntry(**(values | typed))
     if entry.split not in SPLITS or not re.fullmatch(rf"{RIGS}/[\w-][\w.-]*\.npz", entry.file, re.ASCII):
         raise ValueError(f"split {entry.split!r}, file {entry.file!r}")
     return entry

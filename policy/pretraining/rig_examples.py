@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from data.augment.augment import AugmentRecipe, augmented
 from data.creatures import CREATURE_KINDS, make_creature
-from data.formats.load import Refusal, find_meshes
+from data.formats.load import Refusal, find_meshes, load_asset
 from data.formats.rig_npz import RiggedMesh
-from data.gltf.skinned import read_skinned_glb
 from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sampling import face_areas, sample_surface_indexed, vertex_normals
@@ -246,10 +245,15 @@ def load_rigs(
     files = find_meshes(pattern)
     for path in files:
         try:
-            mesh, rig = read_skinned_glb(path)
+            asset = load_asset(path, max_faces=sys.maxsize)
+            mesh, rig = asset.mesh, asset.rig
+            if rig is None:
+                raise asset.skin_error or MeshError(f"{path}: the mesh has no skin; bind it to a skeleton")
         except MeshError as error:
             refusals.append(Refusal(str(path), str(error).removeprefix(f"{path}: ")))
             continue
+        if asset.notes:
+            print(f"note: {asset.note}", file=sys.stderr)
         sizes = (("joints", len(rig.joints), max_joints), ("faces", len(mesh.faces), max_faces))
         over = [
             f"the rig has {size} {what}, over the limit of {limit}; raise 'data.max_{what}'"

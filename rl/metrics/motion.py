@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from data.rig import Rig
 from rewards.errors import RewardError
 from rewards.lbs import check_rotations, linear_blend_skinning, skinning_matrices
 from rl.metrics.inputs import BOX_SIDE, MetricError, check_finite
-from rl.metrics.pairing import pair_joints
+
+
+@dataclass(frozen=True)
+class MotionLoss:
+    """Distances between the vertices as two rigs move them, over poses and vertices.
+
+    mean: of the distances, in the unit of the vertices. squared: mean of the squared distances.
+    """
+
+    mean: float
+    squared: float
+
 
 # The motion loss has no upper bound. The diagonal of the box, in the mesh frame's unit, is worse than any
 # useful rig.
-FAILED_MOTION = BOX_SIDE * math.sqrt(3)
+FAILED_MOTION = MotionLoss(BOX_SIDE * math.sqrt(3), 3 * BOX_SIDE**2)
 
 
-def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: ArrayLike) -> float:
-    """Mean distance between the vertices as posed by each rig, under the same poses.
+def motion_loss(
+    vertices: ArrayLike,
+    predicted: Rig,
+    truth: Rig,
+    rotations: ArrayLike,
+    pairing: NDArray[np.int64],
+) -> MotionLoss:
+    """Distances between the vertices as posed by each rig, under the same poses.
 
     Poses are local rotations of the ground-truth joints, about world-aligned axes. A predicted joint takes
-    the rotation of the joint that `pair_joints` pairs it with; an unpaired one does not rotate and so
+    the rotation of the joint that `pairing` pairs it with; an unpaired one does not rotate and so
     follows its parent. Ground-truth joints without a partner do rotate: what they move counts. Pass
     identities for the root to ignore its position, since it turns the whole mesh. A failed rig counts as
     `FAILED_MOTION`.
@@ -33,12 +51,13 @@ def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: Arra
             not move.
         rotations: (P, J, 3, 3) float, P >= 1, J the number of ground-truth joints, as from
             `rewards.poses.random_rotations`.
-
-    Returns:
-        The mean over poses and vertices, in the unit of `vertices`; over BOX_SIDE, it is a share of the box.
+        pairing: (number of predicted joints,) int64, from `pair_joints` or `same_joints`.
 
     Raises:
         MetricError: mismatched shapes, or vertices or rotations that are not finite.
+
+    Source: this project. With the true skeleton, `squared` is UniRig's measure (specification, section 17),
+        under other poses.
     """
     points = check_finite("vertices", vertices, (3,))
     for name, rig in (("predicted", predicted), ("ground-truth", truth)):
@@ -51,10 +70,10 @@ def motion_loss(vertices: ArrayLike, predicted: Rig, truth: Rig, rotations: Arra
         true_rotations = check_rotations(rotations, len(truth.joints))
     except RewardError as error:
         raise MetricError(str(error)) from error
-    pairing = pair_joints(predicted, truth)
     own_rotations = np.where((pairing >= 0)[:, None, None], true_rotations[:, pairing], np.eye(3))
     moved, expected = (
         linear_blend_skinning(points, rig.weights, skinning_matrices(rig.joints, rig.parents, local))
         for rig, local in ((predicted, own_rotations), (truth, true_rotations))
     )
-    return float(np.linalg.norm(moved - expected, axis=-1).mean())
+    squared = ((moved - expected) ** 2).sum(axis=-1)
+    return MotionLoss(float(np.sqrt(squared).mean()), float(squared.mean()))

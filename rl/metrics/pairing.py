@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from data.rig import Rig
 from rl.metrics.inputs import MetricError
+from rl.metrics.skin import normalised_rows
 
 # Weights of the tie-breaks, against squared distances in the mesh frame: depth (then index) decides only
 # between joints closer than 3e-5.
@@ -36,20 +37,37 @@ def pair_joints(predicted: Rig, truth: Rig) -> NDArray[np.int64]:
     return pairing
 
 
-def align_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normalised weights of two rigs of one mesh with corresponding columns, for `skin_scores`.
+def same_joints(predicted: Rig, truth: Rig) -> NDArray[np.int64]:
+    """The pairing of a rig on the given, true skeleton: joint i with joint i.
 
-    Column k < K is ground-truth joint k; the prediction's column k is the joint that `pair_joints` pairs
-    with it, or zeros. Each unpaired predicted joint gets a further column, which is zero in the ground
-    truth. So a missing joint lowers recall, a surplus one precision, and both raise L1, which stays between
-    0 and 2.
+    Raises:
+        MetricError: the rigs differ in their number of joints or their parents.
+    """
+    if not np.array_equal(predicted.parents, truth.parents):
+        raise MetricError(
+            f"the predicted rig ({len(predicted.joints)} joints) does not have the ground truth's hierarchy "
+            f"({len(truth.joints)} joints); predict skinning weights for the given skeleton, or pair joints"
+        )
+    return np.arange(len(truth.joints))
+
+
+def align_weights(
+    predicted: Rig, truth: Rig, pairing: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights of two rigs of one mesh with corresponding columns, for the skin scores.
+
+    Column k < K is ground-truth joint k; the prediction's column k is the joint that `pairing` pairs with it,
+    or zeros. Each unpaired predicted joint gets a further column, which is zero in the ground truth. So a
+    missing joint lowers recall, a surplus one precision, and both raise L1.
 
     Args:
         predicted, truth: J and K joints, weights (V, J) and (V, K) for the same V vertices. A vertex without
             weights keeps none.
+        pairing: (J,) int64, from `pair_joints` or `same_joints`.
 
     Returns:
-        Predicted and ground-truth weights, (V, K + U) float64 each; U predicted joints are unpaired.
+        Predicted weights, normalised, and ground-truth weights as stored, (V, K + U) float64 each; U
+        predicted joints are unpaired.
 
     Raises:
         MetricError: weights for different numbers of vertices.
@@ -59,34 +77,14 @@ def align_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDAr
             f"the predicted rig has weights for {len(predicted.weights)} vertices and the ground-truth rig "
             f"for {len(truth.weights)}; pass rigs of the same mesh at the same points"
         )
-    pairing = pair_joints(predicted, truth)
     count, paired = len(truth.joints), pairing >= 0
-    weights = _normalised(predicted.weights)
+    weights = normalised_rows(predicted.weights)
     aligned = np.zeros((len(weights), count + int((~paired).sum())))
     aligned[:, pairing[paired]] = weights[:, paired]
     aligned[:, count:] = weights[:, ~paired]
     expected = np.zeros_like(aligned)
-    expected[:, :count] = _normalised(truth.weights)
+    expected[:, :count] = truth.weights
     return aligned, expected
-
-
-def corresponding_weights(predicted: Rig, truth: Rig) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Normalised weights of two rigs of one mesh with the same skeleton: column k of both is joint k.
-
-    predicted, truth: J joints in one order, weights (V, J) for the same V vertices. Returns both as (V, J)
-    float64. Raises MetricError for different numbers of vertices or joints.
-    """
-    if predicted.weights.shape != truth.weights.shape:
-        raise MetricError(
-            f"the predicted weights have shape {predicted.weights.shape} and the ground truth's "
-            f"{truth.weights.shape}; pass rigs of the same mesh and skeleton at the same points"
-        )
-    return _normalised(predicted.weights), _normalised(truth.weights)
-
-
-def _normalised(weights: NDArray[np.float32]) -> NDArray[np.float64]:
-    sums = weights.sum(axis=1, keepdims=True, dtype=np.float64)
-    return np.divide(weights, sums, out=np.zeros(weights.shape), where=sums > 0)
 
 
 def _depths(rig: Rig) -> NDArray[np.int64]:

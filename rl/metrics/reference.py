@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rl.metrics.conventions import MERGE_DISTANCE, SAMPLES_PER_BONE, STEP, Convention, check_convention
 from rl.metrics.inputs import BOX_SIDE, check_finite, check_skeleton
-from rl.metrics.skeleton import (
-    LONGEST_PIECE,
-    MERGE_DISTANCE,
-    SAMPLES_PER_BONE,
-    Convention,
-    SkeletonDistances,
-    check_convention,
-)
+from rl.metrics.skeleton import SkeletonDistances
 
 
 def skeleton_distances_reference(
@@ -26,15 +20,17 @@ def skeleton_distances_reference(
     joints_b: ArrayLike,
     parents_b: ArrayLike,
     convention: Convention,
-) -> SkeletonDistances:
+) -> SkeletonDistances | None:
     """`skeleton_distances` in plain Python: a loop over every bone, sample and pair."""
     check_convention(convention)
-    read = _read_unirig if convention == "unirig" else _read_rignet
-    joints, bones, samples = zip(
-        read(*check_skeleton("a", joints_a, parents_a)),
-        read(*check_skeleton("b", joints_b, parents_b)),
-        strict=True,
-    )
+    read = {"unirig": _read_unirig, "rignet": _read_rignet, "exact": _read_exact}[convention]
+    halved = []
+    for name, points, up in (("a", joints_a, parents_a), ("b", joints_b, parents_b)):
+        checked, parents = check_skeleton(name, points, up)
+        halved.append(read([[x / BOX_SIDE for x in joint] for joint in checked.tolist()], parents.tolist()))
+    joints, bones, samples = zip(*halved, strict=True)
+    if not bones[0] or not bones[1]:
+        return None
 
     def points_to_points(points: Any, targets: Any) -> float:
         return sum(min(math.dist(p, q) for q in targets) for p in points) / len(points)
@@ -42,15 +38,14 @@ def skeleton_distances_reference(
     def points_to_bones(points: Any, segments: Any) -> float:
         return sum(min(_point_segment(p, s, e) for s, e in segments) for p in points) / len(points)
 
-    def halved_mean(measure: Callable[[Any, Any], float], source: Any, target: Any) -> float:
-        return (measure(source[0], target[1]) + measure(source[1], target[0])) / 2 / BOX_SIDE
+    def both_ways(measure: Callable[[Any, Any], float], source: Any, target: Any) -> float:
+        return (measure(source[0], target[1]) + measure(source[1], target[0])) / 2
 
-    j2j = halved_mean(points_to_points, joints, joints)
-    if convention == "unirig":
-        j2b = halved_mean(points_to_points, joints, [[s for s, _ in bones[i]] + samples[i] for i in (0, 1)])
-        b2b = halved_mean(points_to_points, samples, samples)
+    j2j = both_ways(points_to_points, joints, joints)
+    if convention == "exact":
+        j2b, b2b = (both_ways(points_to_bones, source, bones) for source in (joints, samples))
     else:
-        j2b, b2b = (halved_mean(points_to_bones, source, bones) for source in (joints, samples))
+        j2b, b2b = (both_ways(points_to_points, source, samples) for source in (joints, samples))
     return SkeletonDistances(j2j, j2b, b2b)
 
 
@@ -61,12 +56,7 @@ def point_segment_distances_reference(points: ArrayLike, segments: ArrayLike) ->
 
 
 def _read_unirig(joints: Any, parents: Any) -> tuple[Any, Any, Any]:
-    bones = []
-    for joint, parent in enumerate(parents):
-        if parent >= 0:
-            bones.append((joints[parent], joints[joint]))
-        elif joint not in parents:
-            bones.append((joints[joint], joints[joint]))
+    bones = [(joints[parent], joints[joint]) for joint, parent in enumerate(parents) if parent >= 0]
     samples = [
         _between(*bone, k / SAMPLES_PER_BONE) for bone in bones for k in range(1, SAMPLES_PER_BONE + 1)
     ]
@@ -74,11 +64,38 @@ def _read_unirig(joints: Any, parents: Any) -> tuple[Any, Any, Any]:
 
 
 def _read_rignet(joints: Any, parents: Any) -> tuple[Any, Any, Any]:
+    group_of: dict[int, int] = {}
+    places: list[Any] = []
+    for i in range(len(joints)):
+        if i in group_of:
+            continue
+        members = [i]
+        for j in range(i + 1, len(joints)):
+            if j not in group_of and math.dist(joints[i], joints[j]) < MERGE_DISTANCE:
+                members.append(j)
+        roots = [j for j in members if parents[j] < 0]
+        group_of.update(dict.fromkeys(members, len(places)))
+        places.append(joints[roots[0] if roots else i])
+    directed: list[tuple[int, int]] = []
+    for joint, parent in enumerate(parents):
+        bone = (group_of[parent], group_of[joint]) if parent >= 0 else None
+        if bone is not None and bone[0] != bone[1] and bone not in directed:
+            directed.append(bone)
+    on_a_bone = {group for bone in directed for group in bone}
+    kept = [place for group, place in enumerate(places) if group in on_a_bone]
+    bones, samples = [], []
+    for parent, child in directed:
+        start, end = places[parent], places[child]
+        bones.append((start, end))
+        steps = round(math.dist(start, end) / STEP)
+        samples += [_between(start, end, k / steps if steps else 0.0) for k in range(steps + 1)]
+    return kept, bones, samples
+
+
+def _read_exact(joints: Any, parents: Any) -> tuple[Any, Any, Any]:
     groups: list[set[int]] = []
     for joint in range(len(joints)):
-        near = {
-            j for j in range(joint + 1) if math.dist(joints[joint], joints[j]) <= MERGE_DISTANCE * BOX_SIDE
-        }
+        near = {j for j in range(joint + 1) if math.dist(joints[joint], joints[j]) <= MERGE_DISTANCE}
         touched = [group for group in groups if group & near]
         groups = [group for group in groups if not group & near] + [{joint}.union(*touched)]
     merged = [[sum(joints[j][axis] for j in group) / len(group) for axis in range(3)] for group in groups]
@@ -92,7 +109,7 @@ def _read_rignet(joints: Any, parents: Any) -> tuple[Any, Any, Any]:
     for pair in linked:
         start, end = merged[min(pair)], merged[max(pair)]
         bones.append((start, end))
-        pieces = max(math.ceil(math.dist(start, end) / (LONGEST_PIECE * BOX_SIDE) - 1e-9), 1)
+        pieces = max(math.ceil(math.dist(start, end) / STEP - 1e-9), 1)
         samples += [_between(start, end, (k + 0.5) / pieces) for k in range(pieces)]
     return merged, bones, samples
 

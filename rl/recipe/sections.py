@@ -49,6 +49,10 @@ class DataRecipe:
     max_megabytes: int = 512
     """Mesh files larger than this are skipped, MiB; above 0. Source: this project."""
 
+    up: Literal["y", "z"] | None = None
+    """Axis that points up in mesh files of formats without a convention (OBJ, PLY, STL, OFF); `z` turns them
+    to y-up, null means `y`. glTF files, prepared folders and creatures are y-up. Source: this project."""
+
     max_turn_deg: float = 0.0
     """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this
     project."""
@@ -72,6 +76,11 @@ class DataRecipe:
                 raise RecipeError(
                     f"'data.{name}' is an empty list; list files, folders or patterns, or set it to null"
                 )
+        if self.up == "z" and self.meshes is None and self.eval_meshes is None:
+            raise RecipeError(
+                "'data.up' is z but there are only procedural creatures, which are y-up; set data.meshes, or "
+                "rig.up for rl.rig"
+            )
         for kind in self.kinds or ():
             if kind not in CREATURE_KINDS:
                 raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
@@ -205,9 +214,14 @@ class EvalRecipe:
     """Compare rigs with the ground truth of meshes that have one: skeleton, skin and motion metrics. Source:
     specification, section 17."""
 
-    metric_vertices: int = 256
-    """Maximum number of vertices per mesh at which skinning weights are compared; above 0. Source: this
-    project."""
+    metric_vertices: int | None = 256
+    """Maximum number of vertices per mesh at which skinning weights are compared; above 0, null for all, as
+    in published tables. Source: this project."""
+
+    skin_convention: Literal["plain", "puppeteer", "puppeteer_modelsresource"] = "plain"
+    """How skin scores are counted: `plain`, an influence is a weight above 0.01; or as Puppeteer's evaluation
+    prunes predictions and selects vertices, for its tables or for ModelsResource. Source: specification,
+    section 17."""
 
     compare: tuple[str, ...] = ()
     """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
@@ -217,7 +231,9 @@ class EvalRecipe:
     """Evaluate before and after training. Source: this project."""
 
     def __post_init__(self) -> None:
-        require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "metric_vertices")
+        require_positive("eval", self, "samples", "best_of", "beams", "batch_size")
+        if self.metric_vertices is not None:
+            require_positive("eval", self, "metric_vertices")
         require_not_negative("eval", self, "temperature", "length_penalty", "seed")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
@@ -242,6 +258,10 @@ class RigRecipe:
     """Skeleton to keep: `own`, that of `rig.mesh`, or a file with one (GLB, glTF or VRM with a skin, JSON,
     prepared rig NPZ) in the frame and unit of the mesh file. The policy only skins it. null: the policy
     writes the skeleton. Source: this project."""
+
+    up: Literal["y", "z"] | None = None
+    """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that
+    is written; null means `y`. glTF files are y-up by standard: `z` is refused. Source: this project."""
 
     candidates: int = 8
     """Rigs to sample, of which the one with the highest total reward is written; above 0. Source: this

@@ -1,7 +1,11 @@
 """Preparing rigs: what is written, refused and split, resuming, and the command's exit codes."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +13,16 @@ import pytest
 
 import data.prepare as module
 from data.creatures import make_creature
+from data.formats.helper_joints import Pruned
 from data.formats.rig_formats import RigLimits
 from data.formats.rig_npz import RiggedMesh, read_rig_npz, write_rig_npz
-from data.mesh import MeshError
+from data.gltf.skinned import write_skinned_glb
+from data.mesh import Mesh, MeshError
 from data.prepare import PrepareSettings, main, prepare
 from data.rig import Rig
+from data.sets.groups import read_groups
 from data.sets.prepared import MANIFEST, PreparedRigs, read_manifest
-from tests.data.rig_files import write_unirig
+from tests.data.rig_files import rignet, write_unirig
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -85,9 +92,9 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     reads: list[str] = []
     original = module.read_rigs
 
-    def counted(path: Path, limits: object) -> object:
+    def counted(path: Path, *settings: object) -> object:
         reads.append(path.parent.name + "/" + path.name)
-        return original(path, limits)  # type: ignore[arg-type]
+        return original(path, *settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "read_rigs", counted)
     return reads
@@ -214,7 +221,7 @@ def test_the_command(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = str(tmp_path / "out")
     assert main([str(raw), "--out", out, "--eval", "0.25", "--class", "rignet"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"4 rigs in {out}: 3 for training, 1 held out; 0 repaired\n"
+    assert shown.out == f"4 rigs in {out}: 3 for training, 1 held out; 0 repaired\nno helper joints found\n"
     assert "refused 2 files or rigs:\n" in shown.err
     assert "cut.glb: " in shown.err
     assert "prepare:" in shown.err, "the progress bar"
@@ -256,3 +263,162 @@ def test_repaired_rigs_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "1 repaired" in capsys.readouterr().out
     (entry,) = read_manifest(tmp_path / "out").rigs
     assert entry.notes == (f"weights of {len(creature.mesh.vertices)} vertices normalised to sum to 1",)
+
+
+def with_helpers(seed: int) -> tuple[Mesh, Rig]:
+    """A creature with a root at the floor, an end, an IK target, and a copy of joint 1."""
+    creature = make_creature(seed)
+    joints, parents, weights = creature.rig.joints, creature.rig.parents, creature.rig.weights.copy()
+    weights[:, 1] /= 2
+    zeros = np.zeros((len(weights), 1), dtype=np.float32)
+    count = len(joints)
+    rig = Rig(
+        np.vstack([[[0, -1, 0]], joints, joints[-1:] * 0.5, [[0, 0, 3]], joints[1:2]]),
+        np.concatenate([[-1], parents + 1, [count, 0, 2]]),
+        np.hstack([zeros, weights, zeros, zeros, weights[:, 1:2]]),
+        ("root", *creature.rig.names, "tip_end", "FootIK", "copy"),
+    )
+    return creature.mesh, rig
+
+
+@pytest.fixture
+def families(tmp_path: Path) -> Path:
+    """Eight rigs with helpers in a folder, c0 to c7, and a manifest with four families of two."""
+    (tmp_path / "in").mkdir()
+    for seed in range(8):
+        mesh, rig = with_helpers(seed)
+        write_skinned_glb(tmp_path / "in" / f"c{seed}.glb", mesh, rig)
+    entries = [{"file": f"in/c{seed}.glb", "family": f"f{seed // 2}"} for seed in range(8)]
+    (tmp_path / "MANIFEST.json").write_text(json.dumps({"files": entries}))
+    return tmp_path
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """`python -m data.prepare` in a process of its own."""
+    command = [sys.executable, "-m", "data.prepare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(module.__file__).parents[1])
+
+
+def test_helper_joints_are_pruned(families: Path) -> None:
+    out = families / "out"
+    done = run(families / "in", "--out", out)
+    assert done.returncode == 0, done.stderr
+    counts = "8 ends and 16 controls without weight, 8 repeated, 0 far outside the mesh"
+    assert f"removed 32 helper joints from 8 rigs: {counts}\n" in done.stdout
+    manifest = read_manifest(out)
+    for seed, entry in enumerate(manifest.rigs):
+        creature, rigged = make_creature(seed), read_rig_npz(out / entry.file)
+        assert entry.pruned == Pruned(ends=1, controls=2, repeated=1)
+        assert rigged.rig.names == creature.rig.names
+        assert entry.joints == len(creature.rig.joints)
+        np.testing.assert_allclose(rigged.rig.joints, creature.rig.joints, atol=1e-5)
+        np.testing.assert_allclose(rigged.rig.weights.sum(axis=1), 1, atol=1e-5)
+    assert json.loads((out / MANIFEST).read_text())["pruned"] == asdict(manifest.pruned)
+    ends = prepare([families / "in"], out, PrepareSettings(keep_ends=True))
+    assert ends.pruned == Pruned(controls=16, repeated=8)
+    assert all("tip_end" in read_rig_npz(out / rig.file).rig.names for rig in ends.rigs)
+    assert run(families / "in", "--out", out, "--no-prune").returncode == 0
+    raw = read_manifest(out)
+    assert raw.pruned == Pruned()
+    assert [rig.joints for rig in raw.rigs] == [len(make_creature(seed).rig.joints) + 4 for seed in range(8)]
+
+
+def test_other_cleaning_settings_read_files_again(families: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the groups, which are assigned when all rigs are known."""
+    out = families / "out"
+    reads = count_reads(monkeypatch)
+    groups = read_groups(f"family:{families / 'MANIFEST.json'}")
+    for settings, count in (
+        (PrepareSettings(), 8),
+        (PrepareSettings(groups=groups, seed=3), 0),
+        (PrepareSettings(keep_ends=True), 8),
+        (PrepareSettings(prune=False), 8),
+        (PrepareSettings(prune=False, up="y"), 8),
+    ):
+        reads.clear()
+        prepare([families / "in"], out, settings)
+        assert len(reads) == count
+
+
+def test_the_limit_counts_the_joints_that_remain(families: Path) -> None:
+    most = len(make_creature(0).rig.joints)
+    one = families / "in" / "c0.glb"
+    assert run(one, "--out", families / "out", "--max-joints", most).returncode == 0
+    for options in (("--max-joints", most - 1), ("--no-prune", "--max-joints", most + 3)):
+        done = run(one, "--out", families / "none", *options)
+        assert done.returncode == 2
+        assert f"over the limit of {options[-1]}" in done.stderr
+
+
+def test_families_stand_on_one_side(families: Path) -> None:
+    manifest = families / "MANIFEST.json"
+    for share, held_out in ((0.25, 2), (0.5, 4), (0.1, 2), (0.9, 6), (0, 0)):
+        done = run(
+            families / "in", "--out", families / "out", "--eval", share, "--group", f"family:{manifest}"
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"{held_out} held out; " in done.stdout
+        assert f"{4 - held_out // 2} groups for training, {held_out // 2} held out" in done.stdout
+        rigs = read_manifest(families / "out").rigs
+        assert [rig.group for rig in rigs] == [f"f{seed // 2}" for seed in range(8)]
+        sides = {(rig.group, rig.split) for rig in rigs}
+        assert len(sides) == 4
+    # An interrupted run resumes to the same split.
+    settings = PrepareSettings(0.5, groups=read_groups(f"family:{manifest}"))
+    whole = prepare([families / "in"], families / "whole", settings)
+    with pytest.raises(Stop):
+        prepare([families / "in"], families / "again", settings, progress=stop_after(5))  # type: ignore[arg-type]
+    assert prepare([families / "in"], families / "again", settings) == whole
+
+
+def test_rigs_without_a_group_are_reported(families: Path) -> None:
+    table = families / "groups.csv"
+    table.write_text("c0,a\nc1,a\n")
+    done = run(families / "in", "--out", families / "out", "--eval", 0.5, "--group", table)
+    assert "6 rigs have no group and were split one by one: c2, c3, c4, c5, c6, c7" in done.stderr
+    rigs = read_manifest(families / "out").rigs
+    assert rigs[0].split == rigs[1].split
+    assert [rig.split for rig in rigs].count("eval") == 4
+    one = run(families / "in", "--out", families / "out", "--group", "folder")
+    assert one.returncode == 0
+    assert "all rigs are of one group, so none is held out; choose other groups" in one.stderr
+
+
+def test_groups_that_cannot_be_used(families: Path) -> None:
+    (families / "other.csv").write_text("x.glb,a\n")
+    for groups, reason in (
+        (f"famly:{families / 'MANIFEST.json'}", "no entry has the field 'famly'; did you mean 'family'?"),
+        (f"family:{families / 'none.json'}", "there is no file"),
+        (str(families / "other.csv"), "none of the 8 rigs is listed; the file lists 'x.glb'"),
+        ("class", "no rig has a class"),
+    ):
+        done = run(families / "in", "--out", families / "out", "--group", groups)
+        assert done.returncode == 2
+        assert reason in done.stderr
+        assert not (families / "out" / MANIFEST).exists()
+
+
+def test_z_up_rigs(raw: Path, tmp_path: Path) -> None:
+    """UniRig files are turned, the GLB beside them is not."""
+    manifest = prepare([raw], tmp_path / "out", PrepareSettings(0, up="z"))
+    for entry, seed in zip(manifest.rigs, (0, 1, 2, 4), strict=True):
+        joints, creature = read_rig_npz(tmp_path / "out" / entry.file).rig.joints, make_creature(seed)
+        turned = creature.rig.joints[:, [0, 2, 1]] * [1, 1, -1]
+        np.testing.assert_allclose(joints, creature.rig.joints if seed == 4 else turned, atol=1e-5)
+    done = run(raw / "wolf é.glb", "--out", tmp_path / "none", "--up", "z")
+    assert done.returncode == 2
+    assert "--up z: all files are glTF, which is y-up by its standard; omit --up" in done.stderr
+
+
+def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that no joint moves is named there; files that are no rigs are counted on standard error."""
+    source = tmp_path / "in"
+    source.mkdir()
+    case = Path(__file__).parent / "gltf" / "cases" / "unskinned_part.glb"
+    (source / "hat.vrm").write_bytes(case.read_bytes())
+    (source / "face.png").write_bytes(b"x")
+    rignet(source)
+    assert main([str(source), "--out", str(source / "out"), "--eval", "0"]) == 0
+    assert f"note: {source}: passed over 1 .png\n" in capsys.readouterr().err
+    notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
+    assert notes["hat"] == ("1 mesh that no joint moves excluded from the rig: hat (36 vertices)",)

@@ -1,6 +1,7 @@
 """Evaluation: means by hand, the same seeds each time, decoding, best of several, and the command."""
 
 import csv
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutSco
 from rl import evaluate as module
 from rl.evaluate import evaluate, same_weights
 from rl.evaluation_results import VALID_ONLY, Evaluation
-from rl.ground_truth import FAILED_METRICS
+from rl.ground_truth import METRICS, failed_metrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import load_meshes, reward_meshes
 from rl.recipe import Recipe, reward_settings
@@ -27,8 +28,8 @@ from tests.rl import tiny
 
 NAMES = ("coverage", "containment", "sparsity", "smoothness")
 COLUMNS = {
-    *(*NAMES, "total", "valid", "joints", "true_joints", *FAILED_METRICS),
-    *(f"{name}{VALID_ONLY}" for name in (*NAMES, "total", *FAILED_METRICS)),
+    *(*NAMES, "total", "valid", "joints", "true_joints", *METRICS),
+    *(f"{name}{VALID_ONLY}" for name in (*NAMES, "total", *METRICS)),
 }
 
 
@@ -109,7 +110,9 @@ def test_cut_off_rigs_count_as_invalid(policy, bank, make_recipe):
     result = run(policy, bank, recipe, service)
     assert {result.mean[name] for name in (*NAMES, "total", "valid", "joints")} == {0.0}
     # Against the ground truth they count as the worst value, and there is no mean over valid rigs.
-    assert {name: result.mean[name] for name in FAILED_METRICS} == pytest.approx(FAILED_METRICS)
+    for row in result.per_mesh.values():
+        worst = failed_metrics(int(row["true_joints"]))
+        assert {name: row[name] for name in METRICS} == pytest.approx(worst)
     assert not [name for name in result.mean if name.endswith(VALID_ONLY)]
     assert result.diagnostics == {}
 
@@ -152,8 +155,47 @@ def test_failures_count_as_the_worst_and_not_at_all(policy, bank, make_recipe):
     assert result.mean["total_valid"] == 4.0
     assert result.mean["valid"] == 0.75
     for row in result.per_mesh.values():
-        for name, worst in FAILED_METRICS.items():
+        for name, worst in failed_metrics(int(row["true_joints"])).items():
             assert row[name] == pytest.approx((3 * row[f"{name}{VALID_ONLY}"] + worst) / 4), name
+
+
+def test_a_valid_rig_without_a_bone_has_failed_in_published_distances_only(
+    policy, bank, make_recipe, monkeypatch
+):
+    """UniRig and RigNet's line leave such rigs out of their means."""
+    point = RolloutRig(np.zeros((1, 3), np.float32), np.array([-1]), np.array([[1, 2]]))
+    joints = np.array([[0, 0, 0], [0, 0.5, 0]], dtype=np.float32)
+    bone = RolloutRig(joints, np.array([-1, 0]), np.array([[1, 2], [3, 4]]))
+    rigs = itertools.cycle([point, bone])
+    monkeypatch.setattr(module, "read_rollout", lambda *arguments: next(rigs))
+    result = run(policy, bank, make_recipe(), FixedScores([0.5, 0.5]), samples=2)
+    assert result.mean["valid"] == 1
+    for row in result.per_mesh.values():
+        worst = failed_metrics(int(row["true_joints"]))
+        for name in METRICS:
+            if name.startswith(("unirig_", "rignet_")):
+                assert row[name] == pytest.approx((row[f"{name}{VALID_ONLY}"] + worst[name]) / 2)
+            else:
+                assert row[name] == row[f"{name}{VALID_ONLY}"]
+
+
+def test_the_skin_convention_changes_the_skin_scores_alone(policy, bank, make_recipe, whole_rigs):
+    plain, pruned = (
+        run(policy, bank, make_recipe(), FixedScores([0.5, 0.5]), skin_convention=convention)
+        for convention in ("plain", "puppeteer")
+    )
+    assert (plain.skin_convention, pruned.skin_convention) == ("plain", "puppeteer")
+    changed = {name for name in METRICS if plain.mean[name] != pruned.mean[name]}
+    assert {"skin_l1", "skin_l1_per_entry"} <= changed <= {n for n in METRICS if n.startswith("skin_")}
+
+
+def test_null_metric_vertices_compares_all(policy, bank, make_recipe, whole_rigs):
+    few, whole, enough = (
+        run(policy, bank, make_recipe(), FixedScores([0.5, 0.5]), metric_vertices=count)
+        for count in (8, None, 10**6)
+    )
+    assert whole.per_mesh == enough.per_mesh != few.per_mesh
+    assert (few.metric_vertices, whole.metric_vertices) == (8, None)
 
 
 @pytest.mark.usefixtures("whole_rigs")
@@ -213,15 +255,15 @@ def test_metrics_can_be_switched_off(policy, bank, make_recipe, monkeypatch):
     for name, row in result.per_mesh.items():
         assert set(row) == COLUMNS - {
             "true_joints",
-            *FAILED_METRICS,
-            *(f"{n}{VALID_ONLY}" for n in FAILED_METRICS),
+            *METRICS,
+            *(f"{n}{VALID_ONLY}" for n in METRICS),
         }
         assert row == {column: with_metrics.per_mesh[name][column] for column in row}
 
 
 # ------------------------------------------------------------------ given skeletons
 
-SKIN = {name for name in FAILED_METRICS if name.startswith(("skin_", "motion_"))}
+SKIN = {name for name in METRICS if name.startswith(("skin_", "motion_"))}
 
 
 @pytest.mark.parametrize(
@@ -267,7 +309,9 @@ def test_cut_off_skins_count_as_the_worst(policy, bank, make_recipe):
     service.prepare_meshes(reward_meshes(bank.samples))
     result = run(policy, bank, recipe, service, skeleton="given")
     assert result.mean["valid"] == 0
-    assert {name: result.mean[name] for name in SKIN} == {name: FAILED_METRICS[name] for name in SKIN}
+    for name in SKIN:
+        worst = [failed_metrics(len(bank.samples[mesh].rig.joints))[name] for mesh in (3, 4)]
+        assert result.mean[name] == pytest.approx(sum(worst) / 2)
 
 
 # ------------------------------------------------------------------ the command
@@ -292,6 +336,7 @@ def test_the_command_writes_json_csv_and_tables(recipe_file, policy_path, tmp_pa
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["policy"] == str(policy_path)
     assert (written["samples"], written["decoding"], written["best_of"]) == (3, "sampled", 1)
+    assert (written["skin_convention"], written["metric_vertices"]) == ("plain", 256)
     assert set(written["mean"]) == set(written["standard_error"]) == COLUMNS
     assert len(written["per_mesh"]) == 2
     assert written["compared"] == []
@@ -317,6 +362,7 @@ def test_the_command_writes_json_csv_and_tables(recipe_file, policy_path, tmp_pa
     shown = capsys.readouterr().out
     assert f"{written['mean']['total']:.3f}" in shown
     assert f"{100 * written['mean']['unirig_j2j_valid']:.2f}" in shown
+    assert f"{written['mean']['rignet_j2j_valid']:.3f}" in shown  # × 100 in the file already
     assert "valid rigs, 2 ground truths" in shown
     assert max(len(line) for line in shown.splitlines() if str(policy_path) not in line) <= 112
 
@@ -427,6 +473,10 @@ def test_rigs_of_a_prepared_folder_are_the_ground_truth(recipe_file, tmp_path, c
         (["eval.beams=0"], "'eval.beams' must be above 0"),
         (["eval.length_penalty=-1"], "'eval.length_penalty' must not be negative"),
         (["eval.metric_vertices=0"], "'eval.metric_vertices' must be above 0"),
+        (
+            ["eval.skin_convention=rignet"],
+            "'eval.skin_convention' must be one of 'plain', 'puppeteer', 'puppeteer_modelsresource'",
+        ),
         (["eval.compare=5"], "'eval.compare' must be a list"),
         (["eval.compare=[nowhere]"], "'eval.compare': nowhere"),
     ],
@@ -470,7 +520,7 @@ def test_the_command_gives_the_true_skeletons(recipe_file, tmp_path, capsys):
     assert list(written["per_mesh"]) == ["rigged1", "rigged2"]
     for each in (written, *written["compared"]):
         assert set(each["mean"]) == COLUMNS - {
-            f"{name}{suffix}" for name in set(FAILED_METRICS) - SKIN for suffix in ("", VALID_ONLY)
+            f"{name}{suffix}" for name in set(METRICS) - SKIN for suffix in ("", VALID_ONLY)
         }
         assert each["mean"]["joints"] == each["mean"]["true_joints"]
     assert written["compared"][0]["difference"]["coverage"]["mean"] == 0  # the same joints

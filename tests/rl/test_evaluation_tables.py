@@ -1,16 +1,17 @@
 """Tables: the numbers in their units, readable in 112 columns."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from rl import ground_truth
 from rl.evaluation_results import Evaluation, summarise
 from rl.evaluation_tables import WIDTH, make_console, print_means, print_meshes
-from rl.ground_truth import FAILED_METRICS
 
 REWARDS = ("coverage", "containment", "sparsity", "smoothness", "total")
-METRICS = {**dict.fromkeys(FAILED_METRICS, 0.25), "unirig_j2j": 0.0312}
+METRICS = {**dict.fromkeys(ground_truth.METRICS, 0.25), "unirig_j2j": 0.0312, "rignet_j2j": 3.12}
 
 
 def evaluation(valid: float = 1.0, metrics: bool = True, shift: float = 0.0, **names: float) -> Evaluation:
@@ -49,11 +50,25 @@ def test_means_of_one_policy():
     assert row(lines, "valid ↑") == ["100.0 %", "0.0"]
     assert row(lines, "joints") == ["14.0", "0.0"]
     assert row(lines, "J2J unirig, % of box ↓") == ["3.12", "0.00"]
+    assert row(lines, "J2J rignet, × 100 ↓") == ["3.120", "0.000"]  # in the unit of published tables
     assert row(lines, "skin L1 ↓") == ["0.250", "0.000"]
+    assert row(lines, "skin L1 per entry ↓") == ["0.2500", "0.0000"]
+    assert row(lines, "motion, squared ↓") == ["0.25000", "0.00000"]
     assert row(lines, "skin IoU ↑") == ["25.0 %", "0.0"]
     assert any("valid rigs, 2 ground truths" in line for line in lines)
     # Nothing failed: both means are the same, and there is one.
     assert not any("failed" in line for line in lines)
+
+
+def test_exact_distances_are_in_the_files_only():
+    lines = shown(print_means, [evaluation(a=1.0)], "A")
+    assert "exact_j2j_valid" in evaluation(a=1.0).mean
+    assert not any("exact" in line for line in lines)
+
+
+def test_the_skin_convention_is_shown_unless_plain():
+    lines = shown(print_means, [replace(evaluation(a=1.0), skin_convention="puppeteer")], "A")
+    assert lines[0] == "1 held-out meshes, 2 rigs each, sampled, seed 7, skin as puppeteer; s.e. over meshes"
 
 
 def test_failures_bring_the_second_mean():

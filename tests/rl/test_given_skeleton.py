@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import MeshError, Rig, depth_first, make_creature, make_sample
+from data import (
+    MeshError,
+    Rig,
+    depth_first,
+    load_mesh,
+    make_creature,
+    make_sample,
+    read_skinned_glb,
+    write_skinned_glb,
+)
 from data.typed_recipe import RecipeError
 from policy.tokens.skeleton_tokenizer import detokenize, discretize, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
@@ -142,21 +151,34 @@ def write_json(path, joints, parents, **further):
     return str(path)
 
 
-def test_own_is_the_rig_of_the_mesh_file(creature, make_recipe):
+def test_own_is_the_rig_of_the_mesh_file(creature, make_recipe, tmp_path):
     mesh, rig = creature
-    chosen = chosen_skeleton(make_recipe({"rig.skeleton": "own"}), mesh, rig, ROOM)
-    assert np.array_equal(chosen.joints, rig.joints)
+    file = tmp_path / "m.glb"
+    write_skinned_glb(file, mesh, rig)
+    read = load_mesh(file)
+    chosen = chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": str(file)}), read, ROOM)
+    np.testing.assert_allclose(chosen.joints, rig.joints, atol=1e-5)
+    assert np.array_equal(chosen.joints, read_skinned_glb(file)[1].joints)
     assert chosen.names == rig.names
-    assert chosen_skeleton(make_recipe(), mesh, rig, ROOM) is None
-    with pytest.raises(RecipeError, match=r"'rig.skeleton' is own, but m.obj has no usable skin"):
-        chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": "m.obj"}), mesh, None, ROOM)
+    assert chosen_skeleton(make_recipe(), mesh, ROOM) is None
+    with pytest.raises(RecipeError, match=r"'rig.skeleton' is own, but m.obj is of a format without"):
+        chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": "m.obj"}), mesh, ROOM)
+
+
+def test_a_json_skeleton_is_turned_like_its_mesh(creature, make_recipe, tmp_path):
+    """Of a z-up file: (x, y, z) of a y-up model is stored as (x, -z, y)."""
+    mesh, rig = creature
+    x, y, z = (rig.joints.astype(np.float64) / mesh.scale + mesh.centre).T
+    file = write_json(tmp_path / "s.json", np.stack([x, -z, y], axis=1), rig.parents)
+    chosen = chosen_skeleton(make_recipe({"rig.skeleton": file, "rig.up": "z"}), mesh, ROOM)
+    np.testing.assert_allclose(chosen.joints, rig.joints, atol=1e-6)
 
 
 def test_a_file_is_read_in_the_meshs_own_frame(creature, make_recipe, tmp_path):
     mesh, rig = creature
     world = rig.joints.astype(np.float64) / mesh.scale + mesh.centre
     file = write_json(tmp_path / "s.json", world, rig.parents)
-    chosen = chosen_skeleton(make_recipe({"rig.skeleton": file}), mesh, None, ROOM)
+    chosen = chosen_skeleton(make_recipe({"rig.skeleton": file}), mesh, ROOM)
     np.testing.assert_allclose(chosen.joints, rig.joints, atol=1e-6)
 
 
@@ -174,16 +196,18 @@ def test_a_file_in_another_unit_is_refused(creature, make_recipe, tmp_path, fact
     world = (rig.joints + offset).astype(np.float64) * factor / mesh.scale + mesh.centre
     file = write_json(tmp_path / "s.json", world, rig.parents)
     with pytest.raises(RecipeError, match=message) as caught:
-        chosen_skeleton(make_recipe({"rig.skeleton": file}), mesh, None, ROOM)
+        chosen_skeleton(make_recipe({"rig.skeleton": file}), mesh, ROOM)
     assert str(caught.value).startswith(f"'rig.skeleton': {file} does not fit")
 
 
 def test_other_mistakes_name_the_file(creature, make_recipe, tmp_path):
     mesh, rig = creature
     with pytest.raises(MeshError, match=r"gone\.json: cannot be read"):
-        chosen_skeleton(make_recipe({"rig.skeleton": str(tmp_path / "gone.json")}), mesh, rig, ROOM)
-    with pytest.raises(RecipeError, match=r"'rig.skeleton': own is too long: its \d+ joints need"):
-        chosen_skeleton(make_recipe({"rig.skeleton": "own"}), mesh, rig, SkeletonRoom(WORDS, 1000, 9))
+        chosen_skeleton(make_recipe({"rig.skeleton": str(tmp_path / "gone.json")}), mesh, ROOM)
+    world = rig.joints.astype(np.float64) / mesh.scale + mesh.centre
+    file = write_json(tmp_path / "s.json", world, rig.parents)
+    with pytest.raises(RecipeError, match=r"s\.json is too long: its \d+ joints need"):
+        chosen_skeleton(make_recipe({"rig.skeleton": file}), mesh, SkeletonRoom(WORDS, 1000, 9))
 
 
 def test_more_bins_change_tokens_only():

@@ -209,3 +209,40 @@ def test_meshes_without_a_skeleton_to_give_are_skipped(make_recipe, capsys):
         )
     with pytest.raises(MeshError, match=r"none of the 1 training meshes .*it has no rig.*set data.skeleton"):
         with_given_skeletons(replace(meshes, train=[1]), make_recipe({"data.skeleton": "given"}), [ROOMY])
+
+
+def test_z_up_files_are_turned(make_recipe, tmp_path):
+    """Boxes of height 1 to 3 along z, all sizes along y once they are turned."""
+    pattern = write_meshes(tmp_path / "meshes", 3)
+    meshes = load_meshes(make_recipe({"data.meshes": pattern, "data.up": "z"}))
+    for sample in meshes.samples:
+        size = np.ptp(sample.mesh.vertices, axis=0)
+        assert size[1] / size[2] == pytest.approx(int(sample.name[3:]) + 1)
+
+
+def test_up_without_a_file_to_turn_is_refused(make_recipe, prepared, tmp_path):
+    with pytest.raises(RecipeError, match=r"'data\.up' is z but there are only procedural creatures"):
+        make_recipe({"data.up": "z"})
+    creature = make_creature(0)
+    write_skinned_glb(tmp_path / "a.glb", creature.mesh, creature.rig)
+    for names in (str(tmp_path / "a.glb"), str(prepared)):
+        with pytest.raises(MeshError, match=r"'data\.up' is z but there is no OBJ, PLY, STL or OFF file"):
+            load_meshes(make_recipe({"data.meshes": names, "data.up": "z"}))
+    with pytest.raises(MeshError, match="no file matches"):
+        load_meshes(make_recipe({"data.meshes": str(tmp_path / "none*.obj"), "data.up": "z"}))
+    boxes = write_meshes(tmp_path / "boxes", 2)
+    recipe = make_recipe({"data.meshes": str(tmp_path / "a.glb"), "data.eval_meshes": boxes, "data.up": "z"})
+    assert len(load_meshes(recipe).held_out) == 2
+
+
+def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
+    cases = Path(__file__).parents[1] / "data" / "gltf" / "cases"
+    for name in ("fewer_ibm_than_joints.glb", "stale_mesh_node_transform.glb"):
+        shutil.copyfile(cases / name, tmp_path / name)
+    (tmp_path / "readme.md").write_text("x")
+    load_meshes(make_recipe({"data.meshes": str(tmp_path)}))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}: passed over 1 .md",
+        f"note: {tmp_path}/fewer_ibm_than_joints.glb: 1 joint without a usable inverse bind matrix placed by "
+        "the neighbouring joints: end",
+    ]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,14 @@ def test_a_mesh_file_becomes_a_rigged_glb_in_its_own_frame(creature_file, recipe
     assert np.abs(joints - centre).max() > half * 0.3
     assert np.allclose(found.weights.sum(axis=1), 1, atol=1e-3)
     assert (tmp_path / "deep" / "rigged.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_how_the_file_was_read_is_noted(recipe_file, tmp_path, capsys):
+    case = Path(__file__).parents[1] / "data" / "gltf" / "cases" / "fewer_ibm_than_joints.glb"
+    output = tmp_path / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={case}", f"rig.out={output}", "rig.candidates=4"]) == 0
+    note = "1 joint without a usable inverse bind matrix placed by the neighbouring joints: end"
+    assert f"note: {case}: {note}\n" in capsys.readouterr().err
 
 
 def test_without_a_name_the_glb_goes_beside_the_mesh(creature_file, recipe_file):
@@ -211,7 +220,10 @@ def test_joints_outside_the_box_are_kept_and_counted(creature_file, recipe_file,
         (["rig.mesh={mesh}", "rig.candidates=0"], ["'rig.candidates'"]),
         (["rig.mesh={mesh}", "rig.candidate=3"], ["'rig.candidates'"]),
         (["rig.mesh={mesh}", "rig.temperature=-1"], ["'rig.temperature'"]),
-        (["rig.mesh={mesh}", "rig.skeleton=own"], ["'rig.skeleton'", "no usable skin", "beast.obj"]),
+        (
+            ["rig.mesh={mesh}", "rig.skeleton=own"],
+            ["'rig.skeleton'", "without skeletons", "beast.obj"],
+        ),
         (["rig.mesh={mesh}", "rig.skeleton=/nowhere.json"], ["nowhere.json"]),
         (["rig.mesh={mesh}", "rig.skeleton={bad}"], ["bad.ply", "GLB, glTF or VRM"]),
         (["rig.mesh={mesh}", "rig.skeleton={roots}"], ["roots.json", "exactly one joint"]),
@@ -235,3 +247,15 @@ def test_help(capsys):
         rig.main(["--help"])
     assert stop.value.code == 0
     assert "rl.rig" in capsys.readouterr().out
+
+
+def test_a_z_up_mesh_is_turned(creature_file, recipe_file, tmp_path):
+    """The GLB that is written is y-up: (x, y, z) -> (x, z, -y). A glTF file cannot be z-up."""
+    output = tmp_path / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}", "rig.up=z"]) == 0
+    lying = load_mesh(creature_file)
+    original = lying.vertices / lying.scale + lying.centre
+    mesh, _ = read_skinned_glb(output)
+    written = mesh.vertices / mesh.scale + mesh.centre
+    np.testing.assert_allclose(written, original[:, [0, 2, 1]] * [1, 1, -1], atol=1e-3)
+    assert rig.main([recipe_file, f"rig.mesh={output}", "rig.up=z"]) == 2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data import MeshError, find_meshes, load_asset, load_mesh, load_meshes
-from data.formats.load import unique_names
+from data.formats.load import passed_over, unique_names
 from tests.data.mesh_files import OBJ, OFF, PLY, bumpy, check_refused, exported
 
 pytestmark = pytest.mark.usefixtures("silent")
@@ -68,6 +68,7 @@ def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
     [
         ("a.fbx", b"Kaydara", "FBX is not supported; convert it to GLB"),
         ("a.blend", b"x", r"unknown format .blend; convert it to one of GLB, GLTF, OBJ, PLY, STL, OFF"),
+        ("a.zip", b"PK", "the file is an archive; unpack it"),
         ("noext", b"x", "unknown format \\(no extension\\)"),
         *((f"a.{kind}", b"", "the file is empty") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
         *((f"a.{kind}", b"hello world\n" * 30, "; ") for kind in ("glb", "gltf", "obj", "ply", "stl", "off")),
@@ -124,6 +125,23 @@ def test_find_meshes(tmp_path: Path) -> None:
     assert names(tmp_path / "nothing*") == []
 
 
+def test_folders_name_what_they_pass_over(tmp_path: Path) -> None:
+    """Other 3D formats are found, so that they are refused one by one; everything else is counted."""
+    for name in ("b.obj", "sub/a.DAE", "sub/c.blend", "x.zip", "b.mtl", "b.bin", ".hidden/d.png", ".thumbs"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = find_meshes(tmp_path)
+    assert [path.name for path in found] == ["b.obj", "a.DAE", "c.blend", "x.zip"]
+    assert passed_over(tmp_path, found) == []
+    for name in ("skin.png", "sub/face.PNG", "LICENSE", "out/rig.npz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    patterns = [tmp_path, tmp_path / "b.obj", f"{tmp_path}/*.png"]
+    line = f"{tmp_path}: passed over 1 (no extension), 2 .png"
+    assert passed_over(patterns, found, tmp_path / "out") == [line]
+    assert passed_over(tmp_path, found) == [f"{tmp_path}: passed over 1 (no extension), 1 .npz, 2 .png"]
+
+
 def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
@@ -141,10 +159,49 @@ def test_load_meshes_reports_and_continues(tmp_path: Path) -> None:
     assert load_meshes(tmp_path / "nothing*") == ([], [])
 
 
+@pytest.mark.parametrize("file_type", ["obj", "ply", "stl", "off"])
+def test_z_up_files_are_turned(tmp_path: Path, file_type: str) -> None:
+    """(x, y, z) -> (x, z, -y): 4 high along z becomes y, the front at y = -1 becomes z = 1.
+
+    The turned box reaches from 0 to (2, 4, 1), so its centre is (1, 2, 0.5) and its scale 2 / 4.
+    """
+    points = np.array([[0.0, 0, 0], [2, 0, 0], [0, -1, 0], [0, 0, 4]])
+    turned = np.array([[0.0, 0, 0], [2, 0, 0], [0, 0, 1], [0, 4, 0]])
+    faces = [[0, 1, 2], [0, 3, 1], [0, 2, 3], [1, 3, 2]]
+    for name, vertices in (("z", points), ("y", turned)):
+        trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / f"{name}.{file_type}")
+    lying = load_mesh(tmp_path / f"z.{file_type}", up="z")
+    corners = lying.vertices[lying.faces]
+    np.testing.assert_allclose(corners, (turned[faces] - [1, 2, 0.5]) / 2, atol=1e-6)
+    np.testing.assert_array_equal(lying.centre, [1, 2, 0.5])
+    assert lying.scale == 0.5
+    for up in (None, "y"):
+        standing = load_mesh(tmp_path / f"y.{file_type}", up=up)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(standing.vertices[standing.faces], corners)
+
+
+def test_gltf_files_are_y_up(tmp_path: Path) -> None:
+    """One file is refused; in a folder only the other formats are turned."""
+    for name in ("a.glb", "b.ply"):
+        (tmp_path / name).write_bytes(exported(name[2:]))
+    with pytest.raises(
+        MeshError, match=r"a\.glb: glTF files are y-up by their standard, so up=z does not apply"
+    ):
+        load_mesh(tmp_path / "a.glb", up="z")
+    load_mesh(tmp_path / "a.glb", up="y")
+    (first, second), refusals = load_meshes(tmp_path, up="z")
+    assert not refusals
+    np.testing.assert_array_equal(first.vertices, load_mesh(tmp_path / "a.glb").vertices)
+    plain = load_mesh(tmp_path / "b.ply").vertices
+    np.testing.assert_array_equal(second.vertices, plain[:, [0, 2, 1]] * [1, 1, -1])
+
+
 def test_only_skinned_files_have_a_rig(tmp_path: Path) -> None:
     path = tmp_path / "ball.glb"
     path.write_bytes(exported("glb"))
-    assert load_asset(path)[1] is None
+    assert load_asset(path).rig is None
+    assert load_asset(path).notes == ()
+    assert load_asset(path).note == ""
 
 
 @given(st.lists(st.sampled_from(["a", "a_2", "a_2_2", "a_3", "b"]), max_size=12))

@@ -234,3 +234,37 @@ def test_find_rigs(tmp_path: Path) -> None:
     assert find_rigs([tmp_path, plain, str(tmp_path / "**" / "*.npz")]) == expected
     assert find_rigs(tmp_path / "README.txt") == [tmp_path / "README.txt"]
     assert find_rigs(tmp_path / "*.none") == []
+
+
+@pytest.mark.parametrize("write", [plain_npz, unirig, articulation, rignet])
+def test_z_up_rigs_are_turned(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    """(x, y, z) -> (x, z, -y): the box of 4 x 2 x 0 lies down, and the joints with it."""
+    (read,) = read_rigs(write(tmp_path), up="z")
+    assert isinstance(read, RepairedRig)
+    mesh, rig = read.rigged.mesh, read.rigged.rig
+    np.testing.assert_array_equal(mesh.vertices, [[-1, 0, 0.5], [1, 0, 0.5], [-1, 0, -0.5], [1, 0, -0.5]])
+    np.testing.assert_array_equal(rig.joints, [[-1, 0, 0], [0, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(mesh.centre, [2, 0, -1])
+    np.testing.assert_array_equal(rig.weights, SKIN[:4])
+
+
+@pytest.mark.parametrize("write", [glb, own])
+def test_rigs_that_are_y_up_are_not_turned(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    path = write(tmp_path)
+    (read,) = read_rigs(path, up="z")
+    assert isinstance(read, RepairedRig)
+    np.testing.assert_array_equal(read.rigged.mesh.vertices, only(path).rigged.mesh.vertices)
+
+
+def test_only_joints_with_weight_must_be_near(tmp_path: Path) -> None:
+    """A pole may stand anywhere; a joint with weight 199 half side lengths away means other units."""
+    joints = np.vstack([JOINTS, [[400, 1, 0]]])
+    skin = np.hstack([SKIN, np.zeros((5, 1))])
+    arrays = {"parents": np.array([-1, 0, 1, 0]), "matrix_local": matrices(joints)}
+    names = np.array([*"abcd"])
+    read = only(plain_npz(tmp_path, skin=skin, joint_names=names, **arrays))
+    np.testing.assert_array_equal(read.rigged.rig.joints[3], [199, 0, 0])
+    skin[0] = [0, 0, 0, 1]
+    assert "joint 3 is 199 half side lengths" in refusal(
+        plain_npz(tmp_path, skin=skin, joint_names=names, **arrays)
+    )

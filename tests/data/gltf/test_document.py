@@ -77,8 +77,9 @@ def test_compressed_files_are_refused_by_name(
         doc["bufferViews"][0]["extensions"] = {extension: {}}
     path = getattr(builder, suffix)(tmp_path / f"small.{suffix}")
     scheme = "Draco" if "draco" in extension else "meshopt"
-    with pytest.raises(MeshError, match=rf"{scheme}-compressed \({extension}\); export it without"):
+    with pytest.raises(MeshError, match=rf"{scheme}-compressed \({extension}\); export it without") as caught:
         load_mesh(path)
+    assert str(caught.value).endswith(f"run: gltf-transform copy {path} {tmp_path}/small_plain.glb")
 
 
 def damage(path: str, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Geometry of glTF scenes: node transforms, strips and fans, bind poses, joint order and weights of skins."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from data import MeshError, Rig, load_mesh, read_skinned_glb
+from data import MeshError, Refusal, Rig, load_asset, load_mesh, read_rigs, read_skinned_glb
 from tests.data.mesh_files import TRIANGLE
 
 pytestmark = pytest.mark.usefixtures("silent")
@@ -130,13 +131,16 @@ def test_two_bones(tmp_path: Path, builder: Any) -> None:
 
 
 def test_bind_pose_is_read_regardless_of_the_node_pose(tmp_path: Path, builder: Any) -> None:
-    """A knee bent by 90 degrees and a moved hip in the node pose do not change the bind pose."""
+    """A knee bent by 90 degrees leaves the bind pose as it is; a moved hip, the root, moves all of it."""
     two_bones(builder).doc["nodes"][2]["rotation"] = [0, 0, np.sqrt(0.5), np.sqrt(0.5)]
-    builder.doc["nodes"][1]["translation"] = [0, 7, 0]
     check_strip(builder.glb(tmp_path / "bent.glb"))
+    builder.doc["nodes"][1]["translation"] = [0, 7, 0]
+    mesh, rig = read_skinned_glb(builder.glb(tmp_path / "moved.glb"))
+    np.testing.assert_allclose(original(mesh, mesh.vertices), moved(0, 7, 0), atol=1e-6)
+    np.testing.assert_allclose(original(mesh, rig.joints), [[0, 7, 0], [1, 7, 0]], atol=1e-6)
 
 
-def test_mesh_node_turns_the_bind_pose_upright(tmp_path: Path, builder: Any) -> None:
+def test_the_nodes_above_the_joints_turn_the_bind_pose_upright(tmp_path: Path, builder: Any) -> None:
     """A z-up file: mesh and root are below a node that rotates z up to y up, (x, y, z) -> (x, z, -y)."""
     two_bones(builder)
     upright = [1, 0, 0, 0, 0, 0, -1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
@@ -300,11 +304,8 @@ def attribute(name: str, make: Any) -> Any:
         (bad_weights(np.nan), "some skinning weights are NaN"),
         (bad_weights(np.inf), "some skinning weights are NaN or infinite"),
         (bad_weights(-0.5), "some skinning weights are negative"),
-        (bad_matrix(np.zeros((4, 4))), "inverse bind matrix 1 of skins.0. cannot be inverted"),
-        (bad_matrix(np.full((4, 4), np.nan)), "not finite"),
-        (lambda b: b.doc["skins"][0].update(joints=[1, 2, 2]), "2 inverse bind matrices for 3 joints"),
         (lambda b: b.doc["skins"][0].update(joints=[]), "has no joints"),
-        (lambda b: b.doc["skins"][0].update(joints=[1, 77]), "not in the scene"),
+        (lambda b: b.doc["skins"][0].update(joints=[1, 77]), r"refers to nodes\[77\], but has only 3 nodes"),
         (lambda b: b.doc["skins"][0].pop("joints"), "malformed"),
         (lambda b: b.doc["skins"].clear(), r"skins\[0\], but has only 0 skins"),
         (attribute("WEIGHTS_0", None), "only one of JOINTS_0 and WEIGHTS_0"),
@@ -322,3 +323,41 @@ def test_damaged_skins_are_refused(tmp_path: Path, builder: Any, act: Any, reaso
     with pytest.raises(MeshError, match=reason) as caught:
         read_skinned_glb(path)
     assert str(caught.value).startswith(f"{path}: ")
+    # The geometry is still there, where its node puts it, and says why it has no rig.
+    asset = load_asset(path)
+    np.testing.assert_allclose(original(asset.mesh, asset.mesh.vertices), POINTS, atol=1e-6)
+    np.testing.assert_array_equal(load_mesh(path).vertices, asset.mesh.vertices)
+    assert asset.rig is None
+    (note,) = asset.notes
+    assert note.startswith("the skin cannot be read, only the geometry: ")
+    assert re.search(reason, note)
+    (refused,) = read_rigs(path)
+    assert isinstance(refused, Refusal)
+    assert re.search(reason, refused.reason)
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([1.0, 0, 1, 1]), None])
+def test_a_useless_matrix_of_a_used_joint(tmp_path: Path, builder: Any, matrix: np.ndarray | None) -> None:
+    """The knee keeps its place below the hip; the vertices follow the joints whose matrices are usable."""
+    two_bones(builder).doc["nodes"][1]["translation"] = [0, 7, 0]
+    # A third joint, so that the hip's matrix is not taken for "all identity".
+    builder.doc["nodes"][1]["children"] = [2, 3]
+    builder.node(name="hand", translation=[0, 2, 0])
+    builder.doc["skins"][0]["joints"] = [1, 2, 3] if matrix is not None else [1, 3, 2]
+    third = shift(0, -2, 0)
+    rows = [np.eye(4), matrix, third] if matrix is not None else [np.eye(4), third]
+    builder.doc["skins"][0]["inverseBindMatrices"] = builder.matrices(rows)
+    knee, hand = (1, 2) if matrix is not None else (2, 1)
+    attributes = builder.doc["meshes"][0]["primitives"][0]["attributes"]
+    attributes["JOINTS_0"] = builder.accessor([[0, knee, hand, 0]] * 4, "uint8")
+    attributes["WEIGHTS_0"] = builder.accessor([[0.5, 0.25, 0.25, 0]] * 4)
+    asset = load_asset(builder.glb(tmp_path / "useless.glb"))
+    assert asset.rig is not None
+    np.testing.assert_allclose(original(asset.mesh, asset.mesh.vertices), moved(0, 7, 0), atol=1e-6)
+    places = dict(zip(asset.rig.names, original(asset.mesh, asset.rig.joints).tolist(), strict=True))
+    np.testing.assert_allclose(places["hip"], [0, 7, 0], atol=1e-6)
+    np.testing.assert_allclose(places["knee"], [1, 7, 0], atol=1e-6)
+    np.testing.assert_allclose(places["hand"], [0, 9, 0], atol=1e-6)
+    assert asset.notes == (
+        "1 joint without a usable inverse bind matrix placed by the neighbouring joints: knee",
+    )

@@ -139,3 +139,15 @@ def test_rotated_creatures_keep_their_rig_inside_and_their_names() -> None:
         assert a.rig is not None
         assert len(b.rig.joints) == len(a.rig.joints)
         assert (np.abs(b.rig.joints) <= 1).all()
+
+
+def test_samples_say_how_their_file_was_read() -> None:
+    cases = Path(__file__).parents[1] / "gltf" / "cases"
+    files = [cases / "stale_mesh_node_transform.glb", cases / "fewer_ibm_than_joints.glb"]
+    samples, refusals = file_samples(files, 64)
+    assert not refusals
+    assert {sample.name: sample.note for sample in samples} == {
+        "stale_mesh_node_transform": "",
+        "fewer_ibm_than_joints": f"{files[1]}: 1 joint without a usable inverse bind matrix placed by the "
+        "neighbouring joints: end",
+    }

@@ -43,10 +43,11 @@ def test_damaged_manifests(raw: Path, tmp_path: Path) -> None:
     for content, reason in (
         ("{", "damaged"),
         ("[]", "not a manifest"),
-        (json.dumps(good | {"version": 9}), "format version 9 is not supported, only 1"),
+        (json.dumps(good | {"version": 9}), "format version 9 is not supported, only 2"),
         (json.dumps(good | {"rigs": [{"name": "x"}]}), "an entry is damaged"),
         (json.dumps(good | {"rigs": [rig | {"file": "../../secret.npz"}]}), "an entry is damaged"),
         (json.dumps(good | {"rigs": [rig | {"split": "test"}]}), "an entry is damaged"),
+        (json.dumps(good | {"rigs": [rig | {"pruned": {"tails": 1}}]}), "an entry is damaged"),
     ):
         path.write_text(content)
         with pytest.raises(MeshError, match=reason):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import policy.pretraining.rig_examples
 from data import (
     EVAL_FIRST_SEED,
+    Asset,
     AugmentRecipe,
     Mesh,
     MeshError,
@@ -202,7 +203,8 @@ def test_no_usable_rig_at_all(tmp_path):
 def test_weights_of_files_become_shares(tmp_path, monkeypatch):
     weights = np.array([[2, 2], [0.5, 0], [0, 0], [1, 3]], dtype=np.float32)
     rig = Rig(np.zeros((2, 3), dtype=np.float32), np.array([-1, 0]), weights)
-    monkeypatch.setattr(policy.pretraining.rig_examples, "read_skinned_glb", lambda path: (square(), rig))
+    asset = Asset(square(), rig, (), "a.glb")
+    monkeypatch.setattr(policy.pretraining.rig_examples, "load_asset", lambda path, max_faces: asset)
     (tmp_path / "a.glb").write_bytes(b"")
     ((_, read),), _ = load_rigs(str(tmp_path), 64, 100)
     # Halves, all, a vertex without weight stays without, quarters.
@@ -468,3 +470,17 @@ def test_data_recipes_that_cannot_be(values, message):
     with pytest.raises(RecipeError) as caught:
         build(RigDataRecipe, values, "data")
     assert str(caught.value).startswith(message)
+
+
+def test_how_files_were_read_is_noted(tmp_path, capsys):
+    cases = Path(__file__).parents[2] / "data" / "gltf" / "cases"
+    (tmp_path / "hat.vrm").write_bytes((cases / "unskinned_part.glb").read_bytes())
+    (tmp_path / "plain.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    rigs, refusals = load_rigs(str(tmp_path), 64, 100)
+    assert [mesh.name for mesh, _ in rigs] == ["hat"]
+    assert [str(refusal) for refusal in refusals] == [
+        f"{tmp_path}/plain.obj: the mesh has no skin; bind it to a skeleton"
+    ]
+    assert capsys.readouterr().err == (
+        f"note: {tmp_path}/hat.vrm: 1 mesh that no joint moves excluded from the rig: hat (36 vertices)\n"
+    )

@@ -20,6 +20,10 @@ TURN_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees: x to y, y
 STILL = np.eye(3)
 
 
+def mean_loss(vertices, predicted, truth, rotations):
+    return motion_loss(vertices, predicted, truth, rotations, pair_joints(predicted, truth)).mean
+
+
 def test_motion_loss_by_hand():
     vertices = [[1, 0, 0], [0, 0, 0]]
     truth = rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], [1, 0])
@@ -27,14 +31,33 @@ def test_motion_loss_by_hand():
     # The elbow turns by 90 degrees. True: (1, 0, 0) is 0.5 past the elbow, so it goes to (0.5, 0.5, 0).
     # Predicted: 0.75 past it, to (0.25, 0.75, 0). They are hypot(0.25, 0.25) apart; the other vertex rests.
     turn = np.array([[STILL, TURN_Z]])
-    assert motion_loss(vertices, early, truth, turn) == pytest.approx(math.hypot(0.25, 0.25) / 2)
+    assert mean_loss(vertices, early, truth, turn) == pytest.approx(math.hypot(0.25, 0.25) / 2)
     # A second pose, at rest, halves the mean.
     rest = np.array([[STILL, STILL]])
     both = np.concatenate([turn, rest])
-    assert motion_loss(vertices, early, truth, both) == pytest.approx(math.hypot(0.25, 0.25) / 4)
-    assert motion_loss(vertices, early, truth, rest) == 0
+    assert mean_loss(vertices, early, truth, both) == pytest.approx(math.hypot(0.25, 0.25) / 4)
+    assert mean_loss(vertices, early, truth, rest) == 0
     # The root turns: all weights and joints agree about it.
-    assert motion_loss(vertices, early, truth, np.array([[TURN_Z, STILL]])) == 0
+    assert mean_loss(vertices, early, truth, np.array([[TURN_Z, STILL]])) == 0
+
+
+def test_squared_distances_by_hand():
+    """UniRig's measure where both rigs share the skeleton: only the weights differ."""
+    truth = rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], [1, 1, 0])
+    other = rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], [1, 0, 0])
+    # The second vertex should turn about the elbow from (0.75, 0, 0) to (0.5, 0.25, 0) and stays. Its squared
+    # distance is 0.25² + 0.25² = 0.125; those of the other two are 0.
+    vertices = [[1, 0, 0], [0.75, 0, 0], [0, 0, 0]]
+    found = motion_loss(vertices, other, truth, np.array([[STILL, TURN_Z]]), np.array([0, 1]))
+    assert found.squared == pytest.approx(0.125 / 3)
+    assert found.mean == pytest.approx(math.sqrt(0.125) / 3)
+    # A vertex is half a weight off: it is moved half of the way, a quarter of the square.
+    half = Rig(other.joints, other.parents, np.array([[0, 1], [0.5, 0.5], [1, 0]]))
+    found = motion_loss(vertices, half, truth, np.array([[STILL, TURN_Z]]), np.array([0, 1]))
+    assert found.squared == pytest.approx(0.125 / 4 / 3)
+    # Two poses: the mean of their squares.
+    both = np.array([[STILL, TURN_Z], [STILL, STILL]])
+    assert motion_loss(vertices, half, truth, both, np.array([0, 1])).squared == pytest.approx(0.125 / 24)
 
 
 def test_a_missing_joint_costs_what_it_moves_and_a_superfluous_one_nothing():
@@ -42,13 +65,13 @@ def test_a_missing_joint_costs_what_it_moves_and_a_superfluous_one_nothing():
     two = rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], [1, 0])
     one = rig([[0, 0, 0]], [-1], [0, 0])
     # (1, 0, 0) goes to (0.5, 0.5, 0) but the rig of one joint leaves it: hypot(0.5, 0.5) / 2 vertices.
-    loss = motion_loss(vertices, one, two, np.array([[STILL, TURN_Z]]))
+    loss = mean_loss(vertices, one, two, np.array([[STILL, TURN_Z]]))
     assert loss == pytest.approx(math.hypot(0.5, 0.5) / 2)
     # A joint in the middle of the bone is nobody's: it follows the root, as the vertex on it should.
     three = rig([[0, 0, 0], [0.25, 0, 0], [0.5, 0, 0]], [-1, 0, 1], [2, 1])
     assert pair_joints(three, two).tolist() == [0, -1, 1]
-    assert motion_loss(vertices, three, two, np.array([[TURN_Z, TURN_Z]])) == pytest.approx(0, abs=1e-12)
-    assert motion_loss(vertices, one, one, np.array([[TURN_Z]])) == 0
+    assert mean_loss(vertices, three, two, np.array([[TURN_Z, TURN_Z]])) == pytest.approx(0, abs=1e-12)
+    assert mean_loss(vertices, one, one, np.array([[TURN_Z]])) == 0
 
 
 @pytest.mark.parametrize("name", cases.NAMES)
@@ -56,9 +79,9 @@ def test_real_rigs_move_like_themselves(name):
     data = cases.inputs(name)
     truth = Rig(data["joints"], data["parents"], data["weights"])
     rotations = rotation_matrices(data["poses"].astype(np.float64))
-    assert motion_loss(data["vertices"], truth, truth, rotations) == 0
+    assert mean_loss(data["vertices"], truth, truth, rotations) == 0
     moved = Rig(data["joints_shift_random"], data["parents"], data["weights"])
-    assert 0 < motion_loss(data["vertices"], moved, truth, rotations) < FAILED_MOTION
+    assert 0 < mean_loss(data["vertices"], moved, truth, rotations) < FAILED_MOTION.mean
 
 
 @given(seed=st.integers(0, 2**32), counts=st.tuples(st.integers(1, 6), st.integers(1, 6)))
@@ -68,7 +91,7 @@ def test_properties_of_the_motion_loss(seed, counts):
     predicted, truth = (random_rig(rng, count, 5) for count in counts)
     vertices = rng.uniform(-1, 1, (5, 3))
     rotations = random_rotations(3, counts[1], 30.0, seed)
-    found = motion_loss(vertices, predicted, truth, rotations)
+    found = mean_loss(vertices, predicted, truth, rotations)
 
     pairing = pair_joints(predicted, truth)
     paired = pairing[pairing >= 0]
@@ -86,17 +109,19 @@ def test_properties_of_the_motion_loss(seed, counts):
     ]
     plain = [math.dist(moved[0][p, v], moved[1][p, v]) for p in range(3) for v in range(5)]
     assert found == pytest.approx(sum(plain) / 15, abs=1e-9)
+    squared = motion_loss(vertices, predicted, truth, rotations, pairing).squared
+    assert squared == pytest.approx(sum(x * x for x in plain) / 15, abs=1e-9)
 
-    assert motion_loss(vertices, truth, truth, rotations) == 0
+    assert mean_loss(vertices, truth, truth, rotations) == 0
     if counts[0] == counts[1]:  # every joint is paired, so each rig can take the other's poses
-        assert motion_loss(vertices, truth, predicted, taken) == pytest.approx(found, abs=1e-12)
+        assert mean_loss(vertices, truth, predicted, taken) == pytest.approx(found, abs=1e-12)
     shift = np.array([0.25, -0.5, 0.125], dtype=np.float32)
     shifted = [Rig(each.joints + shift, each.parents, each.weights) for each in (predicted, truth)]
-    assert motion_loss(vertices + shift, *shifted, rotations) == pytest.approx(found, abs=1e-5)
+    assert mean_loss(vertices + shift, *shifted, rotations) == pytest.approx(found, abs=1e-5)
     # The joints of the prediction in another order that keeps parents first: breadth after depth.
     depths = _depths(predicted)
     other = reorder(predicted, np.lexsort((-np.arange(counts[0]), depths)))
-    assert motion_loss(vertices, other, truth, rotations) == pytest.approx(found, abs=1e-9)
+    assert mean_loss(vertices, other, truth, rotations) == pytest.approx(found, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +143,7 @@ def test_properties_of_the_motion_loss(seed, counts):
 def test_unusable_motions_are_refused(vertices, poses, message):
     arm = rig([[0, 0, 0], [0.5, 0, 0]], [-1, 0], [1, 0])
     with pytest.raises(MetricError, match=message):
-        motion_loss(vertices, arm, arm, poses)
+        mean_loss(vertices, arm, arm, poses)
 
 
 def test_rigs_of_different_meshes_are_refused():
@@ -126,4 +151,4 @@ def test_rigs_of_different_meshes_are_refused():
     with pytest.raises(
         MetricError, match="the ground-truth rig has weights for 3 vertices, but the mesh has 2"
     ):
-        motion_loss(np.zeros((2, 3)), arm, other, np.zeros((1, 2, 3, 3)))
+        mean_loss(np.zeros((2, 3)), arm, other, np.zeros((1, 2, 3, 3)))
