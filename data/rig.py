@@ -70,29 +70,41 @@ def check_weights(weights: NDArray[np.floating], joint_count: int, name: str = "
 
 
 def depth_first(rig: Rig) -> Rig:
-    """The same rig in canonical joint order, the order of the skeleton tokens (specification, section 10).
+    """The same rig in canonical joint order, see `depth_first_order`; weight columns and names follow."""
+    return reorder(rig, depth_first_order(rig.joints, rig.parents))
 
-    Depth first from the root; children are visited in order of their (y, z, x), ties in their old order.
-    Weight columns and names are reordered accordingly.
+
+def depth_first_order(joints: NDArray[np.floating], parents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Canonical joint order, the order of the skeleton tokens (specification, section 10): (J,) int64.
+
+    joints (J, 3), parents (J,), both as in `Rig`. Entry i is the index of the joint that comes i-th. Depth
+    first from the root; children are visited in order of their (y, z, x), ties in their old order. The
+    coordinates are compared as given, not as quantised for the tokens: joints that fall into one bin keep the
+    order of their exact positions.
     """
-    children: list[list[int]] = [[] for _ in rig.parents]
-    for joint, parent in enumerate(rig.parents.tolist()):
+    children: list[list[int]] = [[] for _ in parents]
+    for joint, parent in enumerate(parents.tolist()):
         if parent >= 0:
             children[parent].append(joint)
-    keys = [(y, z, x) for x, y, z in rig.joints.tolist()]
+    keys = [(y, z, x) for x, y, z in joints.tolist()]
     order: list[int] = []
     stack = [0]
     while stack:
         joint = stack.pop()
         order.append(joint)
         stack.extend(sorted(children[joint], key=lambda child: (keys[child], child), reverse=True))
-    return reorder(rig, np.array(order))
+    return np.array(order, dtype=np.int64)
 
 
 def reorder(rig: Rig, order: NDArray[np.int64]) -> Rig:
     """The rig with joint order[i] at index i; `order` (J,) is a permutation that keeps parents first."""
+    parents = reordered_parents(rig.parents, order)
+    return Rig(rig.joints[order], parents, rig.weights[:, order], tuple(rig.names[i] for i in order))
+
+
+def reordered_parents(parents: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Parents (J,), -1 for the root, after joint order[i] has moved to index i."""
     new_index = np.empty(len(order), dtype=np.int64)
     new_index[order] = np.arange(len(order))
-    old = rig.parents[order]
-    parents = np.where(old < 0, -1, new_index[old])
-    return Rig(rig.joints[order], parents, rig.weights[:, order], tuple(rig.names[i] for i in order))
+    old = parents[order]
+    return np.where(old < 0, -1, new_index[old])

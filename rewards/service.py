@@ -17,6 +17,7 @@ from rewards.worker import (
     GroupScore,
     RewardMesh,
     RolloutRig,
+    RolloutScore,
     check_prepared,
     merge_invalid,
     prepare,
@@ -117,6 +118,19 @@ class InlineRewardService:
         group = GroupScore(merge_invalid(rigs, scores), decoded - start, time.perf_counter() - decoded)
         remaining = iter(weights)
         return group, [None if rig is None else next(remaining) for rig in rigs]
+
+    def score_weights(
+        self, mesh: int, rig: RolloutRig, weights: NDArray[np.float32], pose_seed: int
+    ) -> RolloutScore:
+        """The score of a rig with other weights than the decoder's, such as those that a file stores.
+
+        Args:
+            mesh: index into the meshes prepared last.
+            rig: joints and parents; its codes do not count.
+            weights: (S, J) float32 at the scoring mesh's vertices.
+            pose_seed: as in `submit`.
+        """
+        return score_rollouts(self._prepared(mesh)[1], [rig], [weights], pose_seed, self.settings)[0]
 
     def vertex_weights(self, mesh: int, rig: RolloutRig, scored: NDArray[np.float32]) -> NDArray[np.float32]:
         """The weights of a rig at all vertices of the mesh, to be written to a file: what was scored.

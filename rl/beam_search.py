@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
-from rl.rollout import PROMPT_LENGTH, Rollouts
+from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
+from rl.rollout import Rollouts
 
 
 @torch.no_grad()
@@ -20,6 +23,7 @@ def beam_search(
     max_new_tokens: int,
     beams: int,
     length_penalty: float = 1.0,
+    skeletons: Sequence[SkeletonTokens] | None = None,
 ) -> Rollouts:
     """The best completion of each mesh found by a beam of `beams` hypotheses.
 
@@ -36,28 +40,30 @@ def beam_search(
         max_new_tokens: limit of the completion, <eos> included.
         beams: K >= 1.
         length_penalty: >= 0.
+        skeletons: the given skeleton of each mesh, empty where the policy writes it; see `sample_rigs`.
 
     Returns:
         M completions; `log_probs` are at temperature 1. If no hypothesis of a mesh finished within the
         limit, its row is the best unfinished one.
 
     Raises:
-        ValueError: beams, length_penalty or max_new_tokens out of range, or not one class per mesh.
+        ValueError: beams, length_penalty or max_new_tokens out of range, a given skeleton that exceeds the
+            model's positions, or not one class per mesh.
     """
     meshes = len(mesh_embeds)
-    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
     if class_ids.shape != (meshes,) or meshes == 0:
         raise ValueError(
             f"class_ids have shape {tuple(class_ids.shape)} for {meshes} meshes; pass one class per mesh"
         )
-    if not 0 < max_new_tokens <= limit:
-        raise ValueError(f"max_new_tokens {max_new_tokens} must be between 1 and {limit} for this model")
+    skeletons = [()] * meshes if skeletons is None else skeletons
+    positions = model.config.max_position_embeddings - mesh_embeds.shape[1]
+    limit = longest_completion(skeletons, max_new_tokens, positions, grammar.vocabulary)
     if beams < 1 or not length_penalty >= 0:
         raise ValueError(f"beams {beams} must be at least 1 and length_penalty {length_penalty} at least 0")
     was_training = model.training
     model.eval()
     try:
-        found = _search(model, mesh_embeds, class_ids, grammar, max_new_tokens, beams, length_penalty)
+        found = _search(model, mesh_embeds, class_ids, skeletons, grammar, limit, beams, length_penalty)
     finally:
         model.train(was_training)
     return found
@@ -67,20 +73,23 @@ def _search(
     model: TokenRigForCausalLM,
     mesh_embeds: Tensor,
     class_ids: Tensor,
+    skeletons: Sequence[SkeletonTokens],
     grammar: Grammar,
     limit: int,
     beams: int,
     length_penalty: float,
 ) -> Rollouts:
     device, vocabulary, meshes = mesh_embeds.device, grammar.vocabulary, len(mesh_embeds)
-    class_ids = class_ids.to(device)
-    prompt = torch.stack([torch.full_like(class_ids, vocabulary.bos), class_ids], dim=1)
-    output = model(input_ids=prompt, mesh_embeds=mesh_embeds, use_cache=True)
+    prompt, mask = sampling_prompts(class_ids.to(device), skeletons, vocabulary)
+    output = model(input_ids=prompt, attention_mask=mask, mesh_embeds=mesh_embeds, use_cache=True)
     cache = output.past_key_values
     first_row = torch.arange(meshes, device=device)[:, None] * beams  # (M, 1): a mesh's first row
     row_of_mesh = torch.arange(meshes, device=device).repeat_interleave(beams)
     cache.reorder_cache(row_of_mesh)
     logits = output.logits[:, -1][row_of_mesh]
+    start = grammar.after_prompt(prompt, mask)
+    state = GrammarState(start.state[row_of_mesh], start.bones[row_of_mesh], start.skin[row_of_mesh])
+    mask = None if mask is None else mask[row_of_mesh]
 
     ids = torch.full((meshes, beams, limit), vocabulary.pad, device=device)
     log_probs = torch.zeros(meshes, beams, limit, dtype=torch.float64, device=device)
@@ -88,7 +97,6 @@ def _search(
     # All hypotheses of a mesh start identical, so only one of them counts.
     totals = torch.full((meshes, beams), -torch.inf, dtype=torch.float64, device=device)
     totals[:, 0] = 0
-    state = grammar.start(meshes * beams, device)
     best = _Best(meshes, limit, vocabulary.pad, device)
     for position in range(limit):
         masked = logits.float().masked_fill(~grammar.allowed(state), -torch.inf)
@@ -124,7 +132,11 @@ def _search(
             break
         if not torch.equal(rows, torch.arange(len(rows), device=device)):
             cache.reorder_cache(rows)
-        output = model(input_ids=tokens.view(-1, 1), past_key_values=cache, use_cache=True)
+        # A row's hypotheses stay among the rows of its mesh, which share one prompt and so one mask.
+        mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
+        output = model(
+            input_ids=tokens.view(-1, 1), attention_mask=mask, past_key_values=cache, use_cache=True
+        )
         logits = output.logits[:, -1]
     complete = best.scores > -torch.inf
     best.update(ids, log_probs, lengths, scores.masked_fill(complete[:, None], -torch.inf))

@@ -22,9 +22,10 @@ from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.evaluation_tables import make_console, print_means, print_meshes
+from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
-from rl.meshes import RunMeshes, load_meshes, prepare_meshes
+from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, load_recipe, total_reward
 from rl.reward_service import reward_service
@@ -56,21 +57,30 @@ def evaluate(
     Seeds depend only on the recipe, so every policy gets the same ones. Of each `best_of` consecutive
     rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
     policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
-    the results.
+    the results. With `eval.skeleton: given`, all meshes need a rig, and rigs differ from it in skin only.
 
     Raises:
         RunFailedError: no rollout could be scored.
+        ValueError: a mesh has no skeleton to give.
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
     rows = [mesh for mesh in meshes for _ in range(_rigs_per_mesh(recipe) * settings.best_of)]
+    given: GivenSkeletons = {}
+    if settings.skeleton == "given":
+        given = true_skeletons(bank.samples, meshes, bank.vocabulary)
     rigs = [
-        read_rollout(ids, bank.class_id, bank.vocabulary) for ids in _decode(policy, bank, rows, recipe, name)
+        read_rollout(ids, bank.class_id, bank.vocabulary, given.get(mesh))
+        for mesh, ids in zip(rows, _decode(policy, bank, rows, recipe, name, given), strict=True)
     ]
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
     )
-    truth = GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe) if settings.metrics else None
+    truth = (
+        GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe, bool(given))
+        if settings.metrics
+        else None
+    )
     per_mesh: dict[str, dict[str, float]] = {}
     diagnostics: dict[str, list[float]] = {}
     for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
@@ -105,6 +115,7 @@ def evaluate(
         diagnostics={key: mean_of(value) for key, value in diagnostics.items()},
         decoding=settings.decoding,
         best_of=settings.best_of,
+        skeleton=settings.skeleton,
         skin_convention=settings.skin_convention,
         metric_vertices=settings.metric_vertices,
     )
@@ -116,9 +127,9 @@ def _rigs_per_mesh(recipe: Recipe) -> int:
 
 
 def _decode(
-    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str
+    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str, given: GivenSkeletons
 ) -> list[list[int]]:
-    """Token ids of one rollout per entry of `rows`, which are mesh indices."""
+    """Token ids of one rollout per entry of `rows`, which are mesh indices; `given` as in the rollout."""
     settings = recipe.eval
     beams = settings.beams if settings.decoding == "beam" else 1
     size = max(1, settings.batch_size // beams)
@@ -136,9 +147,12 @@ def _decode(
                 max_new_tokens=recipe.train["max_completion_length"],
                 beams=beams,
                 length_penalty=settings.length_penalty,
+                skeletons=tokens_of(given, rows[part]),
             )
         else:
-            rollouts = sample_for_meshes(policy, bank, rows[part], recipe, seeds[part], temperature, size)
+            rollouts = sample_for_meshes(
+                policy, bank, rows[part], recipe, seeds[part], temperature, size, given
+            )
         ids += rollouts.rows()[0]
     return ids
 
@@ -196,14 +210,15 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
         if paths.count(path) > 1:
             raise RecipeError(f"{path} appears twice in 'policy.path' and 'eval.compare'; remove one")
     recipes = [replace(recipe, policy=replace(recipe.policy, path=path)) for path in paths]
-    for own in recipes[1:]:
-        load_policy(own, "eval.compare")
-    meshes = load_meshes(recipe, training=False)
+    rooms = [SkeletonRoom.of(load_policy(own, "eval.compare"), own) for own in recipes[1:]]
+    first = load_policy(recipe)
+    rooms.append(SkeletonRoom.of(first, recipe))
+    meshes = with_given_skeletons(load_meshes(recipe, training=False), recipe, rooms)
     evaluations = []
     with ExitStack() as services:
         service, skin_vae, prepared = None, None, meshes
         for own in recipes:
-            policy = load_policy(own)
+            policy = first if own is recipes[0] else load_policy(own)
             if service is None or skin_vae is None or not same_weights(skin_vae, policy.skin_vae):
                 services.close()
                 service = services.enter_context(reward_service(own, policy))

@@ -76,6 +76,7 @@ class Evaluation:
     the columns it has no value for: metrics if it has no ground truth, `_valid` if none of its rigs is valid.
     A valid rig for which a metric is not defined counts as failed in this metric.
 
+    skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
     """
@@ -89,6 +90,7 @@ class Evaluation:
     diagnostics: dict[str, float]
     decoding: str = "sampled"
     best_of: int = 1
+    skeleton: str | None = None
     skin_convention: str = "plain"
     metric_vertices: int | None = None
 

@@ -99,6 +99,8 @@ def describe(evaluation: Evaluation) -> str:
     how = evaluation.decoding
     if evaluation.best_of > 1:
         how += f", each the best of {evaluation.best_of} by total reward"
+    if evaluation.skeleton == "given":
+        how += ", ground-truth skeletons"
     skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"
     return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}; s.e. over meshes"
 

@@ -91,14 +91,16 @@ def rig_metrics(
 
     A metric that is not defined for these rigs is absent: skeleton distances without a bone, skin scores
     without a vertex that counts. With `given_skeleton` the rig has the true skeleton, so joint i corresponds
-    to joint i; otherwise joints are paired.
+    to joint i, and there are no skeleton distances; otherwise joints are paired.
     """
-    distances = {
-        convention: skeleton_distances(
-            predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
-        )
-        for convention in PRINTED_SCALE
-    }
+    distances: dict[Convention, SkeletonDistances | None] = {}
+    if not given_skeleton:
+        distances = {
+            convention: skeleton_distances(
+                predicted.joints, predicted.parents, truth.rig.joints, truth.rig.parents, convention
+            )
+            for convention in PRINTED_SCALE
+        }
     pairing = (same_joints if given_skeleton else pair_joints)(predicted, truth.rig)
     own, true = align_weights(predicted, truth.rig, pairing)
     scores = (

@@ -25,6 +25,7 @@ from data.sets.dataset import (
 from data.sets.prepared import is_prepared
 from rewards.service import RewardService
 from rewards.worker import RewardMesh
+from rl.given_skeleton import SkeletonRoom, true_skeleton
 from rl.recipe import Recipe
 
 # Distance between the creature seeds of consecutive values of `data.seed`.
@@ -144,6 +145,48 @@ def without_refused(meshes: RunMeshes, reasons: Sequence[str | None]) -> RunMesh
             "no held-out mesh can be scored; choose other meshes with 'data.eval_meshes' or 'data.meshes'"
         )
     return RunMeshes(meshes.samples, train, held_out)
+
+
+def with_given_skeletons(meshes: RunMeshes, recipe: Recipe, rooms: Sequence[SkeletonRoom]) -> RunMeshes:
+    """Skip meshes whose skeleton is to be given but cannot be; report each with its reason, and their number.
+
+    Training meshes need a ground-truth rig with `data.skeleton: given`, held-out ones with `eval.skeleton:
+    given`, and its tokens must fit into each of `rooms`, one per policy. Raises MeshError if no training mesh
+    or no held-out mesh remains.
+    """
+    train, held_out = meshes.train, meshes.held_out
+    if recipe.data.skeleton == "given":
+        train = _with_skeleton(meshes, train, "training", "data.skeleton", rooms)
+    if recipe.eval.skeleton == "given":
+        held_out = _with_skeleton(meshes, held_out, "held-out", "eval.skeleton", rooms)
+    return RunMeshes(meshes.samples, train, held_out)
+
+
+def _with_skeleton(
+    meshes: RunMeshes, chosen: Sequence[int], kind: str, key: str, rooms: Sequence[SkeletonRoom]
+) -> list[int]:
+    reasons = {mesh: _no_skeleton(meshes.samples[mesh], rooms) for mesh in chosen}
+    kept = [mesh for mesh, reason in reasons.items() if reason is None]
+    skipped = [f"{meshes.samples[mesh].name}: {reason}" for mesh, reason in reasons.items() if reason]
+    if chosen and not kept:
+        raise MeshError(
+            f"'{key}' is given, but none of the {len(chosen)} {kind} meshes has a usable skeleton "
+            f"({skipped[0]}); use rigged meshes or set {key} to null"
+        )
+    if skipped:
+        count = f"{len(skipped)} of {len(chosen)} {kind} meshes, which have no usable skeleton ({key}=given)"
+        _report_skipped([*skipped, count])
+    return kept
+
+
+def _no_skeleton(sample: MeshSample, rooms: Sequence[SkeletonRoom]) -> str | None:
+    """Why the mesh's skeleton cannot be given to policies with these rooms, None if it can."""
+    for room in rooms:
+        skeleton = true_skeleton(sample, room.vocabulary)
+        reason = "it has no rig" if skeleton is None else room.refusal(skeleton)
+        if reason is not None:
+            return reason
+    return None
 
 
 def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) -> RunMeshes:

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 
 from data.typed_recipe import RecipeError
 from policy.bundle import PolicyError, RigPolicy, adapter_base
+from policy.tokens.grammar import PROMPT_LENGTH
 from rl.recipe import Recipe
-from rl.rollout import PROMPT_LENGTH
 
 if TYPE_CHECKING:
     from trl import GRPOConfig

@@ -13,6 +13,7 @@ from data.atomic import write_atomic
 from data.command_line import RunFailedError, run_command
 from data.formats.load import load_asset
 from data.formats.rigged_file import rigged_file
+from data.gltf.influences import as_stored
 from data.gltf.skinned import write_skinned_glb
 from data.rig import Rig
 from data.sets.dataset import MeshSample, make_sample
@@ -20,32 +21,47 @@ from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import InlineRewardService
+from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import reward_meshes
 from rl.pictures import draw_rig
 from rl.policy_setup import load_policy
-from rl.recipe import Recipe, load_recipe, reward_settings, total_reward
+from rl.recipe import Recipe, RigRecipe, load_recipe, reward_settings, total_reward
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.scoring import read_rollout
 
 
 @dataclass(frozen=True)
 class RiggedMesh:
-    """A mesh with the best rig sampled for it, the rig's total reward and its single rewards."""
+    """A mesh with the best rig sampled for it.
+
+    total, rewards: the rig's total reward and its single rewards, with the decoder's weights. written_total,
+    written_rewards: the same with the weights that the file stores, the four largest of each vertex,
+    normalised.
+    """
 
     sample: MeshSample
     rig: Rig
     total: float
     rewards: dict[str, float]
+    written_total: float
+    written_rewards: dict[str, float]
 
 
 def rig_mesh(
-    policy: RigPolicy, sample: MeshSample, recipe: Recipe, candidates: int, temperature: float, seed: int
+    policy: RigPolicy,
+    sample: MeshSample,
+    recipe: Recipe,
+    candidates: int,
+    temperature: float,
+    seed: int,
+    skeleton: GivenSkeleton | None = None,
 ) -> RiggedMesh:
     """Sample `candidates` rigs and keep the one with the highest total reward.
 
-    The rig's skinning weights are those that were scored, the same for all vertices at the same coordinates.
-    They are not normalised; the GLB writer normalises them.
+    The rig's skinning weights are those that were scored, the same for all vertices at one position. They
+    are not normalised; the GLB writer normalises them. With a given `skeleton` only its skin is sampled: the
+    rig has exactly its joints, names and order.
 
     Raises:
         RunFailedError: no candidate is a complete rig, or the mesh cannot be scored.
@@ -55,11 +71,13 @@ def rig_mesh(
     reason = service.prepare_meshes(reward_meshes([sample]))[0]
     if reason is not None:
         raise RunFailedError(f"the mesh cannot be scored: {reason}")
+    given = {} if skeleton is None else {0: skeleton}
     rollouts = sample_for_meshes(
-        policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates
+        policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates, given
     )
-    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary) for ids in rollouts.rows()[0]]
-    group, weights = service.score(0, rigs, pose_seed(seed, sample.name, 0))
+    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rollouts.rows()[0]]
+    poses = pose_seed(seed, sample.name, 0)
+    group, weights = service.score(0, rigs, poses)
     rewards = [score.rewards if score.valid else None for score in group.scores]
     totals = [-np.inf if row is None else total_reward(row, recipe.rewards) for row in rewards]
     best = int(np.argmax(totals))
@@ -69,34 +87,39 @@ def rig_mesh(
             f"none of the {candidates} rigs sampled for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
         )
-    rig = Rig(chosen.joints, chosen.parents, service.vertex_weights(0, chosen, scored))
-    shown = {name: found[name] for name in recipe.rewards.weights}
-    return RiggedMesh(sample, rig, float(totals[best]), shown)
+    on_vertices = service.vertex_weights(0, chosen, scored)
+    rig = Rig(chosen.joints, chosen.parents, on_vertices) if skeleton is None else skeleton.rig(on_vertices)
+    stored = service.score_weights(0, chosen, as_stored(scored), poses).rewards
+    assert stored is not None  # the same joints were scored above
+    names = list(recipe.rewards.weights)
+    return RiggedMesh(
+        sample,
+        rig,
+        float(totals[best]),
+        {name: found[name] for name in names},
+        total_reward(stored, recipe.rewards),
+        {name: stored[name] for name in names},
+    )
 
 
-def write_rigged(
-    rigged: RiggedMesh,
-    glb: Path,
-    source: Path | None = None,
-    keep_skin: bool = False,
-    own_joints: bool = False,
-) -> list[str]:
+def write_rigged(rigged: RiggedMesh, glb: Path, settings: RigRecipe | None = None) -> list[str]:
     """Write the GLB, and the picture next to it as .png; return what the user should know, a line each.
 
-    source: the mesh's file, which is given back whole with the rig added; None for a mesh without a file.
-    keep_skin, own_joints: see `rigged_file`.
+    settings: `mesh` is the mesh's file, which is given back whole with the rig added (see `rigged_file` for
+    the others); None for a mesh without a file.
 
     Raises:
-        MeshError: `source` is not the file of the mesh.
+        MeshError: `settings.mesh` is not the file of the mesh.
         OSError: a file cannot be written.
     """
     mesh, rig = rigged.sample.mesh, rigged.rig
     glb.parent.mkdir(parents=True, exist_ok=True)
-    if source is None:
+    lines = []
+    if settings is None or settings.mesh is None:
         write_skinned_glb(glb, mesh, rig)
-        lines = []
     else:
-        written = rigged_file(source, mesh, rig, keep_skin, own_joints)
+        own = settings.skeleton == "own"
+        written = rigged_file(settings.mesh, mesh, rig, settings.keep_skin, own, settings.up)
         write_atomic(glb, written.glb)
         lines = [
             f"four influences per vertex: {written.dropped.mean():.2%} of the weight was dropped, at most "
@@ -113,7 +136,7 @@ def run(recipe: Recipe) -> None:
     """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
 
     Raises:
-        RecipeError, MeshError: `rig.mesh` is missing or cannot be used.
+        RecipeError, MeshError: `rig.mesh` is missing, or it or `rig.skeleton` cannot be used.
         RunFailedError: see `rig_mesh`.
     """
     settings = recipe.rig
@@ -128,17 +151,30 @@ def run(recipe: Recipe) -> None:
     if asset.notes:
         print(f"note: {asset.note}", file=sys.stderr)
     sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
+    policy = load_policy(recipe)
+    skeleton = chosen_skeleton(recipe, asset.mesh, SkeletonRoom.of(policy, recipe))
+    if skeleton is not None and skeleton.outside:
+        print(
+            f"note: {skeleton.outside} of the {len(skeleton.joints)} given joints lie outside the mesh's "
+            "box; the policy reads them at its faces, the file keeps them where they are",
+            file=sys.stderr,
+        )
     rigged = rig_mesh(
-        load_policy(recipe), sample, recipe, settings.candidates, settings.temperature, settings.seed
+        policy, sample, recipe, settings.candidates, settings.temperature, settings.seed, skeleton
     )
     try:
-        lines = write_rigged(rigged, output, source, settings.keep_skin)
+        lines = write_rigged(rigged, output, settings)
     except OSError as error:
         raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
-    shown = ", ".join(f"{name} {value:.3f}" for name, value in rigged.rewards.items())
-    print(f"{output}: {len(rigged.rig.joints)} joints, total reward {rigged.total:.3f} ({shown})")
+    joints = len(rigged.rig.joints)
+    print(f"{output}: {joints} joints, total reward {_shown(rigged.total, rigged.rewards)}")
+    print(f"as written: total reward {_shown(rigged.written_total, rigged.written_rewards)}")
     for line in lines:
         print(line)
+
+
+def _shown(total: float, rewards: dict[str, float]) -> str:
+    return f"{total:.3f} ({', '.join(f'{name} {value:.3f}' for name, value in rewards.items())})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

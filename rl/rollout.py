@@ -13,11 +13,10 @@ from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms, sample_tokens
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
+from rl.given_skeleton import GivenSkeletons, tokens_of
 from rl.mesh_bank import MeshBank
+from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
 from rl.recipe import Recipe
-
-# Tokens the model sees before a completion: <bos> and the class.
-PROMPT_LENGTH = 2
 
 # Finished rows leave the batch once they are this share of it. It is checked only every so many tokens
 # because each check costs a device-to-host copy.
@@ -27,7 +26,7 @@ _COMPACT_EVERY = 16
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """Completions after the prompt `[mesh, bos, class]`, and their log-probabilities.
+    """Completions after the prompt `[mesh, bos, class]` and any given skeleton, with log-probabilities.
 
     completion_ids: (B, L) int64, padded with `pad` after <eos>. log_probs: (B, L) float32 under the sampling
     distribution, 0 on padding. lengths: (B,) int64, tokens up to and including <eos>. complete: (B,) bool,
@@ -70,6 +69,7 @@ def sample_rigs(
     top_k: int = 0,
     top_p: float = 1.0,
     batch_size: int | None = None,
+    skeletons: Sequence[SkeletonTokens] | None = None,
 ) -> Rollouts:
     """Sample one completion per row.
 
@@ -85,10 +85,12 @@ def sample_rigs(
         temperature: 0 is greedy.
         top_k, top_p: for inference only; training needs the whole distribution.
         batch_size: rows sampled at once, None for all.
+        skeletons: the given skeleton of each of the M meshes, empty where the policy writes it. It is part of
+            the prompt: the completion holds SkinTokens only.
 
     Raises:
-        ValueError: mesh_index, class_ids and seeds differ in length or are empty, or `max_new_tokens`
-            exceeds the model's positions.
+        ValueError: mesh_index, class_ids and seeds differ in length or are empty, or `max_new_tokens` or a
+            given skeleton exceeds the model's positions.
     """
     rows = len(seeds)
     if mesh_index.shape != (rows,) or class_ids.shape != (rows,) or rows == 0:
@@ -96,9 +98,9 @@ def sample_rigs(
             f"{rows} seeds, but mesh_index has shape {tuple(mesh_index.shape)} and class_ids "
             f"{tuple(class_ids.shape)}; pass one of each per row"
         )
-    limit = model.config.max_position_embeddings - mesh_embeds.shape[1] - PROMPT_LENGTH
-    if not 0 < max_new_tokens <= limit:
-        raise ValueError(f"max_new_tokens {max_new_tokens} must be between 1 and {limit} for this model")
+    skeletons = [()] * len(mesh_embeds) if skeletons is None else skeletons
+    positions = model.config.max_position_embeddings - mesh_embeds.shape[1]
+    max_new_tokens = longest_completion(skeletons, max_new_tokens, positions, grammar.vocabulary)
     was_training = model.training
     model.eval()
     try:
@@ -108,6 +110,7 @@ def sample_rigs(
                 mesh_embeds,
                 mesh_index[chunk],
                 class_ids[chunk],
+                skeletons,
                 grammar,
                 row_uniforms([seeds[i] for i in chunk.tolist()], max_new_tokens),
                 temperature,
@@ -135,8 +138,12 @@ def sample_for_meshes(
     seeds: Sequence[int],
     temperature: float,
     batch_size: int,
+    given: GivenSkeletons | None = None,
 ) -> Rollouts:
-    """Sample one rollout per entry of `meshes` (bank indices) with the recipe's grammar and token limit."""
+    """Sample one rollout per entry of `meshes` (bank indices) with the recipe's grammar and token limit.
+
+    `given`: skeletons by bank index; only SkinTokens are sampled for the meshes that have one.
+    """
     used, mesh_index = torch.unique(torch.tensor(list(meshes)), return_inverse=True)
     return sample_rigs(
         policy.model,
@@ -148,6 +155,7 @@ def sample_for_meshes(
         seeds=seeds,
         temperature=temperature,
         batch_size=batch_size,
+        skeletons=tokens_of(given, used.tolist()),
     )
 
 
@@ -156,6 +164,7 @@ def _sample_chunk(
     mesh_embeds: Tensor,
     mesh_index: Tensor,
     class_ids: Tensor,
+    skeletons: Sequence[SkeletonTokens],
     grammar: Grammar,
     uniforms: Tensor,
     temperature: float,
@@ -172,8 +181,13 @@ def _sample_chunk(
         torch.stack([mesh_index, class_ids.to(mesh_index.device)], dim=1), dim=0, return_inverse=True
     )
     pairs, pair_of_row = pairs.to(device), pair_of_row.to(device)
-    prompt = torch.stack([torch.full_like(pairs[:, 1], vocabulary.bos), pairs[:, 1]], dim=1)
-    output = model(input_ids=prompt, mesh_embeds=mesh_embeds[pairs[:, 0]], use_cache=True)
+    given = [skeletons[mesh] for mesh in pairs[:, 0].tolist()]
+    prompt, mask = sampling_prompts(pairs[:, 1], given, vocabulary)
+    state = _select(grammar.after_prompt(prompt, mask), pair_of_row)
+    output = model(
+        input_ids=prompt, attention_mask=mask, mesh_embeds=mesh_embeds[pairs[:, 0]], use_cache=True
+    )
+    mask = None if mask is None else mask[pair_of_row]
     cache = output.past_key_values
     cache.reorder_cache(pair_of_row)
     logits = output.logits[:, -1][pair_of_row]
@@ -181,7 +195,6 @@ def _sample_chunk(
     ids = torch.full((rows, limit), vocabulary.pad, device=device)
     log_probs = torch.zeros((rows, limit), device=device)
     alive = torch.arange(rows, device=device)  # rows still in the batch, as indices into the chunk
-    state = grammar.start(rows, device)
     for position in range(limit):
         drawn = sample_tokens(
             logits, grammar.allowed(state), uniforms[alive, position], temperature, top_k, top_p
@@ -201,8 +214,10 @@ def _sample_chunk(
             if count <= (1 - _COMPACT_SHARE) * len(alive):
                 keep = running.nonzero(as_tuple=True)[0]
                 alive, tokens, state = alive[keep], tokens[keep], _select(state, keep)
+                mask = None if mask is None else mask[keep]
                 cache.reorder_cache(keep)
-        output = model(input_ids=tokens[:, None], past_key_values=cache, use_cache=True)
+        mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
+        output = model(input_ids=tokens[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
         logits = output.logits[:, -1]
     return ids, log_probs
 

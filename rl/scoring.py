@@ -9,12 +9,25 @@ from policy.tokens.skeleton_tokenizer import RigTokenError, detokenize, split_ri
 from policy.tokens.vocabulary import Vocabulary
 from rewards.service import PendingGroupScore, RewardService
 from rewards.worker import GroupScore, RolloutRig, RolloutScore
+from rl.given_skeleton import GivenSkeleton
 
 
-def read_rollout(completion_ids: Sequence[int], class_id: int, vocabulary: Vocabulary) -> RolloutRig | None:
-    """The rig that a completion encodes, or None if it is incomplete or malformed (the policy's fault)."""
+def read_rollout(
+    completion_ids: Sequence[int],
+    class_id: int,
+    vocabulary: Vocabulary,
+    given: GivenSkeleton | None = None,
+) -> RolloutRig | None:
+    """The rig that a completion encodes, or None if it is incomplete or malformed (the policy's fault).
+
+    With a given skeleton, the completion holds its SkinTokens, and the rig has its exact joints in the order
+    of the tokens.
+    """
+    prompt = [vocabulary.bos, class_id, *(given.tokens if given is not None else ())]
     try:
-        skeleton, codes = split_rig([vocabulary.bos, class_id, *completion_ids], vocabulary)
+        skeleton, codes = split_rig([*prompt, *completion_ids], vocabulary)
+        if given is not None:
+            return given.rollout_rig(codes)
         decoded = detokenize(skeleton, vocabulary)
     except RigTokenError:
         return None

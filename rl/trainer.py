@@ -16,8 +16,10 @@ from policy.tokens.grammar import Grammar
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.rollout import row_seeds, sample_rigs
@@ -25,7 +27,8 @@ from rl.scoring import read_rollout, submit_scores
 
 
 class RigRollout:
-    """TRL's `rollout_func`: samples one rig per prompt and submits it for scoring."""
+    """TRL's `rollout_func`: samples one rig per prompt, or its skin if the skeleton is given, and submits it
+    for scoring."""
 
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
@@ -55,11 +58,13 @@ class RigRollout:
             seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
             temperature=trainer.args.temperature,
             batch_size=self.recipe.rollout_batch_size,
+            skeletons=tokens_of(trainer.given, used.tolist()),
         )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
         rigs = [
-            read_rollout(row, class_id, vocabulary) for row, (_, class_id) in zip(ids, parsed, strict=True)
+            read_rollout(row, class_id, vocabulary, trainer.given.get(mesh))
+            for row, (mesh, class_id) in zip(ids, parsed, strict=True)
         ]
         step = trainer.state.global_step
         submitted = time.perf_counter()
@@ -94,6 +99,10 @@ class RigGRPOTrainer(GRPOTrainer):
     It has its own `rollout_func`, a dataset that holds the run's mesh schedule, and its own
     `_get_per_token_logps_and_entropies`, which turns the mesh handle in the prompt into conditioning
     embeddings and uses the sampling distribution.
+
+    With `data.skeleton: given`, the handle also names the mesh's skeleton (`given`). Its tokens enter both
+    passes as prompt, here and in the rollout; TRL sees neither them nor their log-probabilities, so loss, KL,
+    entropies and completion lengths are those of the SkinTokens. All of TRL's prompts have one length.
     """
 
     _tag_names = ["trl", "grpo", "tokenrig"]  # noqa: RUF012 (as TRL declares it)
@@ -110,6 +119,9 @@ class RigGRPOTrainer(GRPOTrainer):
         **options: Any,
     ) -> None:
         self.bank, self.recipe = bank, recipe
+        self.given: GivenSkeletons = {}
+        if recipe.data.skeleton == "given":
+            self.given = true_skeletons(bank.samples, train_meshes, bank.vocabulary)
         # The dataset is the mesh schedule of the whole run. TRL's own shuffling would restart after a resume,
         # and yields no batch when there are fewer meshes than groups in a batch.
         schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
@@ -146,14 +158,20 @@ class RigGRPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(B, C) log-probabilities and entropies of the completions under the grammar and temperature."""
         meshes = self.bank.index_of(input_ids)
+        completions = input_ids[:, -logits_to_keep:]
+        class_ids = input_ids[:, 2]  # after the mesh handle and <bos>
+        ids, prompt_lengths = training_rows(
+            class_ids, tokens_of(self.given, meshes.tolist()), completions, self.bank.vocabulary
+        )
         parts = []
         for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
             part = slice(int(rows[0]), int(rows[-1]) + 1)
             with self.accelerator.autocast():
                 parts.append(
                     model(
-                        input_ids=input_ids[part, 1:],
-                        completion_ids=input_ids[part, -logits_to_keep:],
+                        input_ids=ids[part],
+                        completion_ids=completions[part],
+                        prompt_lengths=None if prompt_lengths is None else prompt_lengths[part],
                         grammar_mode=self.recipe.policy.grammar,
                         temperature=self.temperature,
                         entropy=compute_entropy,

@@ -23,8 +23,9 @@ from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
 from rl.evaluate import evaluate
 from rl.evaluation_results import write_evaluation
 from rl.evaluation_tables import make_console, print_means
+from rl.given_skeleton import SkeletonRoom, true_skeleton
 from rl.mesh_bank import MeshBank
-from rl.meshes import load_meshes, prepare_meshes
+from rl.meshes import load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import check_training, load_policy
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
@@ -55,7 +56,8 @@ def train(recipe: Recipe) -> None:
     main_process = args.process_index == 0
     policy = load_policy(recipe)
     check_training(recipe, args, policy)
-    meshes = load_meshes(recipe)
+    room = SkeletonRoom.of(policy, recipe)
+    meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
     with barrier_on_exit(), shared_service(recipe, policy) as service:
@@ -85,9 +87,12 @@ def train(recipe: Recipe) -> None:
             print_means([before, after], ["before", "after"], make_console())
         print(f"refined policy: {output / POLICY_FOLDER}")
         sample = bank.samples[meshes.held_out[0]]
+        skeleton = true_skeleton(sample, policy.vocabulary) if recipe.data.skeleton == "given" else None
+        if skeleton is not None and room.refusal(skeleton) is not None:
+            skeleton = None
         try:
             write_rigged(
-                rig_mesh(refined, sample, recipe, EXAMPLE_CANDIDATES, 1.0, recipe.eval.seed),
+                rig_mesh(refined, sample, recipe, EXAMPLE_CANDIDATES, 1.0, recipe.eval.seed, skeleton),
                 output / "rig.glb",
             )
         except RunFailedError as error:  # an early policy may complete no rig: the run succeeded all the same

@@ -15,8 +15,8 @@ from data.formats.raw_checks import check_raw
 from data.gltf.document import Gltf
 from data.gltf.editing import GltfEditor
 from data.gltf.mesh_document import Piece, add_piece, new_document
-from data.mesh import MeshError
-from data.welding import vertex_normals
+from data.mesh import MeshError, UpAxis
+from data.welding import vertex_normals, weld
 
 
 class _Recorder(trimesh.resolvers.FilePathResolver):
@@ -32,8 +32,8 @@ class _Recorder(trimesh.resolvers.FilePathResolver):
         return content
 
 
-def as_gltf(path: Path) -> tuple[Gltf, list[str]]:
-    """A document with the meshes of a file that `load_mesh` accepts, in the file's frame and unit.
+def as_gltf(path: Path, up: UpAxis | None = None) -> tuple[Gltf, list[str]]:
+    """A document with the meshes of a file that `load_mesh` accepts, in the file's frame and unit, y-up.
 
     Also returns notes, such as on images that are missing. Raises MeshError naming the file if it is damaged,
     OSError if it cannot be read.
@@ -42,13 +42,13 @@ def as_gltf(path: Path) -> tuple[Gltf, list[str]]:
     file_type = mesh_suffix(path, read_head(path))[1:]
     if file_type == "obj":
         check_raw(path, file_type, path.read_bytes())
-        notes = add_obj(editor, path)
+        notes = add_obj(editor, path, up)
     else:
-        notes = _add_other(editor, path, file_type)
+        notes = _add_other(editor, path, file_type, up)
     return editor.finished(), notes
 
 
-def _add_other(editor: GltfEditor, path: Path, file_type: str) -> list[str]:
+def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None) -> list[str]:
     data = check_raw(path, file_type, path.read_bytes())
     resolver = _Recorder(str(path))
     try:
@@ -84,12 +84,11 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str) -> list[str]:
     if texture is not None:
         pbr["baseColorTexture"] = {"index": texture}
     material = editor.add("materials", {"name": path.stem, "pbrMetallicRoughness": pbr, "doubleSided": True})
-    add_piece(editor, Piece(path.stem, vertices, faces, normals, uv, colours, material))
+    add_piece(editor, Piece(path.stem, vertices, faces, normals, uv, colours, material), up)
     return notes
 
 
 def _smooth(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float32]:
     """Area-weighted normals of the vertices, the same for all vertices at one place."""
-    first, place = np.unique(vertices, axis=0, return_index=True, return_inverse=True)[1:]
-    place = place.reshape(-1)
+    first, place = weld(vertices.astype(np.float32))
     return vertex_normals(vertices[first], place[faces])[place]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data.formats.mtl import add_materials
 from data.gltf.editing import GltfEditor
 from data.gltf.mesh_document import Piece, add_piece, unit_normals
-from data.mesh import MeshError
+from data.mesh import MeshError, UpAxis
 from data.welding import vertex_normals
 
 Floats = NDArray[np.float64]
@@ -35,7 +35,7 @@ class _Contents:
     groups: dict[tuple[str, str | None], _Group] = field(default_factory=dict)
 
 
-def add_obj(editor: GltfEditor, path: Path) -> list[str]:
+def add_obj(editor: GltfEditor, path: Path, up: UpAxis | None = None) -> list[str]:
     """Add the meshes and materials of an OBJ file that `load_mesh` accepts; return notes on what is missing.
 
     One node for each object and material. Polygons become fans. Normals that the file does not have are
@@ -79,6 +79,7 @@ def add_obj(editor: GltfEditor, path: Path) -> list[str]:
                 painted,
                 None if group.material is None else materials.get(group.material),
             ),
+            up,
         )
     return notes
 

@@ -13,18 +13,24 @@ from data.gltf.add_skin import SkinnedFile, add_skin
 from data.gltf.document import read_gltf
 from data.gltf.geometry import Flattened, bound_only, flatten
 from data.gltf.skinned import in_original_frame
-from data.mesh import Mesh, MeshError
+from data.mesh import Mesh, MeshError, UpAxis
 from data.rig import Rig, check_weights
 
 
 def rigged_file(
-    path: str | Path, mesh: Mesh, rig: Rig, keep_skin: bool = False, own_joints: bool = False
+    path: str | Path,
+    mesh: Mesh,
+    rig: Rig,
+    keep_skin: bool = False,
+    own_joints: bool = False,
+    up: UpAxis | None = None,
 ) -> SkinnedFile:
     """The file at `path` with `rig` added, as a GLB (see `add_skin`); its frame and unit are kept.
 
     mesh: as loaded from `path`. rig: in its mesh frame, one row of weights per vertex of it. keep_skin: an
     old skin stays in the document. own_joints: the rig's joints are those of the file's own skeleton, in the
-    order of `load_asset`; these nodes and their animations stay and only get new weights.
+    order of `load_asset`; these nodes and their animations stay and only get new weights. up: as the mesh
+    was loaded; an OBJ, PLY, STL or OFF file that is z-up is turned, since a GLB is y-up.
 
     The stored vertices of an OBJ, PLY, STL or OFF file take the weights of the mesh's vertex at their place.
 
@@ -42,7 +48,7 @@ def rigged_file(
         if len(flat.vertices) != len(rows) or _distance(mesh, flat, rows).max() > _resolution(mesh, flat):
             raise MeshError(f"{path}: the file does not hold the mesh that was rigged; load it again")
     else:
-        gltf, notes = as_gltf(path)
+        gltf, notes = as_gltf(path, up)
         flat = flatten(gltf)
         rows = _rows_by_place(path, mesh, flat)
     placed = in_original_frame(mesh, Rig(rig.joints, rig.parents, rig.weights[rows], rig.names))

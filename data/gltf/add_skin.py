@@ -23,7 +23,6 @@ from data.rig import Rig
 Floats = NDArray[np.float64]
 
 _SKIN_ATTRIBUTE = re.compile(r"(JOINTS|WEIGHTS)_\d+")
-_PLAIN_NAME = re.compile(r"bone_\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,10 +197,11 @@ def _add_joints(editor: GltfEditor, rig: Rig, going: frozenset[int]) -> list[int
     local = joints.copy()
     local[1:] -= joints[rig.parents[1:]]
     nodes = []
+    # Names that somebody chose are kept: they may repeat, and animations are matched by them.
+    default = all(name == f"bone_{joint}" for joint, name in enumerate(rig.names))
     for joint, given in enumerate(rig.names):
         name, number = given, 1
-        # Names that somebody chose are kept: they may repeat, and animations are matched by them.
-        while _PLAIN_NAME.fullmatch(given) and name in taken:
+        while default and name in taken:
             name, number = f"{given}.{number:03d}", number + 1
         nodes.append(editor.add("nodes", {"name": name, "translation": local[joint].tolist()}))
     for joint, parent in enumerate(rig.parents.tolist()):

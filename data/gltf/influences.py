@@ -31,6 +31,15 @@ def top_influences(
     return joints, rounded
 
 
+def as_stored(weights: NDArray[np.float32], count: int = INFLUENCES) -> NDArray[np.float32]:
+    """The weights (V, J) float32 that a file gives back for `weights` (V, J): see `top_influences`."""
+    joints, values = top_influences(weights, count)
+    stored = np.zeros(weights.shape, dtype=np.float32)
+    # Entries of weight 0 refer to joint 0, so entries are added, not set.
+    np.add.at(stored, (np.arange(len(weights))[:, None], joints), values)
+    return stored
+
+
 def dropped_weight(weights: NDArray[np.float32], count: int = INFLUENCES) -> NDArray[np.float64]:
     """The share (V,) of each row's weight that its `count` largest entries leave out; 0 for rows of zeros.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from data.gltf.document import Gltf
 from data.gltf.editing import ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, GltfEditor
+from data.mesh import UpAxis, y_up
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +35,13 @@ def new_document(path: Path) -> GltfEditor:
     return GltfEditor(Gltf(path, {"asset": asset, "scene": 0, "scenes": [{}]}, None))
 
 
-def add_piece(editor: GltfEditor, piece: Piece) -> None:
-    """Append a node with the piece as its mesh to the document's scene."""
-    attributes = {
-        "POSITION": editor.add_accessor(piece.vertices.astype(np.float32), "VEC3", ARRAY_BUFFER, bounds=True)
-    }
+def add_piece(editor: GltfEditor, piece: Piece, up: UpAxis | None = None) -> None:
+    """Append a node with the piece as its mesh to the document's scene; with `up` "z", turned to y-up."""
+    vertices = y_up(piece.vertices, up).astype(np.float32)
+    attributes = {"POSITION": editor.add_accessor(vertices, "VEC3", ARRAY_BUFFER, bounds=True)}
     if piece.normals is not None:
-        attributes["NORMAL"] = editor.add_accessor(unit_normals(piece.normals), "VEC3", ARRAY_BUFFER)
+        normals = unit_normals(y_up(piece.normals, up))
+        attributes["NORMAL"] = editor.add_accessor(normals, "VEC3", ARRAY_BUFFER)
     if piece.uv is not None:
         attributes["TEXCOORD_0"] = editor.add_accessor(piece.uv.astype(np.float32), "VEC2", ARRAY_BUFFER)
     if piece.colours is not None:

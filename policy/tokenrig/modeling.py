@@ -13,7 +13,7 @@ from transformers.utils import ModelOutput
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.log_probs import completion_log_probs, head_logits
 from policy.tokenrig.mesh_encoder import MeshEncoder, init_linear
-from policy.tokens.grammar import Grammar, Mode
+from policy.tokens.grammar import PROMPT_LENGTH, Grammar, GrammarState, Mode
 
 
 @dataclass
@@ -126,6 +126,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         labels: Tensor | None = None,
         completion_ids: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
         grammar_mode: Mode = "strict",
         temperature: float = 1.0,
         entropy: bool = True,
@@ -140,7 +141,8 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids: `(B, L)` int64.
             attention_mask: `(B, L)`, 1 at ids that may be attended to. Right padding needs no mask, because
                 attention is causal. With a cache the mask may also cover the cached ids; positions to the
-                left of it (the conditioning) are visible.
+                left of it (the conditioning) are visible. Masked ids take no position: wherever a row is
+                padded, its other ids get the numbers that they would get without padding.
             mesh_embeds: conditioning `(B, T, hidden)`, or `(M, T, hidden)` with `mesh_index`. Only in the
                 first pass of incremental decoding.
             points, normals: `(M, N, 3)` meshes to encode instead; M = B, or any M with `mesh_index`.
@@ -148,8 +150,12 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             inputs_embeds: `(B, L, hidden)` instead of `input_ids`.
             past_key_values, use_cache: incremental decoding, as in transformers.
             labels: `(B, L)` int64, -100 to ignore; position i - 1 predicts label i.
-            completion_ids: `(B, C)` int64, the last C of `input_ids`: return their log-probabilities instead
-                of logits, without computing the logits of all positions over the whole vocabulary.
+            completion_ids: `(B, C)` int64: return their log-probabilities instead of logits, without
+                computing the logits of all positions over the whole vocabulary. They follow the prompt
+                `[bos, class]` or `[bos, class, skeleton...]` in `input_ids`; a skeleton in the prompt is
+                given, so it has no log-probabilities. By default they are the last C of `input_ids`.
+            prompt_lengths: `(B,)` int64, at most L - C: where each row's completion begins, for prompts of
+                unequal length, each followed directly by its completion and padded on the right.
             grammar_mode, temperature, entropy: for `completion_ids`, see `policy.tokenrig.log_probs`.
             logits_to_keep: compute logits of the last k positions only; 0 for all.
             return_dict: False returns a plain tuple.
@@ -171,13 +177,25 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             prefix_length = prefix.shape[1]
             embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
         if completion_ids is not None:
+            if prompt_lengths is not None and input_ids is None:
+                raise ValueError("prompt_lengths need input_ids, from which the given skeletons are read")
             return self._completion(
-                embeds, attention_mask, completion_ids, grammar_mode, temperature, entropy, return_dict
+                embeds,
+                input_ids,
+                attention_mask,
+                completion_ids,
+                prompt_lengths,
+                grammar_mode,
+                temperature,
+                entropy,
+                return_dict,
             )
 
+        mask = self._full_mask(attention_mask, embeds, past_key_values)
         output = self.transformer.model(
             inputs_embeds=embeds,
-            attention_mask=self._full_mask(attention_mask, embeds, past_key_values),
+            attention_mask=mask,
+            position_ids=_positions(mask, embeds.shape[1]),
             past_key_values=past_key_values,
             use_cache=bool(use_cache),
         )
@@ -227,36 +245,54 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
     def _completion(
         self,
         embeds: Tensor,
+        input_ids: Tensor | None,
         attention_mask: Tensor | None,
         completion_ids: Tensor,
+        prompt_lengths: Tensor | None,
         grammar_mode: Mode,
         temperature: float,
         entropy: bool,
         return_dict: bool | None,
     ) -> TokenRigOutput | tuple[Any, ...]:
-        """Log-probabilities of the last ids of `embeds`; see `forward`."""
+        """Log-probabilities of the completions in `embeds`; see `forward`."""
         count = completion_ids.shape[1]
         if not 1 <= count < embeds.shape[1]:
             raise ValueError(
                 f"a completion of {count} ids needs a prompt before it; got {embeds.shape[1]} positions"
             )
         mask = self._full_mask(attention_mask, embeds, None)
+        mask = None if mask is None else mask[:, :-1]
         # Nothing follows the last id, so its hidden state is not needed.
         output = self.transformer.model(
             inputs_embeds=embeds[:, :-1],
-            attention_mask=None if mask is None else mask[:, :-1],
+            attention_mask=mask,
+            position_ids=_positions(mask, embeds.shape[1] - 1),
             use_cache=False,
         )
+        hidden = output.last_hidden_state
+        if prompt_lengths is None or input_ids is None:
+            hidden = hidden[:, -count:]
+            completion_mask = None if attention_mask is None else attention_mask[:, -count:]
+        else:
+            # The id at position p - 1, the prompt's last, predicts the first of the completion.
+            offset = torch.arange(count, device=hidden.device)
+            ids_at = prompt_lengths[:, None] + offset
+            before = embeds.shape[1] - input_ids.shape[1] - 1
+            where = (ids_at + before)[..., None].expand(-1, -1, hidden.shape[2])
+            hidden = hidden.gather(1, where)
+            completion_mask = None if attention_mask is None else attention_mask.gather(1, ids_at)
         if grammar_mode not in self._grammars:
             self._grammars[grammar_mode] = Grammar(self.config.get_vocabulary(), grammar_mode)
+        grammar = self._grammars[grammar_mode]
         scored = completion_log_probs(
-            output.last_hidden_state[:, -count:],
+            hidden,
             self.get_output_embeddings().weight,
             completion_ids,
-            self._grammars[grammar_mode],
+            grammar,
             temperature=temperature,
             entropy=entropy,
-            mask=None if attention_mask is None else attention_mask[:, -count:],
+            mask=completion_mask,
+            start=_state_after_prompt(grammar, input_ids, attention_mask, count, prompt_lengths),
         )
         result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
         return result.to_tuple() if return_dict is False else result
@@ -289,6 +325,33 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         if is_first_iteration and mesh_embeds is not None:
             inputs["mesh_embeds"] = mesh_embeds
         return inputs
+
+
+def _positions(mask: Tensor | None, count: int) -> Tensor | None:
+    """Positions (B, count) of the last `count` columns of a mask of the whole sequence, None without one.
+
+    A masked id takes no position.
+    """
+    if mask is None or mask.ndim != 2:
+        return None
+    return (mask.long().cumsum(dim=1) - 1).clamp_min(0)[:, -count:]
+
+
+def _state_after_prompt(
+    grammar: Grammar,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    completion_length: int,
+    prompt_lengths: Tensor | None,
+) -> GrammarState | None:
+    """Grammar state after prompts with a given skeleton; None after `[bos, class]`, where it starts."""
+    if input_ids is None or input_ids.shape[1] - completion_length <= PROMPT_LENGTH:
+        return None
+    prompt = input_ids[:, : input_ids.shape[1] - completion_length]
+    mask = None if attention_mask is None else attention_mask[:, : prompt.shape[1]]
+    if prompt_lengths is not None:
+        mask = torch.arange(prompt.shape[1], device=prompt.device) < prompt_lengths[:, None]
+    return grammar.after_prompt(prompt, mask)
 
 
 AutoModelForCausalLM.register(TokenRigConfig, TokenRigForCausalLM)

@@ -15,6 +15,9 @@ Mode = Literal["strict", "released", "fork"]
 # Phases: they determine the slice of the language model's head that can be legal.
 SKELETON, SKIN, FORCED = 0, 1, 2
 
+# Tokens before a completion or a given skeleton: bos and the class.
+PROMPT_LENGTH = 2
+
 # Kinds of tokens that the automaton distinguishes; a masked position changes no state.
 _COORDINATE, _BRANCH, _BOS, _SKELETON_EOS, _PAD, _PART, _CLASS, _SKIN_TOKEN, _EOS, _MASKED = range(10)
 _KINDS = 10
@@ -191,6 +194,15 @@ class Grammar:
         tokens: (B, P) int; mask: (B, P), zero at positions to skip (rows of unequal length).
         """
         return self.scan(tokens, mask, state).after
+
+    def after_prompt(self, prompt_ids: Tensor, mask: Tensor | None = None) -> GrammarState:
+        """The state after prompts ``[bos, class]``, followed by a given skeleton or not: tensors (B,).
+
+        prompt_ids: (B, P) int; mask: (B, P), zero at padding, which may stand anywhere.
+        """
+        used = torch.ones_like(prompt_ids) if mask is None else mask.long()
+        given = (used > 0) & (used.cumsum(dim=1) > PROMPT_LENGTH)
+        return self.advance(self.start(len(prompt_ids), prompt_ids.device), prompt_ids, given)
 
     def scan(
         self, completion_ids: Tensor, mask: Tensor | None = None, start: GrammarState | None = None

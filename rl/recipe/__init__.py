@@ -3,12 +3,13 @@
 from rl.recipe.load import check_recipe, grpo_arguments, load_recipe
 from rl.recipe.reward_settings import reward_settings, total_reward
 from rl.recipe.rewards import RewardsRecipe
-from rl.recipe.sections import LoraRecipe, Recipe
+from rl.recipe.sections import LoraRecipe, Recipe, RigRecipe
 
 __all__ = [
     "LoraRecipe",
     "Recipe",
     "RewardsRecipe",
+    "RigRecipe",
     "check_recipe",
     "grpo_arguments",
     "load_recipe",

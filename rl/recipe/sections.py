@@ -57,6 +57,11 @@ class DataRecipe:
     """Each creature is turned about the up axis by a random angle up to this, degrees; 0 to 180. Source: this
     project."""
 
+    skeleton: Literal["given"] | None = None
+    """`given`: training rollouts get the skeleton of the mesh's rig as part of the prompt, so that only
+    SkinTokens are sampled and trained; meshes without a rig are skipped. null: whole rigs are sampled.
+    Source: specification, section 9.2 (prompt with a complete skeleton)."""
+
     kinds: tuple[str, ...] | None = None
     """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
@@ -200,6 +205,11 @@ class EvalRecipe:
     batch_size: int = 64
     """Rigs, or beams, decoded at once; above 0. Source: this project."""
 
+    skeleton: Literal["given"] | None = None
+    """`given`: rigs get the skeleton of the mesh's ground truth and are compared in skin and motion only,
+    without pairing of joints; meshes without a rig are skipped. null: the policy writes the skeleton.
+    Source: SkinTokens, table 4."""
+
     metrics: bool = True
     """Compare rigs with the ground truth of meshes that have one: skeleton, skin and motion metrics. Source:
     specification, section 17."""
@@ -243,6 +253,11 @@ class RigRecipe:
     out: str | None = None
     """GLB file to write, with a picture next to it; null for `<mesh>_rigged.glb` next to the mesh. Source:
     this project."""
+
+    skeleton: str | None = None
+    """Skeleton to keep: `own`, that of `rig.mesh`, or a file with one (GLB, glTF or VRM with a skin, JSON,
+    prepared rig NPZ) in the frame and unit of the mesh file. The policy only skins it. null: the policy
+    writes the skeleton. Source: this project."""
 
     up: Literal["y", "z"] | None = None
     """Axis that points up in an OBJ, PLY, STL or OFF file; `z` turns the mesh to y-up, also in the GLB that

@@ -209,7 +209,7 @@ def test_importing_the_package_is_light():
     modules, own = done.stdout.splitlines()
     for heavy in ("torch", "ray", "trimesh", "pygltflib", "scipy.spatial", "matplotlib", "policy"):
         assert f"'{heavy}'" not in modules
-    assert own == "['data', 'data.mesh', 'data.welding']"
+    assert own == "['data', 'data.file_content', 'data.mesh', 'data.welding']"
 
 
 def test_a_mesh_is_prepared_with_the_given_settings(mesh):

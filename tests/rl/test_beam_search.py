@@ -169,6 +169,41 @@ def test_a_mesh_does_not_depend_on_the_others(model, embeds):
         assert alone.rows()[0][0] == whole.rows()[0][mesh]
 
 
+# Given skeletons of one and two joints, the latter one with a branch, so that prompts differ in length.
+SKELETONS = [(0, 1, 0), (0, 0, 1, 1, 1, 0), (1, 1, 1), (0, 1, 1, 0, 0, 0), (1, 0, 0)]
+GIVEN = [(*coordinates, WORDS.skeleton_eos) for coordinates in SKELETONS]
+
+
+@pytest.mark.parametrize("beams", [1, 2, EVERY_BEGINNING])
+def test_of_given_skeletons_the_best_skin_is_found(model, embeds, beams):
+    """Against every skin there is: two SkinTokens per joint, and one or two joints."""
+    found = search(model, embeds, beams, skeletons=GIVEN)
+    assert found.complete.all()
+    skins = range(WORDS.skin_first, WORDS.skin_first + WORDS.codebook)
+    for mesh, skeleton in enumerate(GIVEN):
+        alone = search(model, embeds[mesh : mesh + 1], beams, skeletons=[skeleton])
+        assert alone.rows()[0][0] == found.rows()[0][mesh]
+        joints = len(SKELETONS[mesh]) // 3
+        every = [[*skeleton, *codes, WORDS.eos] for codes in itertools.product(skins, repeat=joints)]
+        # The skeleton's own log-probability is the same for all of them.
+        own = totals(model, embeds[mesh], every)
+        if beams > 1:  # all there are fit into the beam
+            assert found.rows()[0][mesh] == every[int(own.argmax())][len(skeleton) :]
+    if beams == 1:
+        greedy = sample_rigs(
+            model,
+            embeds,
+            torch.arange(MESHES),
+            torch.full((MESHES,), WORDS.class_none),
+            Grammar(WORDS),
+            max_new_tokens=LIMIT,
+            seeds=[0] * MESHES,
+            temperature=0.0,
+            skeletons=GIVEN,
+        )
+        assert greedy.rows()[0] == found.rows()[0]
+
+
 def test_what_does_not_end_is_cut_off(model, embeds):
     found = search(model, embeds, 3, limit=5)
     assert not found.complete.any()

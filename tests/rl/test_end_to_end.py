@@ -8,7 +8,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import trimesh
 
 from data import make_creature, read_skinned_glb, write_skinned_glb
 from data.prepare import prepare
@@ -248,3 +250,74 @@ def test_a_policy_that_completes_no_rig_still_trains(here, tmp_path, capsys):
     assert (tmp_path / "run" / "policy").is_dir()
     for line in metrics(tmp_path / "run"):
         assert (line["reward"], line["rig/valid"], line["frac_reward_zero_std"]) == (0, 0, 1)
+
+
+# ------------------------------------------------------------------ given skeletons
+
+
+def test_training_the_skin_of_given_skeletons(policy_path, tmp_path, here):
+    """The real command with real Ray on mesh files, one of them without a rig; resumed inline."""
+    meshes = tmp_path / "meshes"
+    meshes.mkdir()
+    for seed in range(4):
+        creature = make_creature(seed)
+        write_skinned_glb(meshes / f"creature{seed}.glb", creature.mesh, creature.rig)
+    creature = make_creature(9)
+    trimesh.Trimesh(creature.mesh.vertices, creature.mesh.faces).export(meshes / "bare.obj")
+    changes = {
+        "data.meshes": str(meshes),
+        "data.eval_meshes": str(meshes / "creature3.glb"),
+        "data.skeleton": "given",
+        "eval.skeleton": "given",
+    }
+    recipe = tiny.write_recipe_file(
+        tmp_path / "given.yaml",
+        policy_path,
+        tmp_path / "run",
+        {**changes, "workers": {"backend": "ray", "count": 2}},
+    )
+    result = subprocess.run(
+        [
+            *(BIN / "accelerate", "launch", "--config_file", ROOT / "recipes/accelerate/single.yaml"),
+            *(ROOT / "rl/train_grpo.py", recipe),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "skipped: bare: it has no rig" in result.stderr
+    assert "skipped: 1 of 5 training meshes" in result.stderr
+    run = tmp_path / "run"
+    assert steps(run) == [1, 2]
+    joints = [len(make_creature(seed).rig.joints) for seed in range(4)]
+    for line in metrics(run):
+        assert line["rig/valid"] == 1
+        assert min(joints) <= line["rig/joints"] <= max(joints)
+        # A row has the SkinTokens of its mesh and an eos, and nothing of its skeleton.
+        skin = tiny.VOCABULARY.tokens_per_skin * line["rig/joints"] + 1
+        assert line["completions/mean_length"] == pytest.approx(skin)
+        assert line["entropy"] > 0
+    assert "unirig_j2j" not in evaluation(run / "after.json")["mean"]
+    given, found = (read_skinned_glb(path)[1] for path in (meshes / "creature3.glb", run / "rig.glb"))
+    assert sorted(found.names) == sorted(given.names)
+    place = [found.names.index(name) for name in given.names]
+    np.testing.assert_allclose(found.joints[place], given.joints, atol=1e-5)
+
+    # Resumed without Ray, it equals a run that was never interrupted.
+    assert here(changes, "train.max_steps=3") == 0
+    unbroken = tmp_path / "unbroken"
+    assert here(changes, "train.max_steps=3", f"output_dir={unbroken}") == 0
+    assert metrics(run) == metrics(unbroken)
+    assert evaluation(run / "after.json") == evaluation(unbroken / "after.json")
+
+
+def test_training_on_given_skeletons_needs_rigs(here, tmp_path, capsys):
+    creature = make_creature(9)
+    trimesh.Trimesh(creature.mesh.vertices, creature.mesh.faces).export(tmp_path / "bare.obj")
+    assert here({"data.meshes": str(tmp_path / "bare.obj"), "data.skeleton": "given"}) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "'data.skeleton' is given, but none of the 1 training meshes has a usable skeleton" in message
+    assert here({"data.skeleton": "mine"}) == 2
+    assert "data.skeleton" in capsys.readouterr().err.splitlines()[-1]

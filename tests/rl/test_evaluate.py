@@ -261,6 +261,59 @@ def test_metrics_can_be_switched_off(policy, bank, make_recipe, monkeypatch):
         assert row == {column: with_metrics.per_mesh[name][column] for column in row}
 
 
+# ------------------------------------------------------------------ given skeletons
+
+SKIN = {name for name in METRICS if name.startswith(("skin_", "motion_"))}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"decoding": "sampled"}, {"decoding": "greedy"}, {"decoding": "beam"}, {"best_of": 3}]
+)
+def test_with_given_skeletons_rigs_have_the_true_joints(policy, bank, make_recipe, settings):
+    scored: dict[int, list[RolloutRig | None]] = {}
+
+    class Seen(Scores):
+        def submit(self, mesh, rigs, pose_seed):
+            scored[mesh] = list(rigs)
+            return super().submit(mesh, rigs, pose_seed)
+
+    service = Seen(lambda mesh, row: (row + 1) / 8)
+    result = run(policy, bank, make_recipe(), service, skeleton="given", samples=2, **settings)
+    assert result.skeleton == "given"
+    for mesh, rigs in scored.items():
+        truth = bank.samples[mesh].rig
+        row = result.per_mesh[bank.samples[mesh].name]
+        assert row["valid"] == 1
+        assert row["joints"] == row["true_joints"] == len(truth.joints)
+        for rig in rigs:
+            assert np.array_equal(rig.joints, truth.joints)  # exactly: J2J is 0
+            assert np.array_equal(rig.parents, truth.parents)
+        assert {name for name in row if name.startswith(("unirig", "rignet"))} == set()
+        assert set(row) >= {*SKIN, *(f"{name}{VALID_ONLY}" for name in SKIN)}
+    assert not [column for column in result.mean if column.startswith(("unirig", "rignet"))]
+
+
+def test_given_skeletons_in_other_batches_change_nothing(policy, bank, make_recipe):
+    recipe = make_recipe()
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    service.prepare_meshes(reward_meshes(bank.samples))
+    for decoding in ("sampled", "beam"):
+        first = run(policy, bank, recipe, service, skeleton="given", decoding=decoding)
+        again = run(policy, bank, recipe, service, skeleton="given", decoding=decoding, batch_size=1)
+        assert again == first
+
+
+def test_cut_off_skins_count_as_the_worst(policy, bank, make_recipe):
+    recipe = make_recipe({"train.max_completion_length": 4})
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    service.prepare_meshes(reward_meshes(bank.samples))
+    result = run(policy, bank, recipe, service, skeleton="given")
+    assert result.mean["valid"] == 0
+    for name in SKIN:
+        worst = [failed_metrics(len(bank.samples[mesh].rig.joints))[name] for mesh in (3, 4)]
+        assert result.mean[name] == pytest.approx(sum(worst) / 2)
+
+
 # ------------------------------------------------------------------ the command
 
 
@@ -447,3 +500,36 @@ def test_help_and_wrong_output(policy_path, tmp_path, capsys):
     recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "r.yaml", {})
     assert module.main([str(recipe)]) == 2
     assert "'output_dir'" in capsys.readouterr().err
+
+
+def test_the_command_gives_the_true_skeletons(recipe_file, tmp_path, capsys):
+    other = tiny.make_policy()
+    with torch.no_grad():
+        other.model.transformer.model.norm.weight.mul_(4)
+    other.save(tmp_path / "other")
+    files = tmp_path / "meshes"
+    files.mkdir()
+    for seed in (1, 2):
+        creature = make_creature(seed)
+        write_skinned_glb(files / f"rigged{seed}.glb", creature.mesh, creature.rig)
+    (files / "bare.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    changes = ["eval.skeleton=given", f"data.eval_meshes={files}", f"eval.compare=[{tmp_path}/other]"]
+    assert command(recipe_file, *changes) == 0
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written["skeleton"] == "given"
+    assert list(written["per_mesh"]) == ["rigged1", "rigged2"]
+    for each in (written, *written["compared"]):
+        assert set(each["mean"]) == COLUMNS - {
+            f"{name}{suffix}" for name in set(METRICS) - SKIN for suffix in ("", VALID_ONLY)
+        }
+        assert each["mean"]["joints"] == each["mean"]["true_joints"]
+    assert written["compared"][0]["difference"]["coverage"]["mean"] == 0  # the same joints
+    rows = rows_of(tmp_path / "out" / "evaluation.csv")
+    assert "skin_l1" in rows[0]
+    assert "unirig_j2j" not in rows[0]
+    shown = capsys.readouterr()
+    assert "ground-truth skeletons" in shown.out
+    assert "skipped: bare: it has no rig" in shown.err
+    assert "skipped: 1 of 3 held-out meshes" in shown.err
+    assert command(recipe_file, *changes[:1], f"data.eval_meshes={files / 'bare.obj'}") == 2
+    assert "'eval.skeleton' is given, but none of the 1 held-out meshes" in capsys.readouterr().err

@@ -214,6 +214,26 @@ def test_rollouts_are_decoded_at_the_points(policy, creatures, make_recipe):
     assert metrics.measure(3, []) == []
 
 
+def test_with_a_given_skeleton_columns_correspond_by_index(policy, make_recipe):
+    """Joints 1 and 2 coincide, so positions cannot tell them apart; the prediction swaps their weights."""
+    joints = [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]]
+    weights = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0]]
+    item = sample(*SEAM, weights, joints, (-1, 0, 0))
+    truth = make_ground_truth(item, 100, 0)
+    swapped = Rig(truth.rig.joints, truth.rig.parents, truth.rig.weights[:, [0, 2, 1]])
+    found = rig_metrics(swapped, truth, given_skeleton=True)
+    # No skeleton distances: they would all be 0.
+    assert set(found) == {name for name in METRICS if name.startswith(("skin_", "motion_"))}
+    # Of four points the first is right; the others have an L1 of 2.
+    assert found["skin_l1"] == pytest.approx(1.5)
+    assert found["skin_iou"] == pytest.approx(1 / 7)
+    assert found["motion_loss"] > 0.01
+    right = rig_metrics(truth.rig, truth, given_skeleton=True)
+    assert (right["skin_l1"], right["skin_iou"], right["motion_loss"]) == (0, 1, pytest.approx(0, abs=1e-9))
+    metrics = GroundTruthMetrics([item], [0], policy.skin_vae, make_recipe(), given_skeleton=True)
+    assert set(metrics.failed(0)) == set(found)
+
+
 def test_failures_are_the_metrics_worst():
     failed = failed_metrics(20)
     assert failed["unirig_b2b"] == failed["exact_j2b"] == FAILED_SKELETON.j2j

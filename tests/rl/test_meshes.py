@@ -13,7 +13,9 @@ from data.mesh import MeshError
 from data.prepare import PrepareSettings, prepare
 from data.sets.prepared import write_manifest
 from data.typed_recipe import RecipeError
-from rl.meshes import RunMeshes, load_meshes, without_refused
+from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.meshes import RunMeshes, load_meshes, with_given_skeletons, without_refused
+from tests.rl import tiny
 
 
 def write_meshes(folder, count: int) -> str:
@@ -180,6 +182,35 @@ def test_meshes_that_cannot_be_scored_are_skipped(make_recipe, capsys):
             without_refused(meshes, reasons)
 
 
+ROOMY = SkeletonRoom(tiny.VOCABULARY, 10_000, 10_000)
+
+
+def test_meshes_without_a_skeleton_to_give_are_skipped(make_recipe, capsys):
+    changes = {"data.train_count": 3, "data.eval_count": 3}
+    meshes = load_meshes(make_recipe(changes))
+    for bare in (1, 5):
+        meshes.samples[bare] = replace(meshes.samples[bare], rig=None)
+    names = [sample.name for sample in meshes.samples]
+    assert with_given_skeletons(meshes, make_recipe(changes), [ROOMY]) == meshes
+    assert capsys.readouterr().err == ""
+    left = with_given_skeletons(meshes, make_recipe({**changes, "data.skeleton": "given"}), [ROOMY])
+    assert (left.train, left.held_out) == ([0, 2], [3, 4, 5])
+    assert capsys.readouterr().err.splitlines() == [
+        f"skipped: {names[1]}: it has no rig",
+        "skipped: 1 of 3 training meshes, which have no usable skeleton (data.skeleton=given)",
+    ]
+    left = with_given_skeletons(meshes, make_recipe({**changes, "eval.skeleton": "given"}), [ROOMY])
+    assert (left.train, left.held_out) == ([0, 1, 2], [3, 4])
+    # The skeleton must fit into every policy.
+    short = replace(ROOMY, completion=len(true_skeleton(meshes.samples[3], ROOMY.vocabulary).joints) * 2)
+    with pytest.raises(MeshError, match=r"'eval.skeleton' is given, but none of the 1 held-out meshes .*"):
+        with_given_skeletons(
+            replace(meshes, held_out=[3]), make_recipe({"eval.skeleton": "given"}), [ROOMY, short]
+        )
+    with pytest.raises(MeshError, match=r"none of the 1 training meshes .*it has no rig.*set data.skeleton"):
+        with_given_skeletons(replace(meshes, train=[1]), make_recipe({"data.skeleton": "given"}), [ROOMY])
+
+
 def test_z_up_files_are_turned(make_recipe, tmp_path):
     """Boxes of height 1 to 3 along z, all sizes along y once they are turned."""
     pattern = write_meshes(tmp_path / "meshes", 3)
@@ -208,10 +239,10 @@ def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
     cases = Path(__file__).parents[1] / "data" / "gltf" / "cases"
     for name in ("fewer_ibm_than_joints.glb", "stale_mesh_node_transform.glb"):
         shutil.copyfile(cases / name, tmp_path / name)
-    (tmp_path / "readme.md").write_text("x")
+    (tmp_path / "old.blend").write_text("x")
     load_meshes(make_recipe({"data.meshes": str(tmp_path)}))
     assert capsys.readouterr().err.splitlines() == [
-        f"note: {tmp_path}: passed over 1 .md",
+        f"note: {tmp_path}: passed over 1 file (1 .blend); convert 3D files to GLB",
         f"note: {tmp_path}/fewer_ibm_than_joints.glb: 1 joint without a usable inverse bind matrix placed by "
         "the neighbouring joints: end",
     ]

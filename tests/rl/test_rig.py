@@ -1,5 +1,7 @@
 """Rigging a mesh file: the best of several rigs, in the file's own frame, as GLB and picture."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +9,22 @@ import pytest
 import trimesh
 from PIL import Image
 
-from data import load_mesh, make_creature, read_skinned_glb, write_skinned_glb
+from data import (
+    RiggedMesh,
+    depth_first,
+    load_mesh,
+    make_creature,
+    read_skinned_glb,
+    write_rig_npz,
+    write_skinned_glb,
+)
 from data.command_line import RunFailedError
+from data.formats.skeleton_files import read_skeleton_file
 from data.gltf.document import read_gltf
+from data.rig import reorder
 from data.sets.dataset import make_sample
 from rl import rig
+from rl.given_skeleton import give
 from rl.rig import rig_mesh
 from tests.rl import tiny
 
@@ -138,6 +151,105 @@ def test_no_whole_rig_is_a_failed_run(creature_file, recipe_file, policy, make_r
         )
 
 
+# ------------------------------------------------------------------ rig.skeleton
+
+
+@pytest.fixture
+def skinned_file(tmp_path):
+    """A skinned creature whose joints are in another order than the tokens', far from the mesh frame."""
+    creature = make_creature(1)
+    mesh = replace(creature.mesh, centre=OFFSET, scale=1 / SCALE)
+    canonical = depth_first(creature.rig)
+    names = tuple(f"joint {i}" for i in range(len(canonical.joints)))
+    turned = breadth_first(replace(canonical, names=names))
+    assert not np.array_equal(turned.joints, canonical.joints)
+    path = tmp_path / "skinned.glb"
+    write_skinned_glb(path, mesh, turned)
+    return path
+
+
+def breadth_first(rig):
+    """The rig in breadth-first order: parents come before children, but not as in the tokens."""
+    depth = np.zeros(len(rig.joints), dtype=int)
+    for joint, parent in enumerate(rig.parents[1:], start=1):
+        depth[joint] = depth[parent] + 1
+    return reorder(rig, np.argsort(depth, kind="stable"))
+
+
+def skeleton_files(folder, glb):
+    """The skeleton of a GLB as each kind of file."""
+    found = read_skeleton_file(glb)
+    mesh, rig = read_skinned_glb(glb)
+    content = {"joints": found.joints.tolist(), "parents": found.parents.tolist(), "names": found.names}
+    (folder / "s.json").write_text(json.dumps(content))
+    write_rig_npz(folder / "s.npz", RiggedMesh(mesh, rig))
+    (folder / "s.vrm").write_bytes(glb.read_bytes())
+    return {"glb": glb, **{kind: folder / f"s.{kind}" for kind in ("json", "npz", "vrm")}}
+
+
+@pytest.mark.parametrize("choice", ["own", "glb", "json", "npz", "vrm"])
+def test_a_given_skeleton_comes_back_as_it_is(skinned_file, recipe_file, tmp_path, capsys, choice):
+    """Joints, names and hierarchy; the skin is new."""
+    file = "own" if choice == "own" else skeleton_files(tmp_path, skinned_file)[choice]
+    output = tmp_path / "out.glb"
+    assert (
+        rig.main([recipe_file, f"rig.mesh={skinned_file}", f"rig.out={output}", f"rig.skeleton={file}"]) == 0
+    )
+    given, found = read_skeleton_file(skinned_file), read_skeleton_file(output)
+    assert found.names == given.names
+    assert found.parents.tolist() == given.parents.tolist()
+    # Single precision of coordinates up to 137.
+    np.testing.assert_allclose(found.joints, given.joints, rtol=0, atol=2e-5)
+    assert f"{len(given.joints)} joints" in capsys.readouterr().out
+    before, after = read_skinned_glb(skinned_file)[1], read_skinned_glb(output)[1]
+    assert not np.allclose(before.weights, after.weights, atol=0.1)
+
+
+def test_a_skeleton_is_given_to_a_mesh_without_one(creature_file, skinned_file, recipe_file, tmp_path):
+    """Of an OBJ file of the same creature, in the same unit and place."""
+    output = tmp_path / "out.glb"
+    file = skeleton_files(tmp_path, skinned_file)["json"]
+    assert (
+        rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}", f"rig.skeleton={file}"]) == 0
+    )
+    given, found = read_skeleton_file(file), read_skeleton_file(output)
+    assert found.names == given.names
+    np.testing.assert_allclose(found.joints, given.joints, rtol=0, atol=2e-5)
+
+
+def test_weights_go_to_the_joints_they_were_decoded_for(policy, make_recipe):
+    """The same skeleton in another order gets the same rewards and, joint by joint, the same weights."""
+    creature = make_creature(4)
+    sample = make_sample(creature.mesh, None, 64, 0)
+    canonical = depth_first(creature.rig)
+    other = breadth_first(canonical)
+    assert other.names != canonical.names
+    rigged = []
+    for one in (canonical, other):
+        skeleton = give(one.joints, one.parents, one.names, policy.vocabulary)
+        rigged.append(rig_mesh(policy, sample, make_recipe(), 3, 1.0, 0, skeleton))
+        assert rigged[-1].rig.names == one.names
+        assert np.array_equal(rigged[-1].rig.joints, one.joints)
+    first, second = rigged
+    assert first.total == pytest.approx(second.total, abs=1e-6)
+    columns = [second.rig.names.index(name) for name in first.rig.names]
+    np.testing.assert_allclose(second.rig.weights[:, columns], first.rig.weights, atol=1e-5)
+    assert np.ptp(first.rig.weights, axis=1).max() > 1e-3  # columns differ
+
+
+def test_joints_outside_the_box_are_kept_and_counted(creature_file, recipe_file, tmp_path, capsys):
+    bounds = trimesh.load(creature_file, process=False).bounds
+    middle, top = bounds.mean(axis=0), bounds[1] + np.array([0, SCALE, 0])
+    (tmp_path / "s.json").write_text(
+        json.dumps({"joints": [middle.tolist(), top.tolist()], "parents": [-1, 0]})
+    )
+    output = tmp_path / "out.glb"
+    given = f"rig.skeleton={tmp_path / 's.json'}"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}", given]) == 0
+    np.testing.assert_allclose(read_skeleton_file(output).joints, [middle, top], rtol=0, atol=2e-5)
+    assert "1 of the 2 given joints lie outside the mesh's box" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -149,12 +261,21 @@ def test_no_whole_rig_is_a_failed_run(creature_file, recipe_file, policy, make_r
         (["rig.mesh={mesh}", "rig.candidates=0"], ["'rig.candidates'"]),
         (["rig.mesh={mesh}", "rig.candidate=3"], ["'rig.candidates'"]),
         (["rig.mesh={mesh}", "rig.temperature=-1"], ["'rig.temperature'"]),
+        (
+            ["rig.mesh={mesh}", "rig.skeleton=own"],
+            ["'rig.skeleton'", "without skeletons", "beast.obj"],
+        ),
+        (["rig.mesh={mesh}", "rig.skeleton=/nowhere.json"], ["nowhere.json"]),
+        (["rig.mesh={mesh}", "rig.skeleton={bad}"], ["bad.ply", "GLB, glTF or VRM"]),
+        (["rig.mesh={mesh}", "rig.skeleton={roots}"], ["roots.json", "exactly one joint"]),
     ],
 )
 def test_user_errors(creature_file, recipe_file, tmp_path, capsys, overrides, words):
     bad = tmp_path / "bad.ply"
     bad.write_text("ply\nformat ascii 1.0\nend_header\n")
-    given = [override.format(mesh=creature_file, bad=bad) for override in overrides]
+    roots = tmp_path / "roots.json"
+    roots.write_text('{"joints": [[0, 0, 0], [0, 1, 0]], "parents": [-1, -1]}')
+    given = [override.format(mesh=creature_file, bad=bad, roots=roots) for override in overrides]
     assert rig.main([recipe_file, *given]) == 2
     shown = capsys.readouterr()
     assert all(word in shown.err for word in words), shown.err

@@ -8,8 +8,10 @@ import torch
 
 from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms
-from policy.tokens.grammar import Grammar
+from policy.tokens.grammar import PROMPT_LENGTH, Grammar
+from policy.tokens.skeleton_tokenizer import tokenize_skeleton
 from rl import rollout
+from rl.prompts import training_rows
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.scoring import read_rollout
 from tests.rl import tiny
@@ -211,6 +213,96 @@ def test_the_class_and_the_mesh_matter(setting):
     assert abs(first(0, WORDS.class_id("vroid")) - base) > 1e-6
 
 
+# ------------------------------------------------------------------ given skeletons
+
+# Skeletons of the three meshes: 1, 3 and 8 joints, chains and branches; 4, 17 and 28 tokens.
+SKELETONS = [
+    tuple(tokenize_skeleton(joints, parents, None, WORDS)[2:])
+    for joints, parents in (
+        (np.zeros((1, 3)), [-1]),
+        (np.linspace(-0.8, 0.8, 9).reshape(3, 3), [-1, 0, 0]),
+        (np.linspace(-0.9, 0.9, 24).reshape(8, 3), [-1, *range(7)]),
+    )
+]
+JOINTS = (1, 3, 8)
+MODES = ["strict", "released", "fork"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_of_a_given_skeleton_only_the_skin_is_sampled(setting, mode):
+    rollouts = setting.sample(mode=mode, skeletons=SKELETONS)
+    assert rollouts.complete.all()
+    for row, ids in enumerate(rollouts.rows()[0]):
+        skin = JOINTS[row % 3] * WORDS.tokens_per_skin - (mode == "released")
+        assert len(ids) == skin + 1
+        assert ids[-1] == WORDS.eos
+        lowest = WORDS.skeleton_eos if mode == "released" else WORDS.skin_first
+        assert all(lowest <= token < WORDS.eos for token in ids[:-1])
+    assert rollouts.completion_ids.shape[1] <= 8 * WORDS.tokens_per_skin + 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_given_skeletons_have_the_same_log_probabilities_in_training(setting, mode, temperature):
+    rollouts = setting.sample(mode=mode, temperature=temperature, skeletons=SKELETONS)
+    given = [SKELETONS[mesh] for mesh in setting.mesh_index.tolist()]
+    ids, lengths = training_rows(setting.class_ids, given, rollouts.completion_ids, WORDS)
+    with torch.no_grad():
+        output = setting.policy.model(
+            input_ids=ids,
+            completion_ids=rollouts.completion_ids,
+            prompt_lengths=lengths,
+            mesh_embeds=setting.mesh_embeds,
+            mesh_index=setting.mesh_index,
+            grammar_mode=mode,
+            temperature=temperature,
+        )
+    kept = torch.arange(rollouts.completion_ids.shape[1]) < rollouts.lengths[:, None]
+    torch.testing.assert_close(
+        rollouts.log_probs, output.log_probs.masked_fill(~kept, 0.0), atol=1e-5, rtol=0
+    )
+    assert rollouts.log_probs.sum(dim=1).std() > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("every", [1, 16])
+def test_given_skeletons_of_other_lengths_in_the_batch_change_nothing(
+    setting, monkeypatch, temperature, every
+):
+    """The same tokens and log-probabilities as one row at a time, whenever finished rows leave the batch."""
+    monkeypatch.setattr(rollout, "_COMPACT_EVERY", every)
+    whole = setting.sample(skeletons=SKELETONS, temperature=temperature)
+    for batch_size in (1, 5):
+        parts = setting.sample(skeletons=SKELETONS, temperature=temperature, batch_size=batch_size)
+        assert same(parts, whole, slice(None))
+
+
+def test_a_skeleton_given_to_some_meshes(setting):
+    """The others write theirs, with the tokens that they would get alone."""
+    mixed = setting.sample(skeletons=[(), SKELETONS[1], ()])
+    free, given = setting.sample(), setting.sample(skeletons=SKELETONS)
+    for row, ids in enumerate(mixed.rows()[0]):
+        assert ids == (given if row % 3 == 1 else free).rows()[0][row]
+
+
+def test_a_given_skeleton_matters(setting):
+    other = [SKELETONS[0], SKELETONS[1], tuple((t + 1) % 16 if t < 16 else t for t in SKELETONS[2])]
+    first, second = setting.sample(skeletons=SKELETONS), setting.sample(skeletons=other)
+    rows = slice(2, None, 3)
+    assert not torch.equal(first.completion_ids[rows], second.completion_ids[rows])
+    assert torch.equal(first.completion_ids[0::3], second.completion_ids[0::3])
+
+
+def test_a_given_skeleton_has_to_fit(setting):
+    # 256 positions - 8 of the mesh - 2 - 28 tokens of the skeleton = 218; 8 joints need 17. 70 joints in a
+    # chain take 211 tokens and leave 35 for 141.
+    assert setting.sample(skeletons=SKELETONS, limit=10_000).complete.all()
+    assert not setting.sample(skeletons=SKELETONS, limit=6).complete[1::3].any()
+    long = tuple(tokenize_skeleton(np.zeros((70, 3)), np.arange(70) - 1, None, WORDS)[2:])
+    with pytest.raises(ValueError, match="max_new_tokens 120 must be between 1 and 35 for this model"):
+        setting.sample(skeletons=[SKELETONS[0], long, SKELETONS[2]])
+
+
 # ------------------------------------------------------------------ whole or invalid
 
 
@@ -256,7 +348,7 @@ def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy):
 def test_the_batch_ends_with_its_last_row(setting):
     whole = setting.sample()
     rows = whole.complete.nonzero().flatten().tolist()[:2]
-    rollouts = setting.sample(rows=rows, limit=tiny.POSITIONS - tiny.MESH_TOKENS - rollout.PROMPT_LENGTH)
+    rollouts = setting.sample(rows=rows, limit=tiny.POSITIONS - tiny.MESH_TOKENS - PROMPT_LENGTH)
     assert rollouts.complete.all()
     # At most one look (every 16 tokens) after the end, however far the limit.
     assert 0 <= rollouts.completion_ids.shape[1] - int(rollouts.lengths.max()) < 16

@@ -1,6 +1,9 @@
 """From tokens to rewards: reading rollouts, one request per mesh, and whose fault a missing score is."""
 
+import numpy as np
+
 from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutScore
+from rl.given_skeleton import give
 from rl.scoring import PendingScore, read_rollout, submit_scores
 from tests.rl import tiny
 from tests.rl.training_runs import FakeService
@@ -19,6 +22,20 @@ def test_a_completion_is_a_rig_or_nothing():
     assert rig.codes.tolist() == [[3, 5]]
     assert read_rollout(completion[:-2], class_id, WORDS) is None  # cut off
     assert read_rollout([], class_id, WORDS) is None
+
+
+def test_with_a_given_skeleton_a_completion_is_its_skin():
+    joints = np.array([[0, 0, 0], [0, 0.31, 0]], dtype=np.float32)
+    given = give(joints, np.array([-1, 0]), "ab", WORDS)
+    codes = [[3, 5], [7, 9]]
+    completion = [WORDS.skin_first + code for row in codes for code in row] + [WORDS.eos]
+    rig = read_rollout(completion, WORDS.class_none, WORDS, given)
+    assert np.array_equal(rig.joints, joints)  # not their bins
+    assert rig.parents.tolist() == [-1, 0]
+    assert rig.codes.tolist() == codes
+    for wrong in (completion[:-1], completion[1:], [*completion[:-1], WORDS.skin_first, WORDS.eos], []):
+        assert read_rollout(wrong, WORDS.class_none, WORDS, given) is None
+    assert read_rollout([1, 2, 3, *completion], WORDS.class_none, WORDS, given) is None
 
 
 def test_rigs_are_submitted_once_per_mesh_and_scores_keep_their_row():

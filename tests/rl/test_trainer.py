@@ -132,3 +132,124 @@ def test_a_run_samples_as_many_groups_as_its_schedule_has(make_recipe, changes, 
     expected = mesh_schedule(run.train_meshes, groups, seed=42)
     served = [mesh for mesh, rows, _ in service.submitted for _ in range(rows // 4)]
     assert sorted(served) == sorted(expected)
+
+
+# ------------------------------------------------------------------ given skeletons
+
+GIVEN = {"data.skeleton": "given", "data.points": 64}
+
+
+@pytest.fixture
+def given_batch(make_recipe):
+    """As `batch`, of three meshes whose skeletons are given: prompts of unequal length."""
+    trainer = Run(make_recipe(GIVEN)).trainer()
+    assert len({len(trainer.given[k].tokens) for k in (0, 1, 2)}) == 3
+    trainer.model.train()
+    prompts = [{"prompt": trainer.bank.prompt(k)} for k in (0, 0, 0, 0, 1, 1, 2, 2)]
+    return trainer, trainer._generate_and_score_completions(prompts)
+
+
+MESHES = (0, 0, 0, 0, 1, 1, 2, 2)
+
+
+def test_of_given_skeletons_trl_sees_the_skin_only(given_batch):
+    trainer, inputs = given_batch
+    prompt = [WORDS.bos, WORDS.class_id("articulation")]
+    assert inputs["prompt_ids"].tolist() == [[WORDS.size + mesh, *prompt] for mesh in MESHES]
+    for row, mesh in enumerate(MESHES):
+        joints = len(trainer.given[mesh].joints)
+        ids = inputs["completion_ids"][row][inputs["completion_mask"][row].bool()].tolist()
+        assert len(ids) == joints * WORDS.tokens_per_skin + 1
+        assert all(WORDS.skin_first <= token < WORDS.eos for token in ids[:-1])
+    lengths = trainer._metrics["train"]
+    assert lengths["completions/max_length"] == [float(inputs["completion_mask"].sum(dim=1).max())]
+    assert lengths["completions/clipped_ratio"] == [0.0]
+    assert lengths["rig/valid"] == [1.0]
+    assert lengths["rig/joints"] == [sum(len(trainer.given[mesh].joints) for mesh in MESHES) / 8]
+
+
+def test_the_skin_of_given_skeletons_is_trained_as_it_was_sampled(given_batch):
+    trainer, inputs = given_batch
+    log_probs, entropies, _ = seam(trainer, inputs, compute_entropy=True)
+    mask = inputs["completion_mask"].bool()
+    torch.testing.assert_close(log_probs[mask], inputs["sampling_per_token_logps"][mask], atol=1e-5, rtol=0)
+    for batch_size in (1, 3):
+        parts, _, _ = seam(trainer, inputs, batch_size=batch_size)
+        torch.testing.assert_close(parts[mask], log_probs[mask], atol=1e-5, rtol=0)
+    # Against the whole rig as a completion: the skin's log-probabilities, and nothing of the skeleton's.
+    for row, mesh in enumerate(MESHES):
+        skeleton = torch.tensor([trainer.given[mesh].tokens])
+        skin = inputs["completion_ids"][row][mask[row]][None]
+        whole = torch.cat([torch.tensor([[WORDS.bos, trainer.bank.class_id]]), skeleton, skin], dim=1)
+        direct = trainer.model(
+            input_ids=whole,
+            completion_ids=whole[:, 2:],
+            mesh_embeds=trainer.mesh_embeds(trainer.model, torch.tensor([mesh])),
+        )
+        for own, found in ((log_probs, direct.log_probs), (entropies, direct.entropies)):
+            torch.testing.assert_close(
+                own[row][mask[row]], found[0, skeleton.shape[1] :], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_the_loss_has_no_gradient_at_a_given_skeleton(given_batch):
+    """Through TRL's own loss: hidden states that predict a token of the prompt get no gradient."""
+    trainer, inputs = given_batch
+    inputs["advantages"] = torch.tensor([1.0, -1.0] * 4)
+    assert "ref_per_token_logps" in inputs
+    trainer.current_gradient_accumulation_steps = 1  # set by the training loop
+    kept = []
+    hook = trainer.model.transformer.model.norm.register_forward_hook(
+        lambda module, args, output: (output.retain_grad(), kept.append(output))[0]
+    )
+    try:
+        trainer.compute_loss(trainer.model, inputs).backward()
+    finally:
+        hook.remove()
+    gradient = kept[-1].grad.abs().sum(dim=2)
+    for row, mesh in enumerate(MESHES):
+        first = tiny.MESH_TOKENS + 2 + len(trainer.given[mesh].tokens) - 1
+        skin = len(trainer.given[mesh].joints) * WORDS.tokens_per_skin
+        assert (gradient[row, :first] == 0).all()
+        assert (gradient[row, first : first + skin] > 0).all()
+        assert (gradient[row, first + skin :] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.num_iterations": 2, "train.gradient_accumulation_steps": 2},
+        {"policy.lora": {"rank": 2}, "train.beta": 0.1},
+        {"policy.train_mesh_encoder": True, "policy.grammar": "fork", "train.gradient_checkpointing": True},
+        {"rollout_batch_size": 3, "train.per_device_train_batch_size": 4, "data.train_count": 1},
+    ],
+)
+def test_given_skeletons_train_in_every_setting(make_recipe, changes):
+    # The scores of a random skin decoder are all equal, which would leave no advantage to learn from.
+    service = FakeService(lambda row: row / 8)
+    recipe = make_recipe({**GIVEN, "train.beta": 0.04, "train.learning_rate": 1e-2, **changes})
+    run = Run(recipe, service)
+    run.optimise()
+    metrics = run.metrics()
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert all(row["grad_norm"] > 0 for row in metrics)
+    # A second pass over the same rollouts logs nothing of them.
+    assert {row["rig/valid"] for row in metrics if "rig/valid" in row} == {1.0}
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert all(row["entropy"] > 0 for row in metrics)
+
+
+def test_rigs_with_given_skeletons_are_scored_with_their_exact_joints(make_recipe):
+    service = FakeService(lambda row: row / 8)
+    scored = []
+    service.score = lambda row, rig: (scored.append(rig), INVALID)[1]
+    run = Run(make_recipe({**GIVEN, "data.train_count": 1, "train.max_steps": 1}), service)
+    trainer = run.trainer()
+    trainer.train()
+    truth = run.bank.samples[0].rig
+    assert len(scored) == 8
+    for rig in scored:
+        assert (rig.joints == truth.joints).all()
+        assert (rig.parents == truth.parents).all()
+        assert rig.codes.shape == (len(truth.joints), WORDS.tokens_per_skin)
+    assert len({tuple(rig.codes.ravel()) for rig in scored}) == 8

@@ -231,3 +231,125 @@ def test_errors(model, condition, ids):
         model(input_ids=ids, points=torch.zeros(1, 8, 3))
     with pytest.raises(ValueError, match="logits_to_keep"):
         model(input_ids=ids, mesh_embeds=condition, labels=ids, logits_to_keep=1)
+
+
+# ------------------------------------------------------------------ given skeletons and padding
+
+# The skeletons of two rows, one joint and three (the last a branch), and the SkinTokens of both.
+GIVEN = [[10, 20, 30, 258], [10, 20, 30, 40, 50, 60, 256, 10, 20, 30, 70, 80, 90, 258]]
+SKIN = [[300, 400, 500, 600, 2827], [*range(300, 312), 2827]]
+
+
+def given_rows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids padded on the right, completions, and the prompts' lengths."""
+    width = max(map(len, SKIN))
+    completions = torch.tensor([row + [259] * (width - len(row)) for row in SKIN])
+    rows = [[257, 264, *skeleton, *skin] for skeleton, skin in zip(GIVEN, SKIN, strict=True)]
+    total = 2 + max(map(len, GIVEN)) + width
+    ids = torch.tensor([row + [259] * (total - len(row)) for row in rows])
+    return ids, completions, torch.tensor([2 + len(skeleton) for skeleton in GIVEN])
+
+
+def test_a_given_skeleton_is_the_beginning_of_a_completion(model, condition):
+    """Its SkinTokens have the log-probabilities that they have after the same skeleton as a completion."""
+    ids, completions, lengths = given_rows()
+    both = condition.expand(2, -1, -1)
+    found = model(input_ids=ids, completion_ids=completions, prompt_lengths=lengths, mesh_embeds=both)
+    for row, (skeleton, skin) in enumerate(zip(GIVEN, SKIN, strict=True)):
+        whole = torch.tensor([[257, 264, *skeleton, *skin]])
+        direct = model(input_ids=whole, completion_ids=whole[:, 2:], mesh_embeds=condition)
+        for name in ("log_probs", "entropies"):
+            own, expected = getattr(found, name)[row], getattr(direct, name)[0, len(skeleton) :]
+            torch.testing.assert_close(own[: len(skin)], expected, **TOLERANCE)
+            assert (own[len(skin) :] == 0).all()  # padding
+        # Without lengths, the completion is the end of the row.
+        alone = model(input_ids=whole, completion_ids=torch.tensor([skin]), mesh_embeds=condition)
+        torch.testing.assert_close(alone.log_probs[0], found.log_probs[row, : len(skin)], **TOLERANCE)
+        assert (found.log_probs[row, : len(skin) - 1] < -0.01).all()
+
+
+def test_padding_anywhere_changes_nothing(model, condition):
+    """The layout of the rollout, padded on the left, against the layout of training; and between the two."""
+    ids, completions, lengths = given_rows()
+    both = condition.expand(2, -1, -1)
+    right = model(input_ids=ids, completion_ids=completions, prompt_lengths=lengths, mesh_embeds=both)
+    gap = len(GIVEN[1]) - len(GIVEN[0])
+    opening, skin = [257, 264], completions[0].tolist()
+    other = [*opening, *GIVEN[1], *completions[1].tolist()]
+    for padding in (259, 5):  # whatever the padding
+        for first, row in (
+            (0, [*[padding] * gap, *opening, *GIVEN[0], *skin]),
+            (2, [*opening, *[padding] * gap, *GIVEN[0], *skin]),
+        ):
+            rows = torch.tensor([row, other])
+            mask = torch.ones_like(rows)
+            mask[0, first : first + gap] = 0
+            left = model(input_ids=rows, attention_mask=mask, completion_ids=completions, mesh_embeds=both)
+            torch.testing.assert_close(left.log_probs, right.log_probs, **TOLERANCE)
+            torch.testing.assert_close(left.entropies, right.entropies, **TOLERANCE)
+    masked = model(
+        input_ids=ids,
+        attention_mask=(ids != 259).long(),
+        completion_ids=completions,
+        prompt_lengths=lengths,
+        mesh_embeds=both,
+    )
+    torch.testing.assert_close(masked.log_probs, right.log_probs, **TOLERANCE)
+
+
+def test_cached_steps_after_padded_prompts_equal_rows_on_their_own(model, condition):
+    gap = len(GIVEN[1]) - len(GIVEN[0])
+    prompts = torch.tensor([[*[259] * gap, 257, 264, *GIVEN[0]], [257, 264, *GIVEN[1]]])
+    mask = (prompts != 259).long()
+    step = model(
+        input_ids=prompts, attention_mask=mask, mesh_embeds=condition.expand(2, -1, -1), use_cache=True
+    )
+    logits = [step.logits[:, -1]]
+    for token in (300, 301, 302):
+        mask = F.pad(mask, (0, 1), value=1)
+        step = model(
+            input_ids=torch.full((2, 1), token),
+            attention_mask=mask,
+            past_key_values=step.past_key_values,
+            use_cache=True,
+        )
+        logits.append(step.logits[:, -1])
+    for row, skeleton in enumerate(GIVEN):
+        alone = model.next_token_logits(condition, torch.tensor([[257, 264, *skeleton, 300, 301, 302]]))
+        torch.testing.assert_close(torch.stack(logits, dim=1)[row], alone[0, -4:], **TOLERANCE)
+
+
+def test_no_gradient_comes_from_a_given_skeleton(fresh_model, golden):
+    """Hidden states that predict the skeleton's tokens get none; those that predict its skin do."""
+    model = fresh_model
+    with torch.no_grad():
+        condition = model.encode_mesh(golden["points"][None], golden["normals"][None])
+    ids, completions, lengths = given_rows()
+    kept = []
+    hook = model.transformer.model.norm.register_forward_hook(
+        lambda module, inputs, output: (output.retain_grad(), kept.append(output))[0]
+    )
+    try:
+        out = model(
+            input_ids=ids,
+            completion_ids=completions,
+            prompt_lengths=lengths,
+            mesh_embeds=condition.expand(2, -1, -1),
+        )
+        (out.log_probs.sum() + out.entropies.sum()).backward()
+    finally:
+        hook.remove()
+    gradient = kept[0].grad.abs().sum(dim=2)
+    tokens = condition.shape[1]
+    for row, (prompt, skin) in enumerate(zip(lengths.tolist(), SKIN, strict=True)):
+        first = tokens + prompt - 1  # predicts the first SkinToken
+        assert (gradient[row, :first] == 0).all()
+        # The final eos is forced, so nothing is learnt from it; padding comes after it.
+        assert (gradient[row, first : first + len(skin) - 1] > 0).all()
+        assert (gradient[row, first + len(skin) - 1 :] == 0).all()
+    with pytest.raises(ValueError, match="prompt_lengths need input_ids"):
+        model(
+            inputs_embeds=model.get_input_embeddings()(ids),
+            completion_ids=completions,
+            prompt_lengths=lengths,
+        )

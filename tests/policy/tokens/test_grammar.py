@@ -16,6 +16,7 @@ from policy.tokens.skeleton_tokenizer import (
     released_skeleton_tokenizer,
     split_rig,
     tokenize_rig,
+    tokenize_skeleton,
 )
 from policy.tokens.vocabulary import Vocabulary
 from tests.policy.random_completions import random_completions
@@ -202,6 +203,27 @@ def test_scan_resumes_and_skips_masked_positions(mode: Mode, cut: int, seed: int
     masked = grammar.scan(prefix, mask)
     assert (masked.phase[:, cut:] == FORCED).all()
     assert masked.legal[:, cut:].all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(mode=st.sampled_from(MODES), seed=st.integers(0, 2**32 - 1), gap=st.integers(0, 5))
+def test_the_state_after_a_prompt_is_the_same_wherever_it_is_padded(mode: Mode, seed: int, gap: int) -> None:
+    grammar = SMALL_GRAMMARS[mode]
+    random = np.random.default_rng(seed)
+    parents = [-1, *(int(random.integers(0, i)) for i in range(1, int(random.integers(1, 6))))]
+    skeleton = tokenize_skeleton(random.uniform(-1, 1, (len(parents), 3)), parents, "a", SMALL)
+    expected = after(grammar, skeleton[2:])
+    assert expected.bones.tolist() == [len(parents)]
+    for place in (0, 1, 2, len(skeleton)):
+        ids = torch.tensor([[*skeleton[:place], *[0] * gap, *skeleton[place:]]])
+        mask = torch.ones_like(ids)
+        mask[:, place : place + gap] = 0
+        found = grammar.after_prompt(ids, mask if gap else None)
+        for field in ("state", "bones", "skin"):
+            assert torch.equal(getattr(found, field), getattr(expected, field))
+    # Without a skeleton it is the start.
+    start = grammar.after_prompt(torch.tensor([PROMPT, PROMPT]))
+    assert start.state.tolist() == grammar.start(2).state.tolist()
 
 
 @settings(max_examples=40, deadline=None)
