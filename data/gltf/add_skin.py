@@ -93,7 +93,8 @@ def add_skin(
             if joint_nodes is None:
                 going = take_out_skeleton(editor.json, old.joints, chosen, mirrored_nodes(gltf))
                 gone, shortened = remove_animations(editor.json, old.joints | going)
-        notes = [*editor.notes, *_animated_meshes(editor.json, rigid)]
+        notes = [*editor.notes, *_animated_meshes(editor.json, rigid, joint_nodes or ())]
+        own = joint_nodes is not None
         if joint_nodes is None:
             scenes = _scenes_of(editor.json, set(chosen))
             joint_nodes = _add_joints(editor, rig, going)
@@ -108,7 +109,10 @@ def add_skin(
                 f"outside every scene, the list of nodes still holds {_count(len(going), 'node')} of the old "
                 "skeleton: an extension of the file may refer to nodes by number"
             )
-    replaced = _replaced(old, gone, shortened) if old.skins and not keep_skin else None
+    replaced = _described(old, gone, shortened) if old.skins and not keep_skin else None
+    if own and replaced is not None:
+        notes.insert(0, f"new weights for {replaced}")
+        replaced = None
     return SkinnedFile(editor.glb(), dropped_weight(rig.weights), replaced, tuple(notes))
 
 
@@ -247,8 +251,11 @@ def _common_root(nodes: list[dict[str, Any]], joints: Sequence[int]) -> int | No
     return int(joints[0]) if below.issuperset(int(joint) for joint in joints) else None
 
 
-def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
-    """A note if animations move the nodes `rigid`: their meshes had no skin before and now ignore nodes."""
+def _animated_meshes(document: dict[str, Any], rigid: list[int], joints: Sequence[int]) -> list[str]:
+    """A note if animations move the nodes `rigid`: their meshes had no skin before and now ignore nodes.
+
+    Animations of `joints`, which stay, still move them.
+    """
     nodes = document["nodes"]
     parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
     moved = {
@@ -256,7 +263,7 @@ def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
         for animation in document.get("animations", [])
         for channel in animation["channels"]
         if channel["target"]["path"] in ("translation", "rotation", "scale")
-    }
+    }.difference(joints)
     count = 0
     for node in rigid:
         way = [node]
@@ -270,7 +277,7 @@ def _animated_meshes(document: dict[str, Any], rigid: list[int]) -> list[str]:
     ]
 
 
-def _replaced(old: OldSkins, animations: int, shortened: int) -> str:
+def _described(old: OldSkins, animations: int, shortened: int) -> str:
     names = ", ".join(f"'{name}'" for name in old.names)
     parts = [f"the file's skin{'s' * (len(old.skins) > 1)} {names} ({_count(len(old.joints), 'joint')})"]
     if animations:
