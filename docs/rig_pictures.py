@@ -1,7 +1,7 @@
 """`python docs/rig_pictures.py FOLDER`: rigs and draws the three characters of docs/rigging.md.
 
 FOLDER holds the characters' GLB files (see `CHARACTERS`), which are not part of this repository. Each is
-rigged by the command that a user would type, with the shipped policy, and drawn by `rl.draw_posed`. Takes a
+rigged by the commands that a user would type, with the shipped policy, and drawn by `rl.draw_posed`. Takes a
 few minutes on a CPU. `--only NAME` makes one picture; further arguments override recipe values.
 """
 
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
+from data import prepare  # noqa: E402
 from rl import draw_posed, rig  # noqa: E402
 
 
@@ -29,12 +30,14 @@ class Character:
         credit: author and licence, drawn below the picture.
         overrides: recipe values for `rl.rig`.
         drawing: arguments of `rl.draw_posed`: the pose and the camera.
+        given_skeleton: skin the file's own skeleton, without the helper joints that `data.prepare` removes.
     """
 
     file: str
     credit: str
     overrides: tuple[str, ...] = ()
     drawing: tuple[str, ...] = ()
+    given_skeleton: bool = False
 
     @property
     def picture(self) -> Path:
@@ -58,8 +61,9 @@ CHARACTERS = (
     Character(
         "kaykit_Knight.glb",
         "Knight: Kay Lousberg, KayKit Character Pack Adventurers 1.0, CC0 1.0",
-        ("rig.candidates=32",),
-        ("--seed", "0", "--degrees", "20"),
+        ("rig.candidates=48",),
+        ("--seed", "5", "--degrees", "15", "--view", "30", "10"),
+        given_skeleton=True,
     ),
 )
 
@@ -71,6 +75,11 @@ def make_picture(character: Character, folder: Path, overrides: list[str]) -> in
         rigged = Path(work) / character.file
         policy = f"policy.path={ROOT / 'checkpoints' / 'small'}"
         files = [f"rig.mesh={source}", f"rig.out={rigged}", policy]
+        if character.given_skeleton:
+            failed = prepare.main([str(source), "--out", work, "--eval", "0"])
+            if failed:
+                return failed
+            files.append(f"rig.skeleton={Path(work, 'rigs', f'{source.stem}.npz')}")
         failed = rig.main([str(ROOT / "recipes" / "base.yaml"), *files, *character.overrides, *overrides])
         if failed:
             return failed
