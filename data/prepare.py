@@ -253,9 +253,7 @@ def _report_pruned(manifest: Manifest) -> None:
 
 def _report_groups(manifest: Manifest, groups: Groups) -> None:
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
-    print(
-        f"grouped by {groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out"
-    )
+    print(f"groups by {groups.label}: {len(sides['train'])} for training, {len(sides['eval'])} held out")
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")

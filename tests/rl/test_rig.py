@@ -263,7 +263,7 @@ def test_joints_outside_the_box_are_kept_and_counted(creature_file, recipe_file,
         (["rig.mesh={mesh}", "rig.temperature=-1"], ["'rig.temperature'"]),
         (
             ["rig.mesh={mesh}", "rig.skeleton=own"],
-            ["'rig.skeleton'", "without skeletons", "beast.obj"],
+            ["'rig.skeleton'", "holds no skeleton (OBJ files cannot)", "beast.obj"],
         ),
         (["rig.mesh={mesh}", "rig.skeleton=/nowhere.json"], ["nowhere.json"]),
         (["rig.mesh={mesh}", "rig.skeleton={bad}"], ["bad.ply", "GLB, glTF or VRM"]),
