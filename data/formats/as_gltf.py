@@ -79,7 +79,7 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
     if uv is not None and images:
         texture = add_image(editor, images[-1][1], images[-1][0], notes)
     elif uv is not None:
-        notes.append("the file has UVs but no image that could be read")
+        notes.append("the file has UVs but no readable image")
     # These formats have no back sides.
     pbr: dict[str, object] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
     if texture is not None:
