@@ -65,15 +65,18 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
             given = np.array(mesh.vertex_normals) if stored else None
     except READER_ERRORS as problem:
         raise MeshError(f"{path}: the file is damaged ({problem}); export it again") from problem
-    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
-    normals = given
+    # Vertices without a face may hold anything, NaN included.
+    kept, compact = np.unique(np.asarray(mesh.faces, dtype=np.int64), return_inverse=True)
+    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64)[kept], compact.reshape(-1, 3)
+    normals = None if given is None else given[kept]
     # The normals of an STL file belong to its faces: without vertex normals, viewers shade flat.
-    if given is None and file_type != "stl":
+    if normals is None and file_type != "stl":
         places = mesh_places(vertices, faces)
         normals = places.normals[places.of_vertex]
     uv = getattr(mesh.visual, "uv", None)
-    uv = None if uv is None or np.shape(uv) != (len(vertices), 2) else np.asarray(uv) * [1, -1] + [0, 1]
-    colours = np.asarray(mesh.visual.vertex_colors, dtype=np.uint8) if mesh.visual.kind == "vertex" else None
+    uv = None if np.shape(uv) != (len(mesh.vertices), 2) else np.asarray(uv)[kept] * [1, -1] + [0, 1]
+    coloured = mesh.visual.kind == "vertex"
+    colours = np.asarray(mesh.visual.vertex_colors, dtype=np.uint8)[kept] if coloured else None
     texture, notes = None, list[str]()
     images = [(name, content) for name, content in resolver.contents.items() if content]
     if uv is not None and images:
