@@ -74,7 +74,8 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
         places = mesh_places(vertices, faces)
         normals = places.normals[places.of_vertex]
     uv = getattr(mesh.visual, "uv", None)
-    uv = None if np.shape(uv) != (len(mesh.vertices), 2) else np.asarray(uv)[kept] * [1, -1] + [0, 1]
+    mapped = uv is not None and np.shape(uv) == (len(mesh.vertices), 2)
+    uv = np.asarray(uv)[kept] * [1, -1] + [0, 1] if mapped else None
     coloured = mesh.visual.kind == "vertex"
     colours = np.asarray(mesh.visual.vertex_colors, dtype=np.uint8)[kept] if coloured else None
     texture, notes = None, list[str]()
