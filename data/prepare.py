@@ -41,7 +41,7 @@ class PrepareSettings:
 
     `eval_share` of the rigs (at least one if it is above 0 and there are two) is held out by a hash of
     (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
-    labels all rigs; None keeps the label of their format. `prune`: remove joints that are no ground truth
+    labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
     NPZ and RigNet files (see `read_rigs`). Raises MeshError if `eval_share` is not in [0, 1).
     """
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--prune",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="remove joints that are no ground truth: IK targets, poles and ends without weight, repeated "
+        help="remove joints that are not ground truth: IK targets, poles and ends without weight, repeated "
         "joints, joints far outside the mesh (default: on)",
     )
     parser.add_argument(
@@ -253,15 +253,13 @@ def _report_pruned(manifest: Manifest) -> None:
 
 def _report_groups(manifest: Manifest, groups: Groups) -> None:
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
-    print(
-        f"grouped by {groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out"
-    )
+    print(f"groups by {groups.label}: {len(sides['train'])} for training, {len(sides['eval'])} held out")
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
         print(f"{len(alone)} rigs have no group and were split one by one: {shown}", file=sys.stderr)
     if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs):
-        print("all rigs are of one group, so none is held out; choose other groups", file=sys.stderr)
+        print("all rigs are in one group, so none is held out; choose other groups", file=sys.stderr)
 
 
 def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
@@ -312,7 +310,7 @@ def _prepare_source(
             rigged = replace(rigged, rig=rig)
             if len(rig.joints) > limits.max_joints:
                 reason = (
-                    f"the rig has {len(rig.joints)} joints that are no helpers, over the limit of "
+                    f"the rig has {len(rig.joints)} joints after pruning, over the limit of "
                     f"{limits.max_joints}; simplify it or raise the limit"
                 )
                 refused.append(Refusal(rigged.source, reason))

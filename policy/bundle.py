@@ -283,6 +283,11 @@ def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Pat
             f"{given}: no skin VAE found; pass a policy or skin_vae directory with config.json and "
             "model.safetensors"
         )
+    if source.is_file():
+        raise PolicyError(
+            stand_in_at(source)
+            or f"{source}: this is a file; pass a policy directory (see `python -m policy.convert import`)"
+        )
     if not source.is_dir():
         raise PolicyError(f"{source}: no such directory; pass a policy directory")
     raise NoSkinVAEError(

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import mesh_suffix, read_head
 from data.formats.load import GLTF_SUFFIXES
+from data.formats.rig_repair import FARTHEST_JOINT
 from data.formats.skeleton_files import read_skeleton_file
 from data.mesh import Mesh
 from data.rig import Rig, depth_first_order, reordered_parents
@@ -24,9 +26,9 @@ from rewards.worker import RolloutRig
 from rl.prompts import completion_length
 from rl.recipe import Recipe
 
-# Half sides of the mesh's box. A skeleton file with a joint farther out, or with most joints beyond a margin
-# around the box, belongs to another mesh or is in another unit; so does one much smaller than the mesh.
-FARTHEST_JOINT, BOX_MARGIN, SMALLEST_EXTENT = 10.0, 1.25, 0.02
+# Half sides of the mesh's box. A skeleton file with a joint beyond FARTHEST_JOINT, or with most joints beyond
+# BOX_MARGIN, belongs to another mesh or uses another unit; so does one smaller than SMALLEST_EXTENT.
+BOX_MARGIN, SMALLEST_EXTENT = 1.25, 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +155,14 @@ def chosen_skeleton(recipe: Recipe, mesh: Mesh, room: SkeletonRoom) -> GivenSkel
     if choice is None:
         return None
     if choice == "own":
-        if Path(str(recipe.rig.mesh)).suffix.lower() not in GLTF_SUFFIXES:
+        path = Path(str(recipe.rig.mesh))
+        suffix = mesh_suffix(path, read_head(path))
+        if suffix not in GLTF_SUFFIXES:
             raise RecipeError(
-                f"'rig.skeleton' is own, but {recipe.rig.mesh} is of a format without skeletons; name a file "
-                "with one or set it to null"
+                f"'rig.skeleton' is own, but {path} holds no skeleton ({suffix[1:].upper()} files cannot); "
+                "pass a file with one or set it to null"
             )
-        found = read_skeleton_file(str(recipe.rig.mesh))
+        found = read_skeleton_file(path)
     else:
         found = read_skeleton_file(choice, recipe.rig.up)
         if found.notes:

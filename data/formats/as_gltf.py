@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from numpy.typing import NDArray
 
 from data.file_content import mesh_suffix, read_head
 from data.formats.load import READER_ERRORS, quiet
@@ -16,7 +15,7 @@ from data.gltf.document import Gltf
 from data.gltf.editing import GltfEditor
 from data.gltf.mesh_document import Piece, add_piece, new_document
 from data.mesh import MeshError, UpAxis
-from data.welding import vertex_normals, weld
+from data.welding import mesh_places
 
 
 class _Recorder(trimesh.resolvers.FilePathResolver):
@@ -66,19 +65,25 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
             given = np.array(mesh.vertex_normals) if stored else None
     except READER_ERRORS as problem:
         raise MeshError(f"{path}: the file is damaged ({problem}); export it again") from problem
-    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64), np.asarray(mesh.faces, dtype=np.int64)
+    # Vertices without a face may hold anything, NaN included.
+    kept, compact = np.unique(np.asarray(mesh.faces, dtype=np.int64), return_inverse=True)
+    vertices, faces = np.asarray(mesh.vertices, dtype=np.float64)[kept], compact.reshape(-1, 3)
+    normals = None if given is None else given[kept]
     # The normals of an STL file belong to its faces: without vertex normals, viewers shade flat.
-    normals = None if file_type == "stl" else _smooth(vertices, faces) if given is None else given
+    if normals is None and file_type != "stl":
+        places = mesh_places(vertices, faces)
+        normals = places.normals[places.of_vertex]
     uv = getattr(mesh.visual, "uv", None)
-    uv = None if uv is None or np.shape(uv) != (len(vertices), 2) else np.asarray(uv) * [1, -1] + [0, 1]
-    colours = np.asarray(mesh.visual.vertex_colors, dtype=np.uint8) if mesh.visual.kind == "vertex" else None
-    material, notes = None, []
-    texture = None
+    mapped = uv is not None and np.shape(uv) == (len(mesh.vertices), 2)
+    uv = np.asarray(uv)[kept] * [1, -1] + [0, 1] if mapped else None
+    coloured = mesh.visual.kind == "vertex"
+    colours = np.asarray(mesh.visual.vertex_colors, dtype=np.uint8)[kept] if coloured else None
+    texture, notes = None, list[str]()
     images = [(name, content) for name, content in resolver.contents.items() if content]
     if uv is not None and images:
-        texture = add_image(editor, images[-1][1], images[-1][0])
+        texture = add_image(editor, images[-1][1], images[-1][0], notes)
     elif uv is not None:
-        notes.append("the file has UVs but no image that could be read")
+        notes.append("the file has UVs but no readable image")
     # These formats have no back sides.
     pbr: dict[str, object] = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
     if texture is not None:
@@ -86,9 +91,3 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
     material = editor.add("materials", {"name": path.stem, "pbrMetallicRoughness": pbr, "doubleSided": True})
     add_piece(editor, Piece(path.stem, vertices, faces, normals, uv, colours, material), up)
     return notes
-
-
-def _smooth(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Area-weighted normals of the vertices, the same for all vertices at one place."""
-    first, place = weld(vertices.astype(np.float32))
-    return vertex_normals(vertices[first], place[faces])[place]

@@ -1,4 +1,4 @@
-"""Removes joints that are no ground truth: unweighted helpers, repeated joints, joints far outside."""
+"""Prunes rigs: removes helper joints without weight, repeated joints and joints far outside the mesh."""
 
 import re
 from collections import Counter
@@ -51,7 +51,7 @@ class Pruned:
 
 
 def without_helpers(mesh: Mesh, rig: Rig, keep_ends: bool = False) -> tuple[Rig, Pruned]:
-    """The rig without joints that are no ground truth, and how many were removed.
+    """The rig without joints that are not ground truth, and how many were removed.
 
     mesh, rig: same frame, the mesh frame. The rules are applied until none finds a joint, so pruning a pruned
     rig changes nothing:

@@ -1,4 +1,4 @@
-"""Reads mesh files (GLB, glTF, OBJ, PLY, STL, OFF), each flattened to one mesh; reports unusable ones."""
+"""Reads mesh files (glTF, VRM, OBJ, PLY, STL, OFF) as one mesh each, with its rig; refuses unusable ones."""
 
 import io
 import logging

@@ -23,7 +23,7 @@ def add_materials(editor: GltfEditor, obj: Path, libraries: list[str]) -> tuple[
     """
     found: dict[str, int] = {}
     notes: list[str] = []
-    textures: dict[Path, int] = {}
+    textures: dict[Path, int | None] = {}
     for listed in libraries:
         whole = _locate(obj.parent, listed)
         for name in [listed] if whole else listed.split():
@@ -40,12 +40,22 @@ def add_materials(editor: GltfEditor, obj: Path, libraries: list[str]) -> tuple[
     return found, notes
 
 
-def add_image(editor: GltfEditor, content: bytes, name: str) -> int:
-    """Add an image file as a texture and return the texture's index; PNG and JPEG keep their bytes."""
+def add_image(editor: GltfEditor, content: bytes, name: str, notes: list[str]) -> int | None:
+    """Add an image file as a texture and return the texture's index; PNG and JPEG keep their bytes.
+
+    None if it is no readable image, with the reason in `notes`.
+    """
+    if (problem := stand_in(content[:HEAD_BYTES])) is not None:
+        notes.append(f"the image file {name}: {problem}")
+        return None
     kind = image_type(content)
     if kind not in ("image/png", "image/jpeg"):
         converted = io.BytesIO()
-        Image.open(io.BytesIO(content)).save(converted, "PNG")
+        try:
+            Image.open(io.BytesIO(content)).save(converted, "PNG")
+        except (OSError, ValueError, SyntaxError):  # what Pillow raises for damaged images
+            notes.append(f"the image file {name} cannot be read; export it as PNG")
+            return None
         content, kind = converted.getvalue(), "image/png"
     source = editor.add("images", {"name": name, "mimeType": kind, "bufferView": editor.add_view(content)})
     # 10497: repeat, as in OBJ.
@@ -68,7 +78,11 @@ def _read(text: str) -> list[dict[str, str]]:
 
 
 def _material(
-    editor: GltfEditor, folder: Path, statements: dict[str, str], textures: dict[Path, int], notes: list[str]
+    editor: GltfEditor,
+    folder: Path,
+    statements: dict[str, str],
+    textures: dict[Path, int | None],
+    notes: list[str],
 ) -> dict[str, Any]:
     def texture(*keys: str) -> dict[str, int] | None:
         name = next((_file_name(statements[key]) for key in keys if key in statements), None)
@@ -79,16 +93,9 @@ def _material(
             notes.append(f"the image file {name} is missing")
             return None
         if file not in textures:
-            try:
-                content = file.read_bytes()
-                if (problem := stand_in(content[:HEAD_BYTES])) is not None:
-                    notes.append(f"the image file {name}: {problem}")
-                    return None
-                textures[file] = add_image(editor, content, file.name)
-            except OSError:
-                notes.append(f"the image file {name} cannot be read")
-                return None
-        return {"index": textures[file]}
+            textures[file] = add_image(editor, file.read_bytes(), file.name, notes)
+        index = textures[file]
+        return None if index is None else {"index": index}
 
     alpha = _numbers(statements, "d") or [1 - value for value in _numbers(statements, "tr")] or [1.0]
     colour = _numbers(statements, "kd")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from data.formats.mtl import add_materials
 from data.gltf.editing import GltfEditor
-from data.gltf.mesh_document import Piece, add_piece, unit_normals
+from data.gltf.mesh_document import Piece, add_piece, unit_vectors
 from data.mesh import MeshError, UpAxis
 from data.welding import vertex_normals
 
@@ -74,7 +74,7 @@ def add_obj(editor: GltfEditor, path: Path, up: UpAxis | None = None) -> list[st
                 group.name,
                 positions[place],
                 compact.reshape(-1, 3),
-                unit_normals(found),
+                unit_vectors(found),
                 mapped if (texture >= 0).any() else None,
                 painted,
                 None if group.material is None else materials.get(group.material),

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.file_content import mesh_suffix, read_head, refuse_stand_in
 from data.formats.load import GLTF_SUFFIXES
 from data.formats.rig_npz import read_rig_npz
+from data.formats.rig_repair import parents_first
 from data.gltf.document import read_gltf
 from data.gltf.geometry import flatten
 from data.mesh import MeshError, UpAxis, y_up
@@ -49,6 +51,8 @@ def read_skeleton_file(path: str | Path, up: UpAxis | None = None) -> FileSkelet
     path = Path(path)
     suffix = path.suffix.lower()
     try:
+        if suffix not in (".npz", ".json"):
+            suffix = mesh_suffix(path, read_head(path))
         if suffix in GLTF_SUFFIXES:
             return _read_gltf_skeleton(path)
         if suffix == ".npz":
@@ -78,6 +82,7 @@ def _read_gltf_skeleton(path: Path) -> FileSkeleton:
 
 
 def _read_json(path: Path) -> FileSkeleton:
+    refuse_stand_in(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as problem:
@@ -93,7 +98,7 @@ def _read_json(path: Path) -> FileSkeleton:
     joints = _joints(path, content["joints"])
     parents = _parents(path, content["parents"], len(joints))
     names = _names(path, content.get("names"), len(joints))
-    order = _parents_first(path, parents)
+    order = parents_first(str(path), parents)
     place = {joint: index for index, joint in enumerate(order)}
     return FileSkeleton(
         joints[order],
@@ -150,20 +155,3 @@ def _names(path: Path, given: Any, count: int) -> list[str]:
             raise MeshError(f"{path}: two joints are named {name!r}; make the names unique")
         seen.add(name)
     return given
-
-
-def _parents_first(path: Path, parents: list[int]) -> list[int]:
-    """Joint indices, each after its parent, otherwise in the given order. MeshError for a cycle."""
-    order: list[int] = []
-    placed: set[int] = set()
-    for joint in [parents.index(-1), *range(len(parents))]:
-        chain: list[int] = []
-        current = joint
-        while current != -1 and current not in placed:
-            chain.append(current)
-            placed.add(current)
-            current = parents[current]
-        if chain and current in chain:
-            raise MeshError(f"{path}: the parents of joint {joint} form a cycle; fix 'parents'")
-        order += reversed(chain)
-    return order

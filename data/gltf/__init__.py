@@ -1,1 +1,1 @@
-"""glTF 2.0: parses the container, extracts geometry and skins, reads and writes skinned GLB files."""
+"""glTF 2.0: reads scenes and skins (geometry), edits and writes files (editing), adds skins (add_skin)."""

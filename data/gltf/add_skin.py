@@ -10,12 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.gltf.baking import bake
-from data.gltf.document import Gltf, malformed
+from data.gltf.document import Gltf, malformed, node_parents
 from data.gltf.editing import ARRAY_BUFFER, GltfEditor
 from data.gltf.geometry import Flattened
+from data.gltf.hierarchy import counted
 from data.gltf.influences import dropped_weight, top_influences
 from data.gltf.node_removal import remove_nodes
-from data.gltf.old_skin import OldSkins, old_skins, remove_animations, remove_skins, take_out_skeleton
+from data.gltf.old_skin import (
+    OldSkins,
+    old_skins,
+    remove_animations,
+    remove_skins,
+    take_out_skeleton,
+    way_up,
+)
 from data.gltf.skin_rows import SkinnedNode, mirrored_nodes, skinned_nodes
 from data.mesh import MeshError
 from data.rig import Rig
@@ -106,8 +114,8 @@ def add_skin(
         _add_skins(editor, nodes, joint_nodes, bind)
         if going and not remove_nodes(editor.json, going):
             notes.append(
-                f"outside every scene, the list of nodes still holds {_count(len(going), 'node')} of the old "
-                "skeleton: an extension of the file may refer to nodes by number"
+                f"kept {counted(len(going), 'node')} of the old skeleton in the list of nodes, outside every "
+                "scene, because an extension in the file may refer to nodes by number"
             )
     replaced = _described(old, gone, shortened) if old.skins and not keep_skin else None
     if own and replaced is not None:
@@ -182,15 +190,22 @@ def _vertex_matrices(flat: Flattened) -> Floats:
 
 def _scenes_of(document: dict[str, Any], wanted: set[int]) -> list[dict[str, Any]]:
     """The scenes that contain one of the nodes `wanted`."""
-    found = []
-    for scene in document.get("scenes", []):
-        stack = list(scene.get("nodes", []))
-        while stack:
-            index = stack.pop()
-            if index in wanted:
-                found.append(scene)
-                break
-            stack.extend(document["nodes"][index].get("children", []))
+    return [
+        scene
+        for scene in document.get("scenes", [])
+        if not wanted.isdisjoint(_with_descendants(document["nodes"], scene.get("nodes", [])))
+    ]
+
+
+def _with_descendants(nodes: list[dict[str, Any]], roots: Sequence[int]) -> set[int]:
+    """The nodes `roots` and all nodes below them."""
+    found: set[int] = set()
+    stack = list(roots)
+    while stack:
+        index = int(stack.pop())
+        if index not in found:
+            found.add(index)
+            stack.extend(nodes[index].get("children", []))
     return found
 
 
@@ -241,14 +256,7 @@ def _add_skins(
 
 def _common_root(nodes: list[dict[str, Any]], joints: Sequence[int]) -> int | None:
     """The first joint, if all others are below it."""
-    below: set[int] = set()
-    stack = [int(joints[0])]
-    while stack:
-        index = stack.pop()
-        if index not in below:
-            below.add(index)
-            stack.extend(nodes[index].get("children", []))
-    return int(joints[0]) if below.issuperset(int(joint) for joint in joints) else None
+    return int(joints[0]) if _with_descendants(nodes, joints[:1]).issuperset(joints) else None
 
 
 def _animated_meshes(document: dict[str, Any], rigid: list[int], joints: Sequence[int]) -> list[str]:
@@ -257,36 +265,26 @@ def _animated_meshes(document: dict[str, Any], rigid: list[int], joints: Sequenc
     Animations of `joints`, which stay, still move them.
     """
     nodes = document["nodes"]
-    parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
+    parent = node_parents(nodes)
     moved = {
         channel["target"].get("node")
         for animation in document.get("animations", [])
         for channel in animation["channels"]
         if channel["target"]["path"] in ("translation", "rotation", "scale")
     }.difference(joints)
-    count = 0
-    for node in rigid:
-        way = [node]
-        while way[-1] in parent:
-            way.append(parent[way[-1]])
-        count += not moved.isdisjoint(way)
+    count = sum(not moved.isdisjoint(way_up(parent, node)) for node in rigid)
     if not count:
         return []
     return [
-        f"animations that move nodes no longer move {_count(count, 'mesh')}: a skin moves a mesh by joints"
+        f"animations that move nodes no longer move {counted(count, 'mesh')}: a skin moves a mesh by joints"
     ]
 
 
 def _described(old: OldSkins, animations: int, shortened: int) -> str:
     names = ", ".join(f"'{name}'" for name in old.names)
-    parts = [f"the file's skin{'s' * (len(old.skins) > 1)} {names} ({_count(len(old.joints), 'joint')})"]
+    parts = [f"the file's skin{'s' * (len(old.skins) > 1)} {names} ({counted(len(old.joints), 'joint')})"]
     if animations:
-        parts.append(_count(animations, "animation"))
+        parts.append(counted(animations, "animation"))
     if shortened:
-        parts.append(f"the joints' channels of {_count(shortened, 'animation')}")
+        parts.append(f"the joints' channels of {counted(shortened, 'animation')}")
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
-
-
-def _count(number: int, noun: str) -> str:
-    plural = "es" if noun.endswith("sh") else "s"
-    return f"{number} {noun}{plural * (number != 1)}"

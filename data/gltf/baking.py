@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from data.gltf.document import Gltf
 from data.gltf.editing import ARRAY_BUFFER, GltfEditor
+from data.gltf.mesh_document import unit_vectors
 
 Floats = NDArray[np.float64]
 
@@ -29,7 +30,7 @@ def bake(gltf: Gltf, editor: GltfEditor, primitive: dict[str, Any], matrices: Fl
         attributes["NORMAL"] = _write(editor, _turned(linear, normals), "VEC3")
     if tangents is not None:
         sign = np.where(np.linalg.det(linear) < 0, -1.0, 1.0)[:, None]
-        turned = _unit(np.einsum("nij,nj->ni", linear, tangents[:, :3]), (1, 0, 0))
+        turned = unit_vectors(np.einsum("nij,nj->ni", linear, tangents[:, :3]), (1, 0, 0))
         attributes["TANGENT"] = _write(editor, np.hstack([turned, tangents[:, 3:] * sign]), "VEC4")
     for target in primitive.get("targets", []):
         moved = _read(gltf, target, "POSITION")
@@ -57,11 +58,4 @@ def _turned(linear: Floats, normals: Floats) -> Floats:
     x, y, z = linear[:, :, 0], linear[:, :, 1], linear[:, :, 2]
     cofactor = np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)], axis=2)
     sign = np.where(np.linalg.det(linear) < 0, -1.0, 1.0)[:, None]
-    return _unit(np.einsum("nij,nj->ni", cofactor, normals) * sign, (0, 0, 1))
-
-
-def _unit(vectors: Floats, otherwise: tuple[float, float, float]) -> Floats:
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-30)
-    unit[length[:, 0] <= 1e-30] = otherwise
-    return unit
+    return unit_vectors(np.einsum("nij,nj->ni", cofactor, normals) * sign).astype(np.float64)

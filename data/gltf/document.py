@@ -325,9 +325,7 @@ def add_outside(gltf: Gltf, tree: NodeTree, nodes: list[int]) -> None:
 
     Raises MeshError for cycles, shared children and nodes that do not exist.
     """
-    above = {
-        child: index for index, node in enumerate(gltf.items("nodes")) for child in node.get("children", [])
-    }
+    above = node_parents(gltf.items("nodes"))
     for node in nodes:
         gltf.item("nodes", node)
         if node in tree.worlds:
@@ -339,6 +337,11 @@ def add_outside(gltf: Gltf, tree: NodeTree, nodes: list[int]) -> None:
                 raise gltf.error(f"nodes[{top}] is part of a cycle")
             seen.add(top)
         _add_tree(gltf, tree, top)
+
+
+def node_parents(nodes: list[dict[str, Any]]) -> dict[int, int]:
+    """The parent of each node of a document's list that has one, by index."""
+    return {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
 
 
 def _descendants(gltf: Gltf, roots: list[int]) -> set[int]:

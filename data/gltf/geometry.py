@@ -107,7 +107,7 @@ def flatten(gltf: Gltf) -> Flattened:
             except MeshError as problem:
                 error = problem
                 reason = str(problem).removeprefix(f"{gltf.path}: ")
-                notes.append(f"the skin cannot be read, only the geometry: {reason}")
+                notes.append(f"read the geometry only, the skin cannot be read: {reason}")
         loose = [node_name(gltf, one.node) for one in visible if "JOINTS_0" in one.attributes]
         if loose and error is None:
             notes.append(f"skinning weights without a skin were ignored: {listed(loose)}")
@@ -213,21 +213,21 @@ def _skin_notes(
     if pose.unusable:
         replaced = listed([names[node] for node in pose.unusable])
         notes.append(
-            f"{counted(len(pose.unusable), 'joint')} without a usable inverse bind matrix placed by the "
+            f"placed {counted(len(pose.unusable), 'joint')} without a usable inverse bind matrix by the "
             f"neighbouring joints: {replaced}"
         )
     if pose.brought_together:
         notes.append(
-            f"{counted(len(pose.brought_together), 'skin')} bound in another pose than the rest and brought "
-            "into it"
+            f"brought {counted(len(pose.brought_together), 'skin')}, bound in another pose, into the pose of "
+            "the rest"
         )
     missing = sum(one.missing for one in influences)
     if missing:
-        notes.append(f"{counted(missing, 'vertex')} with NaN weights read as unbound")
+        notes.append(f"read {counted(missing, 'vertex')} with NaN weights as unbound")
     if hierarchy.adopted:
         adopted = listed([names[node] for node in hierarchy.adopted])
         notes.append(
-            f"no single root: {names[hierarchy.nodes[0]]} became the parent of "
+            f"no single root: {names[hierarchy.nodes[0]]} was made the parent of "
             f"{counted(len(hierarchy.adopted), 'other top joint')}: {adopted}"
         )
     return notes
@@ -244,7 +244,7 @@ def bound_only(flat: Flattened) -> Flattened:
     for part in dropped:
         counts[part.name] = counts.get(part.name, 0) + len(part.vertices)
     shown = listed([f"{name} ({counted(count, 'vertex')})" for name, count in counts.items()])
-    note = f"{counted(len(counts), 'mesh')} that no joint moves excluded from the rig: {shown}"
+    note = f"excluded {counted(len(counts), 'mesh')} that no joint moves from the rig: {shown}"
     return replace(
         flat,
         vertices=flat.vertices[keep],

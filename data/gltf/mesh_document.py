@@ -40,7 +40,7 @@ def add_piece(editor: GltfEditor, piece: Piece, up: UpAxis | None = None) -> Non
     vertices = y_up(piece.vertices, up).astype(np.float32)
     attributes = {"POSITION": editor.add_accessor(vertices, "VEC3", ARRAY_BUFFER, bounds=True)}
     if piece.normals is not None:
-        normals = unit_normals(y_up(piece.normals, up))
+        normals = unit_vectors(y_up(piece.normals, up))
         attributes["NORMAL"] = editor.add_accessor(normals, "VEC3", ARRAY_BUFFER)
     if piece.uv is not None:
         attributes["TEXCOORD_0"] = editor.add_accessor(piece.uv.astype(np.float32), "VEC2", ARRAY_BUFFER)
@@ -59,10 +59,12 @@ def add_piece(editor: GltfEditor, piece: Piece, up: UpAxis | None = None) -> Non
     editor.json["scenes"][0].setdefault("nodes", []).append(node)
 
 
-def unit_normals(normals: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Normals (V, 3) of length 1, which glTF requires; (0, 0, 1) where there is none."""
-    vectors = np.nan_to_num(normals.astype(np.float64), posinf=0, neginf=0)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 1e-12)
-    vectors[length[:, 0] <= 1e-12] = (0, 0, 1)
-    return vectors.astype(np.float32)
+def unit_vectors(
+    vectors: NDArray[np.floating], otherwise: tuple[float, float, float] = (0, 0, 1)
+) -> NDArray[np.float32]:
+    """Vectors (V, 3) at length 1, as glTF requires of normals; `otherwise` where they are 0 or not finite."""
+    finite = np.nan_to_num(vectors.astype(np.float64), posinf=0, neginf=0)
+    length = np.linalg.norm(finite, axis=1, keepdims=True)
+    unit = np.divide(finite, length, out=np.zeros_like(finite), where=length > 1e-30)
+    unit[length[:, 0] <= 1e-30] = otherwise
+    return unit.astype(np.float32)

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from data.gltf.document import node_parents
+
 _POINTER = re.compile(r"/nodes/(\d+)(/|$)")
 
 
@@ -84,8 +86,8 @@ def take_out_skeleton(
     remove; no other node is below them any more.
     """
     nodes = document.get("nodes", [])
-    parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
-    ways = [_way(parent, index) for index in range(len(nodes))]
+    parent = node_parents(nodes)
+    ways = [way_up(parent, index) for index in range(len(nodes))]
     held = {index for index in skinned if not joints.isdisjoint(ways[index][1:])}
     while True:
         removed = _without_content(document, joints, ways, held)
@@ -130,8 +132,8 @@ def _without_content(
     return frozenset(related - staying)
 
 
-def _way(parent: dict[int, int], index: int) -> list[int]:
-    """A node and all nodes above it, upwards."""
+def way_up(parent: dict[int, int], index: int) -> list[int]:
+    """A node and all nodes above it, upwards; `parent` as from `node_parents`."""
     way = [index]
     while way[-1] in parent:
         way.append(parent[way[-1]])

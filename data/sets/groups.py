@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from data.file_content import refuse_stand_in
 from data.mesh import MeshError
 
 # Fields of an entry that say which rig it describes.
@@ -108,11 +109,12 @@ def read_groups(text: str) -> Groups:
         name, _, file = text.partition(":")
         path = Path(file).expanduser()
     if not path.is_file():
+        problem = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise MeshError(
-            f"--group {text}: there is no file {path}; pass FILE, FIELD:FILE, or one of "
-            f"{', '.join(RIG_FIELDS)}"
+            f"--group {text!r}: {problem}; pass FILE, FIELD:FILE, or one of {', '.join(RIG_FIELDS)}"
         )
     try:
+        refuse_stand_in(path)
         content = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise MeshError(f"{path}: cannot be read ({problem}); pass a JSON or CSV file") from problem

@@ -219,9 +219,9 @@ class EvalRecipe:
     in published tables. Source: this project."""
 
     skin_convention: Literal["plain", "puppeteer", "puppeteer_modelsresource"] = "plain"
-    """How skin scores are counted: `plain`, an influence is a weight above 0.01; or as Puppeteer's evaluation
-    prunes predictions and selects vertices, for its tables or for ModelsResource. Source: specification,
-    section 17."""
+    """How skin scores are counted. `plain`: an influence is a weight above 0.01. `puppeteer`: predictions are
+    pruned and vertices selected as in Puppeteer's evaluation; `puppeteer_modelsresource`: the same, with its
+    threshold for ModelsResource. Source: specification, section 17."""
 
     compare: tuple[str, ...] = ()
     """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this

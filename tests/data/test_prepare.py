@@ -358,7 +358,7 @@ def test_families_stand_on_one_side(families: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert f"{held_out} held out; " in done.stdout
-        assert f"{4 - held_out // 2} groups for training, {held_out // 2} held out" in done.stdout
+        assert f"{4 - held_out // 2} for training, {held_out // 2} held out\n" in done.stdout
         rigs = read_manifest(families / "out").rigs
         assert [rig.group for rig in rigs] == [f"f{seed // 2}" for seed in range(8)]
         sides = {(rig.group, rig.split) for rig in rigs}
@@ -381,7 +381,7 @@ def test_rigs_without_a_group_are_reported(families: Path) -> None:
     assert [rig.split for rig in rigs].count("eval") == 4
     one = run(families / "in", "--out", families / "out", "--group", "folder")
     assert one.returncode == 0
-    assert "all rigs are of one group, so none is held out; choose other groups" in one.stderr
+    assert "all rigs are in one group, so none is held out; choose other groups" in one.stderr
 
 
 def test_groups_that_cannot_be_used(families: Path) -> None:
@@ -423,4 +423,4 @@ def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.Capt
         f"note: {source}: passed over 1 file (1 .blend); convert 3D files to GLB\n" in capsys.readouterr().err
     )
     notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
-    assert notes["hat"] == ("1 mesh that no joint moves excluded from the rig: hat (36 vertices)",)
+    assert notes["hat"] == ("excluded 1 mesh that no joint moves from the rig: hat (36 vertices)",)

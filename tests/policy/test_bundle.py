@@ -176,6 +176,11 @@ def test_adapters_are_merged(policy, saved, fresh_model, tmp_path, golden):
 def test_unusable_directories(policy, saved, tmp_path):
     with pytest.raises(PolicyError, match="nowhere: no such directory"):
         load(tmp_path / "nowhere")
+    (tmp_path / "policy.ckpt").write_bytes(b"PK")
+    with pytest.raises(
+        PolicyError, match=r"policy\.ckpt: this is a file; pass a policy directory \(see `python"
+    ):
+        load(tmp_path / "policy.ckpt")
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     with pytest.raises(PolicyError, match="model of type 'llama'"):

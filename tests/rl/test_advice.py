@@ -88,6 +88,33 @@ def test_a_file_of_a_policy(content, advice, file, policy_path, creature_file, r
 
 
 @each_stand_in
+def test_a_file_in_place_of_a_policy(content, advice, creature_file, recipe_file, tmp_path, capsys):
+    path = tmp_path / "policy"
+    path.write_bytes(content)
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"policy.path={path}"]) == 2
+    assert capsys.readouterr().err == f"error: 'policy.path': {path}: {advice}\n"
+
+
+@each_stand_in
+@pytest.mark.parametrize("suffix", ["glb", "npz", "json"])
+def test_a_skeleton(content, advice, suffix, creature_file, recipe_file, tmp_path, capsys):
+    path = tmp_path / f"skeleton.{suffix}"
+    path.write_bytes(content)
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.skeleton={path}"]) == 2
+    assert capsys.readouterr().err == f"error: {path}: {advice}\n"
+
+
+@each_stand_in
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_file_of_groups(content, advice, suffix, creature_file, tmp_path, capsys):
+    path = tmp_path / f"groups.{suffix}"
+    path.write_bytes(content)
+    for groups in (str(path), f"family:{path}"):
+        assert prepare.main([str(creature_file), "--out", str(tmp_path / "out"), "--group", groups]) == 2
+        assert capsys.readouterr().err == f"error: {path}: {advice}\n"
+
+
+@each_stand_in
 @pytest.mark.parametrize("file", ["adapter_config.json", "adapter_model.safetensors"])
 def test_a_file_of_adapters(content, advice, file, policy_path, tmp_path, capsys):
     folder = tmp_path / "adapters"
@@ -193,3 +220,34 @@ def test_the_materials_and_images_of_an_obj(content, advice, recipe_file, tmp_pa
     said = "".join(capsys.readouterr())
     assert f"the material file a.mtl: {advice}" in said
     assert f"the image file skin.png: {advice}" in said
+
+
+@each_stand_in
+def test_the_image_of_a_ply(content, advice, recipe_file, tmp_path, capsys):
+    mesh = make_creature(1).mesh
+    lines = [
+        "ply",
+        "format ascii 1.0",
+        "comment TextureFile skin.png",
+        f"element vertex {len(mesh.vertices)}",
+    ]
+    lines += [f"property float {name}" for name in "xyzst"]
+    lines += [f"element face {len(mesh.faces)}", "property list uchar int vertex_indices", "end_header"]
+    lines += [f"{x} {y} {z} 0 0" for x, y, z in mesh.vertices]
+    lines += [f"3 {a} {b} {c}" for a, b, c in mesh.faces]
+    (tmp_path / "mesh.ply").write_text("\n".join(lines) + "\n")
+    (tmp_path / "skin.png").write_bytes(content)
+    assert rig.main([recipe_file, f"rig.mesh={tmp_path}/mesh.ply"]) == 0
+    assert f"the image file skin.png: {advice}" in capsys.readouterr().out
+
+
+def test_an_image_that_no_reader_knows(recipe_file, tmp_path, capsys):
+    mesh = make_creature(1).mesh
+    lines = ["mtllib a.mtl", "usemtl skin", *(f"v {x} {y} {z}" for x, y, z in mesh.vertices)]
+    lines += [f"f {a} {b} {c}" for a, b, c in mesh.faces + 1]
+    (tmp_path / "mesh.obj").write_text("\n".join(lines) + "\n")
+    (tmp_path / "a.mtl").write_text("newmtl skin\nmap_Kd skin.tga\nmap_Ke skin.tga\n")
+    (tmp_path / "skin.tga").write_bytes(b"no image")
+    assert rig.main([recipe_file, f"rig.mesh={tmp_path}/mesh.obj"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("the image file skin.tga cannot be read; export it as PNG") == 1

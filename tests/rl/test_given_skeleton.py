@@ -161,8 +161,16 @@ def test_own_is_the_rig_of_the_mesh_file(creature, make_recipe, tmp_path):
     assert np.array_equal(chosen.joints, read_skinned_glb(file)[1].joints)
     assert chosen.names == rig.names
     assert chosen_skeleton(make_recipe(), mesh, ROOM) is None
-    with pytest.raises(RecipeError, match=r"'rig.skeleton' is own, but m.obj is of a format without"):
-        chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": "m.obj"}), mesh, ROOM)
+    # The content decides, not the name.
+    glb = file.rename(tmp_path / "m.obj")
+    again = chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": str(glb)}), read, ROOM)
+    assert np.array_equal(again.joints, chosen.joints)
+    obj = tmp_path / "m.glb"
+    obj.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    with pytest.raises(
+        RecipeError, match=r"is own, but .*m\.glb holds no skeleton \(OBJ files cannot\); pass"
+    ):
+        chosen_skeleton(make_recipe({"rig.skeleton": "own", "rig.mesh": str(obj)}), mesh, ROOM)
 
 
 def test_a_json_skeleton_is_turned_like_its_mesh(creature, make_recipe, tmp_path):

@@ -243,6 +243,6 @@ def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
     load_meshes(make_recipe({"data.meshes": str(tmp_path)}))
     assert capsys.readouterr().err.splitlines() == [
         f"note: {tmp_path}: passed over 1 file (1 .blend); convert 3D files to GLB",
-        f"note: {tmp_path}/fewer_ibm_than_joints.glb: 1 joint without a usable inverse bind matrix placed by "
+        f"note: {tmp_path}/fewer_ibm_than_joints.glb: placed 1 joint without a usable inverse bind matrix by "
         "the neighbouring joints: end",
     ]

@@ -69,7 +69,7 @@ def test_how_the_file_was_read_is_noted(recipe_file, tmp_path, capsys):
     case = Path(__file__).parents[1] / "data" / "gltf" / "cases" / "fewer_ibm_than_joints.glb"
     output = tmp_path / "rigged.glb"
     assert rig.main([recipe_file, f"rig.mesh={case}", f"rig.out={output}", "rig.candidates=4"]) == 0
-    note = "1 joint without a usable inverse bind matrix placed by the neighbouring joints: end"
+    note = "placed 1 joint without a usable inverse bind matrix by the neighbouring joints: end"
     assert f"note: {case}: {note}\n" in capsys.readouterr().err
 
 
@@ -263,7 +263,7 @@ def test_joints_outside_the_box_are_kept_and_counted(creature_file, recipe_file,
         (["rig.mesh={mesh}", "rig.temperature=-1"], ["'rig.temperature'"]),
         (
             ["rig.mesh={mesh}", "rig.skeleton=own"],
-            ["'rig.skeleton'", "without skeletons", "beast.obj"],
+            ["'rig.skeleton'", "holds no skeleton (OBJ files cannot)", "beast.obj"],
         ),
         (["rig.mesh={mesh}", "rig.skeleton=/nowhere.json"], ["nowhere.json"]),
         (["rig.mesh={mesh}", "rig.skeleton={bad}"], ["bad.ply", "GLB, glTF or VRM"]),

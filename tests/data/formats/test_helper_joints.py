@@ -1,4 +1,4 @@
-"""Pruning of joints that are no ground truth: each rule by hand on small rigs, and what always holds."""
+"""Pruning of joints that are not ground truth: each rule by hand on small rigs, and what always holds."""
 
 from collections.abc import Sequence
 

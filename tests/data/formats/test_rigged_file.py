@@ -217,3 +217,16 @@ def test_another_file_than_the_mesh_came_from(tmp_path: Path) -> None:
         path = tmp_path / f"b.{file_type}"
         with pytest.raises(MeshError, match=rf"^{path}: .*{reason} that was rigged; load it again"):
             rigged_file(path, mesh, a_rig(mesh))
+
+
+@pytest.mark.parametrize("loose", ["nan nan nan", "inf 0 0", "9 9 9"])
+def test_vertices_without_a_face_are_dropped_whatever_they_hold(tmp_path: Path, loose: str) -> None:
+    corners = ["0 0 0", "2 0 0", loose, "0 2 0", "0 0 2"]
+    faces = ["3 0 3 1", "3 0 1 4", "3 0 4 3", "3 1 3 4"]
+    path = tmp_path / "a.off"
+    path.write_text("\n".join(["OFF", "5 4 0", *corners, *faces]) + "\n")
+    mesh = load_mesh(path)
+    (tmp_path / "out.glb").write_bytes(rigged_file(path, mesh, a_rig(mesh)).glb)
+    again, _ = read_skinned_glb(tmp_path / "out.glb")
+    assert np.array_equal(again.vertices, mesh.vertices)
+    assert np.array_equal(again.faces, mesh.faces)

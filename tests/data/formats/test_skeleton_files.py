@@ -38,6 +38,21 @@ def test_every_format_gives_the_joints_in_the_files_own_frame(creature, tmp_path
     assert np.array_equal(found.joints, world)  # JSON keeps all digits
 
 
+def test_the_content_decides_what_a_glb_is(creature, tmp_path):
+    write_skinned_glb(tmp_path / "a.glb", *creature)
+    (tmp_path / "a.obj").write_bytes((tmp_path / "a.glb").read_bytes())
+    assert np.array_equal(
+        read_skeleton_file(tmp_path / "a.obj").joints, read_skeleton_file(tmp_path / "a.glb").joints
+    )
+
+
+def test_joints_before_their_parents_move_behind_them_and_no_other_moves(tmp_path):
+    joints = [[0, height, 0] for height in range(5)]
+    found = from_json(tmp_path, {"joints": joints, "parents": [3, -1, 1, 1, 2], "names": list("abcde")})
+    assert found.names == tuple("bcdae")
+    assert found.parents.tolist() == [-1, 0, 0, 2, 1]
+
+
 def test_a_glb_has_the_joints_that_load_asset_gives_it(creature, tmp_path):
     write_skinned_glb(tmp_path / "a.glb", *creature)
     found = read_skeleton_file(tmp_path / "a.glb")

@@ -118,7 +118,7 @@ def test_an_unused_joint_stands_where_its_node_does_and_changes_nothing_else(
     turned = local + 2 * np.cross([x, y, z], np.cross([x, y, z], local) + w * local)
     np.testing.assert_allclose(found[1][f"extra{count}"], turned * scale, atol=1e-5 * size)
     assert found[2] == (
-        f"1 joint without a usable inverse bind matrix placed by the neighbouring joints: extra{count}",
+        f"placed 1 joint without a usable inverse bind matrix by the neighbouring joints: extra{count}",
     )
 
 
@@ -225,7 +225,7 @@ def test_skins_bound_in_different_poses_are_brought_together(tmp_path: Path) -> 
     path = column.finish(tmp_path / "coat.glb")
     vertices, _, notes = read(path)
     np.testing.assert_allclose(vertices, np.concatenate([column.points, straight]), atol=1e-5)
-    assert notes == ("1 skin bound in another pose than the rest and brought into it",)
+    assert notes == ("brought 1 skin, bound in another pose, into the pose of the rest",)
     assert [part.to_world is None for part in flatten(read_gltf(path)).parts] == [False, True]
 
 

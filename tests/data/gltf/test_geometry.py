@@ -329,7 +329,7 @@ def test_damaged_skins_are_refused(tmp_path: Path, builder: Any, act: Any, reaso
     np.testing.assert_array_equal(load_mesh(path).vertices, asset.mesh.vertices)
     assert asset.rig is None
     (note,) = asset.notes
-    assert note.startswith("the skin cannot be read, only the geometry: ")
+    assert note.startswith("read the geometry only, the skin cannot be read: ")
     assert re.search(reason, note)
     (refused,) = read_rigs(path)
     assert isinstance(refused, Refusal)
@@ -359,5 +359,5 @@ def test_a_useless_matrix_of_a_used_joint(tmp_path: Path, builder: Any, matrix: 
     np.testing.assert_allclose(places["knee"], [1, 7, 0], atol=1e-6)
     np.testing.assert_allclose(places["hand"], [0, 9, 0], atol=1e-6)
     assert asset.notes == (
-        "1 joint without a usable inverse bind matrix placed by the neighbouring joints: knee",
+        "placed 1 joint without a usable inverse bind matrix by the neighbouring joints: knee",
     )

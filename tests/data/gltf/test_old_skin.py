@@ -137,7 +137,7 @@ def test_nodes_are_not_renumbered_under_an_unknown_extension(tmp_path: Path, bui
     assert doc["extensions"] == builder.doc["extensions"]
     (note,) = add(path)[0].notes
     assert note.startswith(
-        "outside every scene, the list of nodes still holds 4 nodes of the old skeleton: an extension"
+        "kept 4 nodes of the old skeleton in the list of nodes, outside every scene, because an extension"
     )
 
 

@@ -31,7 +31,7 @@ def test_a_part_on_no_joint_is_rigged_but_not_part_of_a_rig() -> None:
     assert len(load_mesh(path).vertices) == 72
     mesh, rig = read_skinned_glb(path)
     assert len(mesh.vertices) == len(rig.weights) == 36
-    note = "1 mesh that no joint moves excluded from the rig: hat (36 vertices)"
+    note = "excluded 1 mesh that no joint moves from the rig: hat (36 vertices)"
     assert note in load_asset(path).notes
     assert note not in load_asset(path, rigged=False).notes
     (item,) = read_rigs(path)
@@ -73,7 +73,7 @@ def test_rows_of_nan_are_unbound(tmp_path: Path, sets: int) -> None:
     assert asset.rig is not None
     assert np.flatnonzero(asset.rig.weights.sum(axis=1) == 0).tolist() == [3, 5]
     np.testing.assert_allclose(world_places(asset.mesh, asset.rig)[0], column.points, atol=1e-6)
-    assert asset.notes == ("2 vertices with NaN weights read as unbound",)
+    assert asset.notes == ("read 2 vertices with NaN weights as unbound",)
     (item,) = read_rigs(tmp_path / "nan.glb")
     assert isinstance(item, RepairedRig)
     assert item.notes[0] == asset.notes[0]
@@ -166,7 +166,7 @@ def test_siblings_without_a_root(tmp_path: Path) -> None:
     asset = load_asset(column.finish(tmp_path / "siblings.glb"))
     assert asset.rig is not None
     assert asset.rig.parents.tolist() == [-1, 0, 0]
-    assert asset.notes == ("no single root: j0 became the parent of 2 other top joints: j1, j2",)
+    assert asset.notes == ("no single root: j0 was made the parent of 2 other top joints: j1, j2",)
 
 
 def test_vrm_is_a_glb(tmp_path: Path) -> None:

@@ -148,6 +148,6 @@ def test_samples_say_how_their_file_was_read() -> None:
     assert not refusals
     assert {sample.name: sample.note for sample in samples} == {
         "stale_mesh_node_transform": "",
-        "fewer_ibm_than_joints": f"{files[1]}: 1 joint without a usable inverse bind matrix placed by the "
+        "fewer_ibm_than_joints": f"{files[1]}: placed 1 joint without a usable inverse bind matrix by the "
         "neighbouring joints: end",
     }

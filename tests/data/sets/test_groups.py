@@ -121,6 +121,7 @@ def test_ambiguous_entries(tmp_path: Path) -> None:
         ("{}", 3, "holds no entries"),
         ("{}x", {}, "there is no file .*x; pass FILE, FIELD:FILE, or one of folder, class"),
         ("family:{}x", {}, "there is no file .*x; pass FILE"),
+        ("family:/", {}, r"--group 'family:/': / is a folder; pass FILE"),
     ],
 )
 def test_unusable_files(tmp_path: Path, text: str, content: Any, reason: str) -> None:

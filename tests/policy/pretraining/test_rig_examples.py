@@ -502,5 +502,5 @@ def test_how_files_were_read_is_noted(tmp_path, capsys):
         f"{tmp_path}/plain.obj: the mesh has no skin; bind it to a skeleton"
     ]
     assert capsys.readouterr().err == (
-        f"note: {tmp_path}/hat.vrm: 1 mesh that no joint moves excluded from the rig: hat (36 vertices)\n"
+        f"note: {tmp_path}/hat.vrm: excluded 1 mesh that no joint moves from the rig: hat (36 vertices)\n"
     )
