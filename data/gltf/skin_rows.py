@@ -56,6 +56,7 @@ def skinned_nodes(gltf: Gltf, flat: Flattened) -> list[SkinnedNode]:
         elif any(primitive.get("mode", 4) >= 4 for primitive in primitives):
             continue  # triangles that the reader left out
         else:
+            tree.require([node])
             place = place_of_skin.get(entry["skin"]) if "skin" in entry else worlds[node]
         rows = _rows(gltf, flat, primitives, parts.get(node, []), worlds[node] if place is None else place)
         result.append(SkinnedNode(node, entry["mesh"], place, rows))
