@@ -1,7 +1,6 @@
 """Adds a skin to a parsed glTF document and leaves everything else in it as it was."""
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +14,21 @@ from data.gltf.editing import ARRAY_BUFFER, GltfEditor
 from data.gltf.geometry import Flattened
 from data.gltf.influences import dropped_weight, top_influences
 from data.gltf.node_removal import remove_nodes
-from data.gltf.old_skin import OldSkins, old_skins, remove_animations, remove_skins, take_out_skeleton
+from data.gltf.old_skin import (
+    SKIN_ATTRIBUTE,
+    OldSkins,
+    empty_damaged_accessors,
+    old_skins,
+    remove_animations,
+    remove_skins,
+    skin_accessors,
+    take_out_skeleton,
+)
 from data.gltf.skin_rows import SkinnedNode, mirrored_nodes, skinned_nodes
 from data.mesh import MeshError
 from data.rig import Rig
 
 Floats = NDArray[np.float64]
-
-_SKIN_ATTRIBUTE = re.compile(r"(JOINTS|WEIGHTS)_\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +69,13 @@ def add_skin(
     copies share the accessors of the original.
 
     Old skins of these nodes are replaced: their attributes, joint nodes that carry nothing else, and
-    animations of those joints are removed (see `take_out_skeleton`), and the other nodes are renumbered; the
-    bytes of the old accessors stay in the file, unused. keep_skin: skins, joints and animations stay, though
-    no mesh uses them, and the old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
+    animations of those joints are removed (see `take_out_skeleton`), and the other nodes are renumbered. The
+    old accessors stay in the file, unused; damaged ones are emptied. keep_skin: skins, joints and animations
+    stay, though no mesh uses them, and the old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
 
     joint_nodes (J,), bind (J, 4, 4): bind to these nodes of the document, whose bind matrices in the world
     are `bind`, instead of new ones. They, their names, hierarchy and animations stay; of the rig only the
-    weights count.
+    weights count. Joints outside the scenes of their meshes are shown in them.
 
     Raises MeshError naming the file: the rig has weights for another number of vertices, or the document is
     malformed.
@@ -89,14 +95,18 @@ def add_skin(
         going: frozenset[int] = frozenset()
         gone, shortened = 0, 0
         if not keep_skin:
+            stale = skin_accessors(gltf.json, old.skins, {one.mesh for one in nodes})
             remove_skins(editor.json, old.skins)
+            empty_damaged_accessors(gltf, editor.json, stale)
             if joint_nodes is None:
                 going = take_out_skeleton(editor.json, old.joints, chosen, mirrored_nodes(gltf))
                 gone, shortened = remove_animations(editor.json, old.joints | going)
         notes = [*editor.notes, *_animated_meshes(editor.json, rigid, joint_nodes or ())]
         own = joint_nodes is not None
-        if joint_nodes is None:
-            scenes = _scenes_of(editor.json, set(chosen))
+        scenes = _scenes_of(editor.json, set(chosen))
+        if joint_nodes is not None:
+            _show_joints(editor.json, scenes, joint_nodes)
+        else:
             joint_nodes = _add_joints(editor, rig, going)
             for scene in scenes:
                 scene.setdefault("nodes", []).append(joint_nodes[0])
@@ -164,7 +174,7 @@ def _set_attributes(
 
 def _set_aside(attributes: dict[str, Any], keep: bool) -> None:
     """Remove an old skin's attributes, or rename them to application attributes, which viewers ignore."""
-    for name in [name for name in attributes if _SKIN_ATTRIBUTE.fullmatch(name)]:
+    for name in [name for name in attributes if SKIN_ATTRIBUTE.fullmatch(name)]:
         accessor = attributes.pop(name)
         if keep:
             attributes[f"_{name}"] = accessor
@@ -191,6 +201,36 @@ def _scenes_of(document: dict[str, Any], wanted: set[int]) -> list[dict[str, Any
                 found.append(scene)
                 break
             stack.extend(document["nodes"][index].get("children", []))
+    return found
+
+
+def _show_joints(document: dict[str, Any], scenes: list[dict[str, Any]], joints: Sequence[int]) -> None:
+    """Show joints in the scenes of their meshes, as glTF requires, if nothing else would appear with them."""
+    nodes = document["nodes"]
+    parent = {child: index for index, node in enumerate(nodes) for child in node.get("children", [])}
+    tops = {}
+    for joint in joints:
+        top = int(joint)
+        while top in parent:
+            top = parent[top]
+        tops[top] = _below(nodes, top)
+    for scene in scenes:
+        shown: set[int] = set().union(*(_below(nodes, root) for root in scene.get("nodes", [])))
+        for top, tree in tops.items():
+            content = any(key in nodes[index] for index in tree for key in ("mesh", "camera", "extensions"))
+            if not content and shown.isdisjoint(tree):
+                scene.setdefault("nodes", []).append(top)
+
+
+def _below(nodes: list[dict[str, Any]], root: int) -> set[int]:
+    """A node and all nodes below it."""
+    found: set[int] = set()
+    stack = [int(root)]
+    while stack:
+        index = stack.pop()
+        if index not in found:
+            found.add(index)
+            stack.extend(nodes[index].get("children", []))
     return found
 
 
@@ -241,13 +281,7 @@ def _add_skins(
 
 def _common_root(nodes: list[dict[str, Any]], joints: Sequence[int]) -> int | None:
     """The first joint, if all others are below it."""
-    below: set[int] = set()
-    stack = [int(joints[0])]
-    while stack:
-        index = stack.pop()
-        if index not in below:
-            below.add(index)
-            stack.extend(nodes[index].get("children", []))
+    below = _below(nodes, joints[0])
     return int(joints[0]) if below.issuperset(int(joint) for joint in joints) else None
 
 

@@ -67,7 +67,11 @@ def mirrored_nodes(gltf: Gltf) -> set[int]:
     """The nodes whose transforms to the world mirror, which turns triangles inside out."""
     tree = scene_tree(gltf)
     add_outside(gltf, tree, list(range(len(gltf.items("nodes")))))
-    return {node for node, world in tree.worlds.items() if np.linalg.det(world[:3, :3]) < 0}
+    return {
+        node
+        for node, world in tree.worlds.items()
+        if np.isfinite(world).all() and np.linalg.det(world[:3, :3]) < 0
+    }
 
 
 def _shared_place(parts: list[Part]) -> Floats | None:
