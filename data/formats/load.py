@@ -105,6 +105,8 @@ def load_asset(
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise MeshError(f"{path}: this is a folder; name a mesh file in it")
     if suffix == ".fbx":
         raise MeshError(f"{path}: FBX is not supported; convert it to GLB, for example with Blender")
     if suffix not in MESH_SUFFIXES:

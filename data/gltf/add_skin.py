@@ -1,7 +1,6 @@
 """Adds a skin to a parsed glTF document and leaves everything else in it as it was."""
 
 import copy
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +16,13 @@ from data.gltf.hierarchy import counted
 from data.gltf.influences import dropped_weight, top_influences
 from data.gltf.node_removal import remove_nodes
 from data.gltf.old_skin import (
+    SKIN_ATTRIBUTE,
     OldSkins,
+    empty_damaged_accessors,
     old_skins,
     remove_animations,
     remove_skins,
+    skin_accessors,
     take_out_skeleton,
     way_up,
 )
@@ -29,8 +31,6 @@ from data.mesh import MeshError
 from data.rig import Rig
 
 Floats = NDArray[np.float64]
-
-_SKIN_ATTRIBUTE = re.compile(r"(JOINTS|WEIGHTS)_\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +71,13 @@ def add_skin(
     copies share the accessors of the original.
 
     Old skins of these nodes are replaced: their attributes, joint nodes that carry nothing else, and
-    animations of those joints are removed (see `take_out_skeleton`), and the other nodes are renumbered; the
-    bytes of the old accessors stay in the file, unused. keep_skin: skins, joints and animations stay, though
-    no mesh uses them, and the old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
+    animations of those joints are removed (see `take_out_skeleton`), and the other nodes are renumbered. The
+    old accessors stay in the file, unused; damaged ones are emptied. keep_skin: skins, joints and animations
+    stay, though no mesh uses them, and the old attributes stay as `_JOINTS_0`, `_WEIGHTS_0`.
 
     joint_nodes (J,), bind (J, 4, 4): bind to these nodes of the document, whose bind matrices in the world
     are `bind`, instead of new ones. They, their names, hierarchy and animations stay; of the rig only the
-    weights count.
+    weights count. Joints outside the scenes of their meshes are shown in them.
 
     Raises MeshError naming the file: the rig has weights for another number of vertices, or the document is
     malformed.
@@ -97,14 +97,18 @@ def add_skin(
         going: frozenset[int] = frozenset()
         gone, shortened = 0, 0
         if not keep_skin:
+            stale = skin_accessors(gltf.json, old.skins, {one.mesh for one in nodes})
             remove_skins(editor.json, old.skins)
+            empty_damaged_accessors(gltf, editor.json, stale)
             if joint_nodes is None:
                 going = take_out_skeleton(editor.json, old.joints, chosen, mirrored_nodes(gltf))
                 gone, shortened = remove_animations(editor.json, old.joints | going)
         notes = [*editor.notes, *_animated_meshes(editor.json, rigid, joint_nodes or ())]
         own = joint_nodes is not None
-        if joint_nodes is None:
-            scenes = _scenes_of(editor.json, set(chosen))
+        scenes = _scenes_of(editor.json, set(chosen))
+        if joint_nodes is not None:
+            _show_joints(editor.json, scenes, joint_nodes)
+        else:
             joint_nodes = _add_joints(editor, rig, going)
             for scene in scenes:
                 scene.setdefault("nodes", []).append(joint_nodes[0])
@@ -172,7 +176,7 @@ def _set_attributes(
 
 def _set_aside(attributes: dict[str, Any], keep: bool) -> None:
     """Remove an old skin's attributes, or rename them to application attributes, which viewers ignore."""
-    for name in [name for name in attributes if _SKIN_ATTRIBUTE.fullmatch(name)]:
+    for name in [name for name in attributes if SKIN_ATTRIBUTE.fullmatch(name)]:
         accessor = attributes.pop(name)
         if keep:
             attributes[f"_{name}"] = accessor
@@ -207,6 +211,22 @@ def _with_descendants(nodes: list[dict[str, Any]], roots: Sequence[int]) -> set[
             found.add(index)
             stack.extend(nodes[index].get("children", []))
     return found
+
+
+def _show_joints(document: dict[str, Any], scenes: list[dict[str, Any]], joints: Sequence[int]) -> None:
+    """Show joints in the scenes of their meshes, as glTF requires, if nothing else would appear with them."""
+    nodes = document["nodes"]
+    parent = node_parents(nodes)
+    tops = {}
+    for joint in joints:
+        top = way_up(parent, int(joint))[-1]
+        tops[top] = _with_descendants(nodes, [top])
+    for scene in scenes:
+        shown = _with_descendants(nodes, scene.get("nodes", []))
+        for top, tree in tops.items():
+            content = any(key in nodes[index] for index in tree for key in ("mesh", "camera", "extensions"))
+            if not content and shown.isdisjoint(tree):
+                scene.setdefault("nodes", []).append(top)
 
 
 def _add_joints(editor: GltfEditor, rig: Rig, going: frozenset[int]) -> list[int]:

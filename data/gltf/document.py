@@ -6,7 +6,7 @@ import json
 import shlex
 import struct
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -283,18 +283,27 @@ class NodeTree:
     """World matrices (4, 4) and parents (node index or -1) of nodes; `scene`: the scene's, depth first.
 
     `worlds` and `parents` also hold the nodes outside the scene that `add_outside` was called with, their
-    ancestors and the descendants of those.
+    ancestors and the descendants of those. `damaged`: nodes whose own transform cannot be read, with the
+    reason; below them `worlds` is NaN. A damaged joint must not cost the geometry, so only `require` raises.
     """
 
     scene: list[int]
     worlds: dict[int, NDArray[np.float64]]
     parents: dict[int, int]
+    damaged: dict[int, MeshError] = field(default_factory=dict)
 
     def chain(self, node: int) -> Iterator[int]:
         """`node` and its ancestors, upwards."""
         while node >= 0:
             yield node
             node = self.parents[node]
+
+    def require(self, nodes: Iterable[int]) -> None:
+        """Raise the MeshError of the first of `nodes` whose place in the world cannot be read."""
+        for node in nodes:
+            for one in self.chain(node):
+                if one in self.damaged:
+                    raise self.damaged[one]
 
 
 def scene_tree(gltf: Gltf) -> NodeTree:
@@ -365,7 +374,11 @@ def _add_tree(gltf: Gltf, tree: NodeTree, root: int) -> list[int]:
         node = gltf.item("nodes", index)
         if index in tree.worlds:
             raise gltf.error(f"nodes[{index}] has two parents or is part of a cycle")
-        local = _local_matrix(gltf, node, index)
+        try:
+            local = _local_matrix(gltf, node, index)
+        except MeshError as problem:
+            tree.damaged[index] = problem
+            local = np.full((4, 4), np.nan)
         tree.worlds[index] = local if parent < 0 else tree.worlds[parent] @ local
         tree.parents[index] = parent
         order.append(index)

@@ -85,6 +85,7 @@ def flatten(gltf: Gltf) -> Flattened:
                     "the scene has no triangles (a point cloud or lines?)", "export a triangle mesh"
                 )
             notes.append("the default scene shows no triangles: all nodes were read")
+        tree.require(one.node for one in primitives if one.skin is None)
         visible = [one for one in primitives if one.skin is not None or not _hidden(tree.worlds[one.node])]
         if 0 < len(visible) < len(primitives):
             hidden = dict.fromkeys(node_name(gltf, one.node) for one in primitives if one not in visible)
@@ -111,6 +112,7 @@ def flatten(gltf: Gltf) -> Flattened:
         loose = [node_name(gltf, one.node) for one in visible if "JOINTS_0" in one.attributes]
         if loose and error is None:
             notes.append(f"skinning weights without a skin were ignored: {listed(loose)}")
+        tree.require(one.node for one in visible)
         transforms = [tree.worlds[primitive.node] for primitive in visible]
         points = [_apply(matrix, one.vertices) for matrix, one in zip(transforms, visible, strict=True)]
         parts = [_part(gltf, one, matrix, False) for matrix, one in zip(transforms, visible, strict=True)]
@@ -136,11 +138,12 @@ def _hidden(world: Floats) -> bool:
 def _flatten_skinned(gltf: Gltf, primitives: list[Primitive], tree: NodeTree, notes: list[str]) -> Flattened:
     """The skinned file in bind pose. Raises MeshError if a skin cannot be read."""
     # A copy: joints outside the scene are no part of it if the skin turns out to be damaged.
-    tree = NodeTree(tree.scene, dict(tree.worlds), dict(tree.parents))
+    tree = NodeTree(tree.scene, dict(tree.worlds), dict(tree.parents), dict(tree.damaged))
     notes = list(notes)
     used = list(dict.fromkeys(primitive.skin for primitive in primitives if primitive.skin is not None))
     nodes = [node for index in used for node in joint_nodes(gltf, index)]
     add_outside(gltf, tree, nodes)
+    tree.require(nodes)
     outside = [node_name(gltf, node) for node in dict.fromkeys(nodes) if node not in set(tree.scene)]
     if outside:
         notes.append(f"{counted(len(outside), 'joint')} outside the scene: {listed(outside)}")

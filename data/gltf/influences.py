@@ -5,6 +5,8 @@ from numpy.typing import NDArray
 
 INFLUENCES = 4
 
+_ROWS = 1 << 16
+
 
 def top_influences(
     weights: NDArray[np.float32], count: int = INFLUENCES
@@ -17,9 +19,16 @@ def top_influences(
     kept = min(count, weights.shape[1])
     joints = np.zeros((len(weights), count), dtype=np.int64)
     values = np.zeros((len(weights), count))
-    # A stable sort: of equal weights the first joints are kept.
-    joints[:, :kept] = np.argsort(-weights, axis=1, kind="stable")[:, :kept]
-    values[:, :kept] = np.take_along_axis(weights, joints[:, :kept], axis=1)
+    # A few passes, a part of the rows at a time: sorting all rows took a large mesh several GB. Of equal
+    # weights argmax takes the first, so the first joints are kept.
+    for start in range(0, len(weights), _ROWS):
+        left = weights[start : start + _ROWS].copy()
+        rows = np.arange(len(left))
+        for place in range(kept):
+            largest = left.argmax(axis=1)
+            joints[start + rows, place] = largest
+            values[start + rows, place] = left[rows, largest]
+            left[rows, largest] = -1
     total = values.sum(axis=1, keepdims=True)
     unbound = total[:, 0] <= 0
     values = np.divide(values, total, out=np.zeros_like(values), where=total > 0)

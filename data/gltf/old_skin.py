@@ -5,7 +5,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from data.gltf.document import node_parents
+import numpy as np
+
+from data.gltf.document import Gltf, node_parents
+from data.mesh import MeshError
+
+SKIN_ATTRIBUTE = re.compile(r"(JOINTS|WEIGHTS)_\d+")
 
 _POINTER = re.compile(r"/nodes/(\d+)(/|$)")
 
@@ -71,6 +76,43 @@ def remove_animations(document: dict[str, Any], targets: Iterable[int]) -> tuple
     if animations and not kept:
         del document["animations"]
     return len(animations) - len(kept), changed
+
+
+def skin_accessors(document: dict[str, Any], skins: Iterable[int], meshes: Iterable[int]) -> set[int]:
+    """The accessors of inverse bind matrices of `skins` and of JOINTS_n and WEIGHTS_n of `meshes`."""
+    found = {document["skins"][skin].get("inverseBindMatrices") for skin in skins}
+    for mesh in meshes:
+        for primitive in document["meshes"][mesh]["primitives"]:
+            attributes = primitive["attributes"]
+            found |= {attributes[name] for name in attributes if SKIN_ATTRIBUTE.fullmatch(name)}
+    return {one for one in found if one in range(len(document.get("accessors", [])))}
+
+
+def empty_damaged_accessors(gltf: Gltf, document: dict[str, Any], accessors: Iterable[int]) -> None:
+    """Empty those of `accessors` that nothing uses any more and that cannot be read or hold NaN or infinity.
+
+    Validators check unused accessors, too. An accessor without a buffer view is one of zeros; its index and
+    the bytes of the file stay. gltf: the input, `document`: its edited copy.
+    """
+    for index in sorted(set(accessors) - _used_accessors(document)):
+        try:
+            sound = bool(np.isfinite(gltf.accessor(index)).all())
+        except MeshError:
+            sound = False
+        if not sound:
+            for key in ("bufferView", "byteOffset", "sparse", "min", "max"):
+                document["accessors"][index].pop(key, None)
+
+
+def _used_accessors(document: dict[str, Any]) -> set[Any]:
+    primitives = [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
+    used = {primitive.get("indices") for primitive in primitives}
+    for primitive in primitives:
+        for attributes in (primitive["attributes"], *primitive.get("targets", [])):
+            used |= set(attributes.values())
+    used |= {skin.get("inverseBindMatrices") for skin in document.get("skins", [])}
+    samplers = [one for animation in document.get("animations", []) for one in animation["samplers"]]
+    return used | {sampler[end] for sampler in samplers for end in ("input", "output")}
 
 
 def take_out_skeleton(

@@ -56,6 +56,7 @@ def skinned_nodes(gltf: Gltf, flat: Flattened) -> list[SkinnedNode]:
         elif any(primitive.get("mode", 4) >= 4 for primitive in primitives):
             continue  # triangles that the reader left out
         else:
+            tree.require([node])
             place = place_of_skin.get(entry["skin"]) if "skin" in entry else worlds[node]
         rows = _rows(gltf, flat, primitives, parts.get(node, []), worlds[node] if place is None else place)
         result.append(SkinnedNode(node, entry["mesh"], place, rows))
@@ -66,7 +67,11 @@ def mirrored_nodes(gltf: Gltf) -> set[int]:
     """The nodes whose transforms to the world mirror, which turns triangles inside out."""
     tree = scene_tree(gltf)
     add_outside(gltf, tree, list(range(len(gltf.items("nodes")))))
-    return {node for node, world in tree.worlds.items() if np.linalg.det(world[:3, :3]) < 0}
+    return {
+        node
+        for node, world in tree.worlds.items()
+        if np.isfinite(world).all() and np.linalg.det(world[:3, :3]) < 0
+    }
 
 
 def _shared_place(parts: list[Part]) -> Floats | None:

@@ -55,6 +55,8 @@ def read_skin(gltf: Gltf, index: int, parts: list[tuple[Primitive, Influences]])
     for _, influences in parts:
         total = influences.weights.sum(axis=1, keepdims=True)
         np.add.at(mass, influences.slots, influences.weights / np.where(total > 0, total, 1))
+    if "inverseBindMatrices" in gltf.item("skins", index) and mass.any() and not usable[mass > 0].any():
+        raise gltf.error(f"skins[{index}] has no invertible inverse bind matrix for a joint with vertices")
     points = np.concatenate([primitive.vertices for primitive, _ in parts])
     low, high = points.min(axis=0), points.max(axis=0)
     ends = np.stack([low, high])

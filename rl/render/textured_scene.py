@@ -128,6 +128,7 @@ def read_scene(path: str | Path) -> Scene:
     with malformed(gltf):
         tree = scene_tree(gltf)
         add_outside(gltf, tree, [node for skin in gltf.items("skins") for node in skin["joints"]])
+        tree.require(tree.worlds)
         for node in tree.scene:
             entry = gltf.item("nodes", node)
             if "mesh" not in entry:

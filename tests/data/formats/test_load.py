@@ -88,10 +88,12 @@ def test_refusals(tmp_path: Path, name: str, content: bytes | str, reason: str) 
 
 
 def test_missing_folder_and_limits(tmp_path: Path) -> None:
+    with pytest.raises(MeshError, match="this is a folder; name a mesh file in it"):
+        load_mesh(tmp_path)
     with pytest.raises(MeshError, match="No such file"):
         load_mesh(tmp_path / "none.glb")
     (tmp_path / "folder.glb").mkdir()
-    with pytest.raises(MeshError, match="Is a directory"):
+    with pytest.raises(MeshError, match="this is a folder; name a mesh file in it"):
         load_mesh(tmp_path / "folder.glb")
     path = tmp_path / "ball.ply"
     path.write_bytes(exported("ply"))

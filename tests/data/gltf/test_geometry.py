@@ -288,6 +288,13 @@ def bad_matrix(matrix: np.ndarray) -> Any:
     return act
 
 
+def all_matrices(matrix: np.ndarray) -> Any:
+    def act(builder: Any) -> None:
+        builder.doc["skins"][0]["inverseBindMatrices"] = builder.matrices([matrix, matrix])
+
+    return act
+
+
 def attribute(name: str, make: Any) -> Any:
     def act(builder: Any) -> None:
         attributes = builder.doc["meshes"][0]["primitives"][0]["attributes"]
@@ -315,6 +322,10 @@ def attribute(name: str, make: Any) -> Any:
         ),
         (attribute("JOINTS_0", lambda b: b.accessor(SLOTS[:3], "uint8")), "wrong shape"),
         (attribute("JOINTS_0", lambda b: b.accessor(SLOTS, "float32")), "wrong shape or type"),
+        (all_matrices(np.zeros((4, 4))), r"skins\[0\] has no invertible inverse bind matrix"),
+        (all_matrices(np.full((4, 4), np.nan)), r"skins\[0\] has no invertible inverse bind matrix"),
+        (lambda b: b.doc["nodes"][2].update(translation=[0, "up", 0]), r"nodes\[2\] cannot be read"),
+        (lambda b: b.doc["nodes"][1].update(scale=[1, np.nan, 1]), r"nodes\[1\] is not finite"),
     ],
 )
 def test_damaged_skins_are_refused(tmp_path: Path, builder: Any, act: Any, reason: str) -> None:

@@ -19,9 +19,10 @@ import trimesh
 from data import Rig, load_mesh, make_creature, write_skinned_glb
 from data.formats.load import load_asset
 from data.formats.rigged_file import rigged_file
+from data.gltf.document import read_gltf
 from tests.data.formats.test_rigged_file import MTL, OBJ, a_rig
 from tests.data.gltf.test_add_skin import BOX, TURN, box
-from tests.data.gltf.test_old_skin import walker
+from tests.data.gltf.test_old_skin import ARMATURE, BODY, HIP, SWORD, walker
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "tests" / "data" / "gltf" / "validate.cjs"
@@ -94,6 +95,44 @@ def test_own_joints(tmp_path: Path, builder: Any) -> None:
     assert asset.rig is not None
     (tmp_path / "out.glb").write_bytes(rigged_file(path, asset.mesh, asset.rig, own_joints=True).glb)
     assert errors(tmp_path / "out.glb") == []
+
+
+def test_own_joints_outside_the_scene(tmp_path: Path, builder: Any) -> None:
+    """They move into the scene of their mesh, unless a mesh that nothing shows would appear with them."""
+    doc = walker(with_bounds(builder)).doc
+    doc["nodes"][ARMATURE]["children"] = [HIP]
+    doc["scenes"][0]["nodes"] = [BODY]
+    scenes = []
+    for name in ("hidden_sword.glb", "no_sword.glb"):
+        path = builder.glb(tmp_path / name)
+        asset = load_asset(path)
+        assert asset.rig is not None
+        out = tmp_path / f"out_{name}"
+        out.write_bytes(rigged_file(path, asset.mesh, asset.rig, own_joints=True).glb)
+        scenes.append(read_gltf(out).json["scenes"][0]["nodes"])
+        doc["nodes"][SWORD].pop("mesh", None)
+    assert scenes == [[BODY], [BODY, ARMATURE]]
+    assert errors(tmp_path / "out_no_sword.glb") == []
+
+
+def test_nan_of_a_replaced_skin(tmp_path: Path, builder: Any) -> None:
+    """The validator checks accessors that nothing uses: those of the old skin are emptied, others are not."""
+    doc = walker(with_bounds(builder)).doc
+    attributes = doc["meshes"][0]["primitives"][0]["attributes"]
+    attributes["WEIGHTS_0"] = builder.accessor([[np.nan] * 4] + [[1.0, 0, 0, 0]] * 7)
+    bind = np.tile(np.eye(4), (3, 1, 1))
+    bind[:, :3, 3] = [[0, 0.5, 0], [0, 0, 0], [-0.5, 0, 0]]
+    bind[2] = np.nan
+    doc["skins"][0]["inverseBindMatrices"] = builder.matrices(bind)
+    path = builder.glb(tmp_path / "in.glb")
+    mesh = load_mesh(path)
+    (tmp_path / "out.glb").write_bytes(rigged_file(path, mesh, a_rig(mesh)).glb)
+    assert errors(tmp_path / "out.glb") == []
+    accessors = read_gltf(tmp_path / "out.glb").json["accessors"]
+    damaged = {attributes["WEIGHTS_0"], doc["skins"][0]["inverseBindMatrices"]}
+    for index, accessor in enumerate(doc["accessors"]):
+        assert (accessors[index] == accessor) == (index not in damaged)
+        assert accessors[index]["count"] == accessor["count"]
 
 
 def test_instances_lines_morphs_and_side_files(tmp_path: Path, builder: Any) -> None:
