@@ -16,7 +16,7 @@ from data.gltf.document import Gltf
 from data.gltf.editing import GltfEditor
 from data.gltf.mesh_document import Piece, add_piece, new_document
 from data.mesh import MeshError, UpAxis
-from data.welding import vertex_normals, weld
+from data.welding import coincident_distance, vertex_normals, weld
 
 
 class _Recorder(trimesh.resolvers.FilePathResolver):
@@ -90,5 +90,6 @@ def _add_other(editor: GltfEditor, path: Path, file_type: str, up: UpAxis | None
 
 def _smooth(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float32]:
     """Area-weighted normals of the vertices, the same for all vertices at one place."""
-    first, place = weld(vertices.astype(np.float32))
+    points = vertices.astype(np.float32)
+    first, place = weld(points, coincident_distance(points))
     return vertex_normals(vertices[first], place[faces])[place]
