@@ -101,7 +101,7 @@ def weld_surface(vertices: ArrayLike, faces: ArrayLike) -> WeldedSurface:
         faces: (F, 3) int, indices in range.
 
     Raises:
-        MeshError: no face has area.
+        MeshError: no face has area, or none keeps its corners apart.
     """
     whole = np.ascontiguousarray(vertices, dtype=np.float64)
     triangles = np.ascontiguousarray(faces, dtype=np.int64)
@@ -120,6 +120,11 @@ def weld_surface(vertices: ArrayLike, faces: ArrayLike) -> WeldedSurface:
     welded = place[(np.cumsum(in_use) - 1)[triangles]]
     a, b, c = welded.T
     whole_faces = (a != b) & (b != c) & (c != a)
+    if not whole_faces.any():
+        raise MeshError(
+            f"every triangle of the mesh has a side shorter than {COINCIDENT:g} of its longest side; remove "
+            "parts that are far away"
+        )
     if not whole_faces.all():
         welded = welded[whole_faces]
         kept, compact = np.unique(welded, return_inverse=True)
@@ -138,7 +143,7 @@ def mesh_places(vertices: ArrayLike, faces: ArrayLike) -> Places:
         faces: (F, 3) int, indices in range.
 
     Raises:
-        MeshError: no face has area.
+        MeshError: no face has area, or none keeps its corners apart.
     """
     surface = weld_surface(vertices, faces)
     points = np.ascontiguousarray(vertices, dtype=np.float32)

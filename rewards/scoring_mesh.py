@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.mesh import MeshError
 from data.welding import weld_surface
 from rewards.edges import mesh_edges
+from rewards.errors import MeshRewardError
 from rewards.occupancy import OccupancyGrid, build_occupancy
 from rewards.settings import RewardSettings
 
@@ -52,10 +54,13 @@ def prepare_scoring_mesh(
         name: for messages.
 
     Raises:
-        MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`).
+        MeshRewardError: the mesh cannot be voxelised (see `build_occupancy`) or welded (see `weld_surface`).
     """
     grid = build_occupancy(vertices, faces, settings.resolution, settings.interior)
-    surface = weld_surface(vertices, faces)
+    try:
+        surface = weld_surface(vertices, faces)
+    except MeshError as error:
+        raise MeshRewardError(str(error)) from error
     edges = mesh_edges(surface.faces)
     kept, edges = _subsample(edges, len(surface.points), settings.max_scoring_vertices)
     return ScoringMesh(grid, surface.points[kept], surface.normals[kept], edges, surface.source[kept], name)

@@ -93,7 +93,10 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
 
 
 def describe(evaluation: Evaluation) -> str:
-    """One line: number of meshes and rigs, decoding, seed, and the skin convention unless it is plain."""
+    """One line: number of meshes and rigs, decoding, seed, and the skin convention unless it is plain.
+
+    A published convention goes with a limit on vertices, if there is one: published scores have none.
+    """
     count = len(evaluation.per_mesh)
     rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
     how = evaluation.decoding
@@ -102,6 +105,8 @@ def describe(evaluation: Evaluation) -> str:
     if evaluation.skeleton == "given":
         how += ", ground-truth skeletons"
     skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"
+    if skin and evaluation.metric_vertices is not None:
+        skin += f" at up to {evaluation.metric_vertices} vertices"
     return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}; s.e. over meshes"
 
 

@@ -15,7 +15,7 @@ from data.formats.load import GLTF_SUFFIXES
 from data.formats.rig_repair import FARTHEST_JOINT
 from data.formats.skeleton_files import read_skeleton_file
 from data.mesh import Mesh
-from data.rig import Rig, depth_first_order, reordered_parents
+from data.rig import depth_first_order, reordered_parents
 from data.sets.dataset import MeshSample
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
@@ -54,14 +54,13 @@ class GivenSkeleton:
         return int((np.abs(self.joints) > 1).any(axis=1).sum())
 
     def rollout_rig(self, codes: NDArray[np.int64]) -> RolloutRig:
-        """The rig to score: exact joints and parents, and codes (J, K), all in the order of the tokens."""
-        return RolloutRig(self.joints[self.order], reordered_parents(self.parents, self.order), codes)
+        """The rig to score, from codes (J, K) in the order of the tokens: exact joints, in the given order.
 
-    def rig(self, weights: NDArray[np.float32]) -> Rig:
-        """The rig in the given order, from weights (V, J) in the order of the tokens."""
-        restored = np.empty_like(weights)
-        restored[:, self.order] = weights
-        return Rig(self.joints, self.parents, restored, self.names)
+        Poses turn joints by index, so a file with the joints in this order has the score that was computed.
+        """
+        restored = np.empty_like(codes)
+        restored[self.order] = codes
+        return RolloutRig(self.joints, self.parents, restored)
 
 
 # Given skeletons by mesh index.

@@ -88,7 +88,8 @@ def rig_mesh(
             "train.max_completion_length"
         )
     on_vertices = service.vertex_weights(0, chosen, scored)
-    rig = Rig(chosen.joints, chosen.parents, on_vertices) if skeleton is None else skeleton.rig(on_vertices)
+    joint_names = () if skeleton is None else skeleton.names
+    rig = Rig(chosen.joints, chosen.parents, on_vertices, joint_names)
     stored = service.score_weights(0, chosen, as_stored(scored), poses).rewards
     assert stored is not None  # the same joints were scored above
     names = list(recipe.rewards.weights)

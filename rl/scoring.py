@@ -20,8 +20,8 @@ def read_rollout(
 ) -> RolloutRig | None:
     """The rig that a completion encodes, or None if it is incomplete or malformed (the policy's fault).
 
-    With a given skeleton, the completion holds its SkinTokens, and the rig has its exact joints in the order
-    of the tokens.
+    With a given skeleton, the completion holds its SkinTokens, and the rig has its exact joints in the given
+    order.
     """
     prompt = [vocabulary.bos, class_id, *(given.tokens if given is not None else ())]
     try:

@@ -144,6 +144,17 @@ def test_a_mesh_without_area_is_refused():
             function(line, np.array([[0, 1, 2]]))
 
 
+def test_a_mesh_of_specks_is_refused():
+    # Triangles with sides of 1e-7 of the box, and one with such a side: all would weld into points and lines.
+    corner = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=np.float32) * np.float32(1e-7)
+    vertices = np.concatenate([corner, corner + np.array([0, 0, 1e-6]), [[1, 1, 1]]]).astype(np.float32)
+    for function in (weld_surface, mesh_places):
+        with pytest.raises(
+            MeshError, match="every triangle of the mesh has a side shorter than 2e-06 of its"
+        ):
+            function(vertices, np.array([[0, 1, 2], [3, 4, 5], [0, 1, 6]]))
+
+
 def test_faces_with_area_by_hand():
     # Not: a repeated index, collinear corners, a repeated position.
     points = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.5, 0, 0], [1, 0, 0]], dtype=np.float64)

@@ -80,6 +80,13 @@ def test_settings_reach_every_reward():
     assert score(threshold=0.99, unbound_power=3.0)["sparsity"] > score(threshold=0.99)["sparsity"]
 
 
+def test_a_mesh_that_welds_into_nothing_is_refused():
+    # Specks: a triangle with sides of 1e-7 of the box, and one with one such side.
+    specks = np.array([[0, 0, 0], [1e-7, 0, 0], [0, 1e-7, 0], [1, 1, 1]])
+    with pytest.raises(MeshRewardError, match="every triangle of the mesh has a side shorter than"):
+        prepare_scoring_mesh(specks, np.array([[0, 1, 2], [0, 1, 3]]), SMALL)
+
+
 def test_welding_joins_what_a_seam_splits_and_shows_its_tears():
     # Two triangles of a square with their own copies of the diagonal; the second is bound to another joint.
     square = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], dtype=np.float32)

@@ -69,6 +69,8 @@ def test_exact_distances_are_in_the_files_only():
 def test_the_skin_convention_is_shown_unless_plain():
     lines = shown(print_means, [replace(evaluation(a=1.0), skin_convention="puppeteer")], "A")
     assert lines[0] == "1 held-out meshes, 2 rigs each, sampled, seed 7, skin as puppeteer; s.e. over meshes"
+    limited = replace(evaluation(a=1.0), skin_convention="puppeteer", metric_vertices=256)
+    assert "seed 7, skin as puppeteer at up to 256 vertices;" in shown(print_means, [limited], "A")[0]
 
 
 def test_failures_bring_the_second_mean():

@@ -51,16 +51,11 @@ def test_joints_keep_their_order_and_tokens_have_their_own():
     branch, end = WORDS.branch, WORDS.skeleton_eos
     assert skeleton.tokens == (8, 8, 8, 8, 4, 8, branch, 8, 8, 8, 10, 12, 8, 11, 15, 8, end)
 
-    codes = np.arange(8).reshape(4, 2)
-    rollout = skeleton.rollout_rig(codes)
-    assert np.array_equal(rollout.joints, joints[[0, 2, 1, 3]])  # exact, not bins
-    assert rollout.parents.tolist() == [-1, 0, 0, 2]
-    assert rollout.codes is codes
-    # Column 1 of the decoder is token joint 1, which is joint c.
-    rig = skeleton.rig(np.array([[1, 2, 3, 4]], dtype=np.float32))
-    assert rig.weights.tolist() == [[1, 3, 2, 4]]
-    assert rig.names == ("a", "b", "c", "d")
-    assert rig.parents.tolist() == [-1, 0, 0, 1]
+    rollout = skeleton.rollout_rig(np.arange(8).reshape(4, 2))
+    assert np.array_equal(rollout.joints, joints)  # exact, not bins
+    assert rollout.parents.tolist() == [-1, 0, 0, 1]
+    # The codes of token joint 1 are those of joint c.
+    assert rollout.codes.tolist() == [[0, 1], [4, 5], [2, 3], [6, 7]]
 
 
 def test_siblings_in_one_bin_are_ordered_by_exact_position():
@@ -87,20 +82,19 @@ def test_any_skeleton_is_tokenized_and_restored(parents, seed, grid):
     count = len(parents) + 1
     joints = (rng.integers(-grid, grid + 1, (count, 3)) / grid * 1.5).astype(np.float32)
     up = np.array([-1, *parents])
-    weights = rng.random((5, count)).astype(np.float32)
+    # Each joint has a weight of its own at a vertex, by which the canonical rig tells which one it is.
+    marks = np.arange(count, dtype=np.float32)[None]
     skeleton = give(joints, up, [f"j{i}" for i in range(count)], WORDS)
-    # The rig in the order of the tokens is the canonical one, and its tokens are those of the policy's
-    # training data.
-    canonical = depth_first(Rig(joints, up, weights, skeleton.names))
-    rollout = skeleton.rollout_rig(np.zeros((count, 2), dtype=np.int64))
-    assert np.array_equal(rollout.joints, canonical.joints)
-    assert np.array_equal(rollout.parents, canonical.parents)
+    # The tokens are those of the canonical rig, as in the policy's training data.
+    canonical = depth_first(Rig(joints, up, marks, skeleton.names))
     whole = tokenize_skeleton(canonical.joints, canonical.parents, None, WORDS)
     assert list(skeleton.tokens) == whole[2:]
     assert len(detokenize(whole, WORDS).joints) == count
-    restored = skeleton.rig(canonical.weights)
-    assert np.array_equal(restored.weights, weights)
-    assert np.array_equal(restored.joints, joints)
+    codes = np.repeat(canonical.weights.T.astype(np.int64), 2, axis=1)
+    rollout = skeleton.rollout_rig(codes)
+    assert np.array_equal(rollout.joints, joints)
+    assert np.array_equal(rollout.parents, up)
+    assert rollout.codes[:, 0].tolist() == list(range(count))
     assert skeleton.outside == int((np.abs(joints).max(axis=1) > 1).sum())
 
 

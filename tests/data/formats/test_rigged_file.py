@@ -151,6 +151,22 @@ def test_obj_normals_are_smooth_across_uv_seams(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ridge[::2], ridge[1::2])
 
 
+def test_normals_are_smooth_across_copies_that_differ_by_rounding(tmp_path: Path) -> None:
+    """A roof of two quads, each with its own ridge; the second ridge is one millionth of the box lower."""
+    (tmp_path / "roof.off").write_text(
+        "OFF\n8 4 0\n-1 0 0\n-1 0 4\n0 1 0\n0 1 4\n0 0.999999 0\n0 0.999999 4\n1 0 0\n1 0 4\n"
+        "3 0 1 3\n3 0 3 2\n3 4 5 7\n3 4 7 6\n"
+    )
+    doc, binary, _ = check(tmp_path / "roof.off")
+    attributes = doc["meshes"][0]["primitives"][0]["attributes"]
+    places = read(doc, binary, attributes["POSITION"])
+    normals = read(doc, binary, attributes["NORMAL"])
+    for end in (0, 4):
+        ridge = normals[(places[:, 1] > 0.9) & (places[:, 2] == end)]
+        assert len(ridge) == 2
+        assert ridge[0].tolist() == ridge[1].tolist()
+
+
 @pytest.mark.parametrize("file_type", ["ply", "stl", "off"])
 def test_plain_formats(tmp_path: Path, file_type: str) -> None:
     ball = trimesh.creation.icosphere(subdivisions=2)
