@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pygltflib import GLTF2, BufferView, Material, PbrMetallicRoughness, Texture, TextureInfo
-from pygltflib import Image as GltfImage
 
 from data import make_creature, read_skinned_glb
+from data.gltf.document import read_gltf
+from data.gltf.editing import GltfEditor
 from data.gltf.skinned import write_skinned_glb
 from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.poses import random_rotations
@@ -80,20 +80,16 @@ def test_a_pose_is_linear_blend_skinning(creature_file):
 def test_a_texture_is_read_from_the_file(creature_file, tmp_path):
     image = io.BytesIO()
     Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], dtype=np.uint8)).save(image, "png")
-    gltf = GLTF2().load(str(creature_file))
-    binary = gltf.binary_blob()
-    start = len(binary) + -len(binary) % 4
-    gltf.set_binary_blob(binary.ljust(start, b"\0") + image.getvalue())
-    gltf.bufferViews.append(BufferView(buffer=0, byteOffset=start, byteLength=len(image.getvalue())))
-    gltf.buffers[0].byteLength = start + len(image.getvalue())
-    gltf.images = [GltfImage(bufferView=len(gltf.bufferViews) - 1, mimeType="image/png")]
-    gltf.textures = [Texture(source=0)]
-    rough = PbrMetallicRoughness(baseColorTexture=TextureInfo(index=0), baseColorFactor=[0.5, 1, 1, 1])
-    gltf.materials = [Material(pbrMetallicRoughness=rough, alphaMode="MASK", alphaCutoff=0.3)]
-    primitive = gltf.meshes[0].primitives[0]
-    primitive.material, primitive.attributes.TEXCOORD_0 = 0, primitive.attributes.POSITION
+    editor = GltfEditor(read_gltf(creature_file))
+    editor.add("images", {"bufferView": editor.add_view(image.getvalue()), "mimeType": "image/png"})
+    editor.add("textures", {"source": 0})
+    rough = {"baseColorTexture": {"index": 0}, "baseColorFactor": [0.5, 1, 1, 1]}
+    editor.add("materials", {"pbrMetallicRoughness": rough, "alphaMode": "MASK", "alphaCutoff": 0.3})
+    primitive = editor.json["meshes"][0]["primitives"][0]
+    primitive["material"] = 0
+    primitive["attributes"]["TEXCOORD_0"] = primitive["attributes"]["POSITION"]
     path = tmp_path / "textured.glb"
-    gltf.save(str(path))
+    path.write_bytes(editor.glb())
     (surface,), _ = read_scene(path).posed()
     np.testing.assert_array_equal(surface.material.texture, [[[1, 0, 0, 1], [0, 0, 1, 1]]])
     assert surface.material.factor.tolist() == [0.5, 1, 1, 1]
