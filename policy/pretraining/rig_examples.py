@@ -271,17 +271,20 @@ def load_rigs(
         rigs.append((mesh, replace(rig, weights=shares)))
     if not rigs:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
-        why = (
-            f"none of the {len(files)} files is a usable rig; fix or replace them:"
-            if files
-            else "; ".join(line.removeprefix(f"{pattern}: ") for line in lines)
-            if (lines := meshes_passed_over(pattern))
-            else "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
-            if isinstance(pattern, str) and is_prepared(pattern)
-            else "no file matches; check the path or pattern (quote patterns in the shell)"
-        )
-        raise MeshError(f"{pattern}: {why}{reasons}")
+        raise MeshError(f"{pattern}: {_why_none(pattern, len(files))}{reasons}")
     return rigs, refusals
+
+
+def _why_none(pattern: str | Sequence[str], files: int) -> str:
+    """Why none of the `files` files that match `pattern` gave a rig, with the fix."""
+    if files:
+        return f"none of the {files} files is a usable rig; fix or replace them:"
+    if isinstance(pattern, str) and is_prepared(pattern):
+        return "this is a folder of prepared rigs; use 'prepared' instead of 'files'"
+    passed_over = meshes_passed_over(pattern)
+    if passed_over:
+        return "; ".join(line.removeprefix(f"{pattern}: ") for line in passed_over)
+    return "no file matches; check the path or pattern (quote patterns in the shell)"
 
 
 def make_example(
