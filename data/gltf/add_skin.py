@@ -87,6 +87,7 @@ def add_skin(
             f"{gltf.path}: {len(rig.weights)} rows of weights for {len(flat.vertices)} vertices; "
             "pass one row of weights per vertex of the flattened mesh"
         )
+    own = joint_nodes is not None
     with malformed(gltf):
         nodes = skinned_nodes(gltf, flat)
         editor = GltfEditor(gltf)
@@ -100,11 +101,10 @@ def add_skin(
             stale = skin_accessors(gltf.json, old.skins, {one.mesh for one in nodes})
             remove_skins(editor.json, old.skins)
             empty_damaged_accessors(gltf, editor.json, stale)
-            if joint_nodes is None:
+            if not own:
                 going = take_out_skeleton(editor.json, old.joints, chosen, mirrored_nodes(gltf))
                 gone, shortened = remove_animations(editor.json, old.joints | going)
         notes = [*editor.notes, *_animated_meshes(editor.json, rigid, joint_nodes or ())]
-        own = joint_nodes is not None
         scenes = _scenes_of(editor.json, set(chosen))
         if joint_nodes is not None:
             _show_joints(editor.json, scenes, joint_nodes)
