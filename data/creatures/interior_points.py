@@ -25,12 +25,13 @@ def interior_points(
     """
     count = len(starts) - 1
     interior = np.zeros(len(points), dtype=np.bool_)
-    low = np.empty((count, 3))
-    high = np.empty((count, 3))
+    low = np.full((count, 3), np.inf)
+    high = np.full((count, 3), -np.inf)
     for surface in range(count):
-        for axis in range(3):
-            own = points[starts[surface] : starts[surface + 1], axis]
-            low[surface, axis], high[surface, axis] = own.min(), own.max()
+        for vertex in range(starts[surface], starts[surface + 1]):
+            for axis in range(3):
+                low[surface, axis] = min(low[surface, axis], points[vertex, axis])
+                high[surface, axis] = max(high[surface, axis], points[vertex, axis])
     for surface in range(count):
         if ignored[surface]:
             continue
@@ -45,7 +46,7 @@ def interior_points(
             for vertex in range(starts[surface], starts[surface + 1]):
                 if interior[vertex]:
                     continue
-                x, y, z = points[vertex]
+                x, y, z = points[vertex, 0], points[vertex, 1], points[vertex, 2]
                 if not (
                     low[other, 0] < x < high[other, 0]
                     and low[other, 1] < y < high[other, 1]
