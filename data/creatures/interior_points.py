@@ -1,13 +1,14 @@
 """Finds vertices of a creature that lie inside another of its swept surfaces, so that they can be culled."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from data.compiled import kernel
 
 Floats = NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel()
 def interior_points(
     points: Floats,
     starts: NDArray[np.int64],
