@@ -54,7 +54,7 @@ def compile_once(kernels: Sequence[Any], use: Callable[[], object], variant: str
     if not cached:  # numba or its cache is switched off
         use()
         return
-    folder = Path(cached[0].stats.cache_path)
+    folder = Path(str(cached[0].stats.cache_path))
     done = folder / f"compiled-{_digest(cached, variant)}"
     if done.exists():
         use()
