@@ -7,8 +7,8 @@ without a mask and without copying its keys to each row. The parts are merged by
 each part's kernel gets the *merged* output O and log-sum-exp: its probabilities P = exp(S - lse) are then
 those of the whole softmax, and dS = P * (dP - rowsum(dO * O)) is the exact gradient of its scores.
 
-Kernels: PyTorch's flash attention, on CUDA (bfloat16 and float16) with variable lengths, one call a part; on a
-CPU one call for each run of sequences of equal lengths. Both take fewer key heads than query heads as they are.
+Kernels: PyTorch's flash attention. On CUDA (bfloat16 and float16) it takes sequences of all lengths in one
+call a part; on a CPU, one call for each run of equal lengths. Both take fewer key heads than query heads.
 """
 
 from __future__ import annotations

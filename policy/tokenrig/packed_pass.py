@@ -56,9 +56,9 @@ def pack_rows(
     """
     device = input_ids.device
     columns = torch.stack([prompt_lengths, completion_lengths, mesh_index], dim=1)
-    ids = torch.cat([columns.to(input_ids), input_ids], dim=1).cpu()
-    begins, counts, meshes = (column.tolist() for column in ids[:, :3].T)
-    ids = ids[:, 3:].numpy()
+    on_host = torch.cat([columns.to(input_ids), input_ids], dim=1).cpu()
+    begins, counts, meshes = (column.tolist() for column in on_host[:, :3].T)
+    ids = on_host[:, 3:].numpy()
 
     groups: dict[tuple[int, bytes], list[int]] = {}
     for row, (begin, mesh) in enumerate(zip(begins, meshes, strict=True)):
