@@ -20,6 +20,7 @@ from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
+from rl.engine.choose import make_sampler
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.evaluation_tables import make_console, print_means, print_meshes
 from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
@@ -135,6 +136,7 @@ def _decode(
     size = max(1, settings.batch_size // beams)
     temperature = settings.temperature if settings.decoding == "sampled" else 0.0
     seeds = row_seeds(len(rows), settings.seed)
+    sampler = make_sampler(policy.model, recipe)
     ids: list[list[int]] = []
     for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
         part = slice(start, start + size)
@@ -151,7 +153,7 @@ def _decode(
             )
         else:
             rollouts = sample_for_meshes(
-                policy, bank, rows[part], recipe, seeds[part], temperature, size, given
+                sampler, policy.model, bank, rows[part], recipe, seeds[part], temperature, size, given
             )
         ids += rollouts.rows()[0]
     return ids

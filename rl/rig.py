@@ -21,6 +21,7 @@ from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from rewards.poses import pose_seed
 from rewards.service import InlineRewardService
+from rl.engine.choose import make_sampler
 from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import reward_meshes
@@ -73,7 +74,15 @@ def rig_mesh(
         raise RunFailedError(f"the mesh cannot be scored: {reason}")
     given = {} if skeleton is None else {0: skeleton}
     rollouts = sample_for_meshes(
-        policy, bank, [0] * candidates, recipe, row_seeds(candidates, seed), temperature, candidates, given
+        make_sampler(policy.model, recipe),
+        policy.model,
+        bank,
+        [0] * candidates,
+        recipe,
+        row_seeds(candidates, seed),
+        temperature,
+        candidates,
+        given,
     )
     rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rollouts.rows()[0]]
     poses = pose_seed(seed, sample.name, 0)

@@ -1,4 +1,4 @@
-"""Samples rollouts: batched, grammar-constrained rig tokens with a KV cache and one seed per row."""
+"""Samples rollouts: grammar-constrained rig tokens by a rollout engine, with one seed per row."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from policy.bundle import RigPolicy
-from policy.tokenrig.log_probs import row_uniforms, sample_tokens
+from policy.tokenrig.log_probs import row_uniforms
 from policy.tokenrig.modeling import TokenRigForCausalLM
-from policy.tokens.grammar import Grammar, GrammarState
+from rl.engine.sampler import Sampler, SamplingRequest
 from rl.given_skeleton import GivenSkeletons, tokens_of
 from rl.mesh_bank import MeshBank
-from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
+from rl.prompts import SkeletonTokens, longest_completion
 from rl.recipe import Recipe
-
-# Finished rows leave the batch once they are this share of it. It is checked only every so many tokens
-# because each check costs a device-to-host copy.
-_COMPACT_SHARE = 0.25
-_COMPACT_EVERY = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +52,10 @@ def row_seeds(count: int, *key: int) -> list[int]:
 
 @torch.no_grad()
 def sample_rigs(
-    model: TokenRigForCausalLM,
+    sampler: Sampler,
     mesh_embeds: Tensor,
     mesh_index: Tensor,
     class_ids: Tensor,
-    grammar: Grammar,
     *,
     max_new_tokens: int,
     seeds: Sequence[int],
@@ -73,10 +67,10 @@ def sample_rigs(
 ) -> Rollouts:
     """Sample one completion per row.
 
-    A row's tokens depend on its seed and mesh, not on the chunk it is sampled in. Rows of one mesh and class
-    in a chunk share one prefix pass.
+    A row's tokens depend on its seed and mesh, not on the chunk it is sampled in.
 
     Args:
+        sampler: the rollout engine.
         mesh_embeds: (M, T, hidden) conditioning embeddings.
         mesh_index: (B,) int64, the mesh of each row.
         class_ids: (B,) int64, the class token of each row.
@@ -99,39 +93,37 @@ def sample_rigs(
             f"{tuple(class_ids.shape)}; pass one of each per row"
         )
     skeletons = [()] * len(mesh_embeds) if skeletons is None else skeletons
-    positions = model.config.max_position_embeddings - mesh_embeds.shape[1]
-    max_new_tokens = longest_completion(skeletons, max_new_tokens, positions, grammar.vocabulary)
-    was_training = model.training
-    model.eval()
-    try:
-        chunks = [
-            _sample_chunk(
-                model,
+    vocabulary = sampler.grammar.vocabulary
+    room = sampler.positions - mesh_embeds.shape[1]
+    max_new_tokens = longest_completion(skeletons, max_new_tokens, room, vocabulary)
+    mesh_index, class_ids = mesh_index.cpu(), class_ids.cpu()
+    chunks = [
+        sampler.sample(
+            SamplingRequest(
                 mesh_embeds,
                 mesh_index[chunk],
                 class_ids[chunk],
                 skeletons,
-                grammar,
                 row_uniforms([seeds[i] for i in chunk.tolist()], max_new_tokens),
                 temperature,
                 top_k,
                 top_p,
             )
-            for chunk in torch.arange(rows).split(batch_size or rows)
-        ]
-    finally:
-        model.train(was_training)
+        )
+        for chunk in torch.arange(rows).split(batch_size or rows)
+    ]
     width = max(ids.shape[1] for ids, _ in chunks)
-    pad = grammar.vocabulary.pad
-    ids = torch.cat([torch.nn.functional.pad(i, (0, width - i.shape[1]), value=pad) for i, _ in chunks])
-    log_probs = torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for _, p in chunks])
-    ended = (ids == grammar.vocabulary.eos).any(dim=1)
-    lengths = torch.where(ended, (ids == grammar.vocabulary.eos).int().argmax(dim=1) + 1, width)
+    ids = torch.cat([functional.pad(i, (0, width - i.shape[1]), value=vocabulary.pad) for i, _ in chunks])
+    log_probs = torch.cat([functional.pad(p, (0, width - p.shape[1])) for _, p in chunks])
+    is_end = ids == vocabulary.eos
+    ended = is_end.any(dim=1)
+    lengths = torch.where(ended, is_end.int().argmax(dim=1) + 1, width)
     return Rollouts(ids, log_probs, lengths, ended)
 
 
 def sample_for_meshes(
-    policy: RigPolicy,
+    sampler: Sampler,
+    model: TokenRigForCausalLM,
     bank: MeshBank,
     meshes: Sequence[int],
     recipe: Recipe,
@@ -140,87 +132,20 @@ def sample_for_meshes(
     batch_size: int,
     given: GivenSkeletons | None = None,
 ) -> Rollouts:
-    """Sample one rollout per entry of `meshes` (bank indices) with the recipe's grammar and token limit.
+    """Sample one rollout per entry of `meshes` (bank indices) with the recipe's token limit.
 
-    `given`: skeletons by bank index; only SkinTokens are sampled for the meshes that have one.
+    `model` encodes the meshes. `given`: skeletons by bank index; only SkinTokens are sampled for the meshes
+    that have one.
     """
     used, mesh_index = torch.unique(torch.tensor(list(meshes)), return_inverse=True)
     return sample_rigs(
-        policy.model,
-        bank.embeds(used, policy.model),
+        sampler,
+        bank.embeds(used, model),
         mesh_index,
         torch.full((len(seeds),), bank.class_id),
-        Grammar(bank.vocabulary, recipe.policy.grammar),
         max_new_tokens=recipe.train["max_completion_length"],
         seeds=seeds,
         temperature=temperature,
         batch_size=batch_size,
         skeletons=tokens_of(given, used.tolist()),
     )
-
-
-def _sample_chunk(
-    model: TokenRigForCausalLM,
-    mesh_embeds: Tensor,
-    mesh_index: Tensor,
-    class_ids: Tensor,
-    skeletons: Sequence[SkeletonTokens],
-    grammar: Grammar,
-    uniforms: Tensor,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-) -> tuple[Tensor, Tensor]:
-    """Tokens and log-probabilities (B, L') of one chunk, L' being the longest completion."""
-    device = mesh_embeds.device
-    vocabulary = grammar.vocabulary
-    rows, limit = uniforms.shape
-    uniforms = uniforms.to(device)
-    # One prefix pass per distinct (mesh, class); the cache then expands it to the rows.
-    pairs, pair_of_row = torch.unique(
-        torch.stack([mesh_index, class_ids.to(mesh_index.device)], dim=1), dim=0, return_inverse=True
-    )
-    pairs, pair_of_row = pairs.to(device), pair_of_row.to(device)
-    given = [skeletons[mesh] for mesh in pairs[:, 0].tolist()]
-    prompt, mask = sampling_prompts(pairs[:, 1], given, vocabulary)
-    state = _select(grammar.after_prompt(prompt, mask), pair_of_row)
-    output = model(
-        input_ids=prompt, attention_mask=mask, mesh_embeds=mesh_embeds[pairs[:, 0]], use_cache=True
-    )
-    mask = None if mask is None else mask[pair_of_row]
-    cache = output.past_key_values
-    cache.reorder_cache(pair_of_row)
-    logits = output.logits[:, -1][pair_of_row]
-
-    ids = torch.full((rows, limit), vocabulary.pad, device=device)
-    log_probs = torch.zeros((rows, limit), device=device)
-    alive = torch.arange(rows, device=device)  # rows still in the batch, as indices into the chunk
-    for position in range(limit):
-        drawn = sample_tokens(
-            logits, grammar.allowed(state), uniforms[alive, position], temperature, top_k, top_p
-        )
-        tokens = drawn.tokens
-        ids[alive, position] = tokens
-        log_probs[alive, position] = drawn.log_probs
-        state = grammar.step(state, tokens)
-        if position + 1 == limit:
-            break
-        if (position + 1) % _COMPACT_EVERY == 0:
-            running = ~grammar.finished(state)
-            count = int(running.sum())
-            if count == 0:
-                ids, log_probs = ids[:, : position + 1], log_probs[:, : position + 1]
-                break
-            if count <= (1 - _COMPACT_SHARE) * len(alive):
-                keep = running.nonzero(as_tuple=True)[0]
-                alive, tokens, state = alive[keep], tokens[keep], _select(state, keep)
-                mask = None if mask is None else mask[keep]
-                cache.reorder_cache(keep)
-        mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
-        output = model(input_ids=tokens[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
-        logits = output.logits[:, -1]
-    return ids, log_probs
-
-
-def _select(state: GrammarState, rows: Tensor) -> GrammarState:
-    return GrammarState(state.state[rows], state.bones[rows], state.skin[rows])

@@ -22,7 +22,7 @@ METRICS_FILE = "metrics.jsonl"
 _MAY_CHANGE = (
     "output_dir",
     "resume",
-    "rollout_batch_size",
+    "rollout",
     "workers",
     "ray",
     "eval",

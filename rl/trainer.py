@@ -12,10 +12,11 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from policy.tokenrig.modeling import TokenRigForCausalLM
-from policy.tokens.grammar import Grammar
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rl.engine.choose import make_sampler
+from rl.engine.sampler import Sampler
 from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
@@ -32,7 +33,7 @@ class RigRollout:
 
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
-        self.grammar = Grammar(bank.vocabulary, recipe.policy.grammar)
+        self._engine: Sampler | None = None
         self._last_step, self._calls_in_step = -1, 0
 
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
@@ -45,19 +46,18 @@ class RigRollout:
         vocabulary = self.bank.vocabulary
         parsed = [parse_mesh_prompt(prompt, vocabulary) for prompt in prompts]
         meshes = [index for index, _ in parsed]
-        model = trainer.accelerator.unwrap_model(trainer.model)
+        sampler, model = self._sampler(trainer), trainer.accelerator.unwrap_model(trainer.model)
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
         rollouts = sample_rigs(
-            model,
+            sampler,
             trainer.mesh_embeds(model, used),
             mesh_index,
             torch.tensor([class_id for _, class_id in parsed]),
-            self.grammar,
             max_new_tokens=trainer.args.max_completion_length,
             seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
             temperature=trainer.args.temperature,
-            batch_size=self.recipe.rollout_batch_size,
+            batch_size=self.recipe.rollout.batch_size,
             skeletons=tokens_of(trainer.given, used.tolist()),
         )
         ids, log_probs = rollouts.rows()
@@ -84,6 +84,15 @@ class RigRollout:
                 for score, rig in zip(scores, rigs, strict=True)
             ],
         }
+
+    def _sampler(self, trainer: RigGRPOTrainer) -> Sampler:
+        """The run's rollout engine, with the weights of the last optimiser step."""
+        if self._engine is None:
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            self._engine = make_sampler(model, self.recipe)
+        elif trainer.state.global_step != self._last_step:
+            self._engine.refresh()
+        return self._engine
 
     def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
         """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "rewards.kernels": set(),
     "rl.metrics": {"rl"},
     "rl.recipe": {"rl"},
+    "rl.engine": {"rl", "rl.recipe"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},

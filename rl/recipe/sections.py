@@ -134,6 +134,27 @@ class PolicyRecipe:
 
 
 @dataclass(frozen=True)
+class RolloutRecipe:
+    """How rigs are sampled; every engine samples the distribution that is trained."""
+
+    engine: Literal["auto", "fast", "plain"] = "auto"
+    """`fast` keeps each mesh's prefix once and samples on weights prepared for it; `plain` runs the model
+    itself, the reference; `auto` is `fast`, unless on CUDA it fails its check at the start of the run, which
+    is reported. Source: this project."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Weights and caches of the fast engine. `auto`: bfloat16 with `train.bf16`, else float32. Source: this
+    project."""
+
+    batch_size: int | None = None
+    """Rigs sampled at once; at least 1, or null for all of a step's. Source: this project."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            require_positive("rollout", self, "batch_size")
+
+
+@dataclass(frozen=True)
 class WorkersRecipe:
     """Where rewards are computed, and what happens when that fails."""
 
@@ -304,6 +325,9 @@ class Recipe:
     deformation: DeformationRecipe = field(default_factory=DeformationRecipe)
     """Poses of the smoothness reward."""
 
+    rollout: RolloutRecipe = field(default_factory=RolloutRecipe)
+    """Sampling of rigs, in training, evaluation and rigging."""
+
     workers: WorkersRecipe = field(default_factory=WorkersRecipe)
     """Reward workers."""
 
@@ -320,13 +344,6 @@ class Recipe:
     """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
     Source: TRL."""
 
-    rollout_batch_size: int | None = None
-    """Rigs sampled at once; at least 1, or null for all of a step's. Source: this project."""
-
     resume: bool = True
     """Resume from the last checkpoint in `output_dir`, if there is one; false starts over and moves the
     earlier run's checkpoints, metrics and recipe to `previous-N/`. Source: this project."""
-
-    def __post_init__(self) -> None:
-        if self.rollout_batch_size is not None and self.rollout_batch_size < 1:
-            raise RecipeError(f"'rollout_batch_size' must be above 0 or null, not {self.rollout_batch_size}")

@@ -11,6 +11,7 @@ from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar
 from policy.tokens.vocabulary import Vocabulary
 from rl.beam_search import beam_search
+from rl.engine.plain import PlainSampler
 from rl.rollout import Rollouts, sample_rigs
 from tests.rl import tiny
 
@@ -147,11 +148,10 @@ def test_a_beam_of_one_is_greedy(policy, mode):
     grammar = Grammar(words, mode)
     found = beam_search(policy.model, embeds, classes, grammar, max_new_tokens=60, beams=1)
     greedy = sample_rigs(
-        policy.model,
+        PlainSampler(policy.model, grammar),
         embeds,
         torch.arange(6),
         classes,
-        grammar,
         max_new_tokens=60,
         seeds=[0] * 6,
         temperature=0.0,
@@ -191,11 +191,10 @@ def test_of_given_skeletons_the_best_skin_is_found(model, embeds, beams):
             assert found.rows()[0][mesh] == every[int(own.argmax())][len(skeleton) :]
     if beams == 1:
         greedy = sample_rigs(
-            model,
+            PlainSampler(model, Grammar(WORDS)),
             embeds,
             torch.arange(MESHES),
             torch.full((MESHES,), WORDS.class_none),
-            Grammar(WORDS),
             max_new_tokens=LIMIT,
             seeds=[0] * MESHES,
             temperature=0.0,

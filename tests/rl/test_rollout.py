@@ -10,7 +10,8 @@ from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms
 from policy.tokens.grammar import PROMPT_LENGTH, Grammar
 from policy.tokens.skeleton_tokenizer import tokenize_skeleton
-from rl import rollout
+from rl.engine import plain
+from rl.engine.plain import PlainSampler
 from rl.prompts import training_rows
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.scoring import read_rollout
@@ -39,11 +40,10 @@ class Setting:
 
     def sample(self, rows=slice(None), limit=LIMIT, mode="strict", key=7, **options) -> Rollouts:
         return sample_rigs(
-            self.policy.model,
+            PlainSampler(self.policy.model, Grammar(WORDS, mode)),
             self.mesh_embeds,
             self.mesh_index[rows],
             self.class_ids[rows],
-            Grammar(WORDS, mode),
             max_new_tokens=limit,
             seeds=np.array(row_seeds(ROWS, key))[rows].tolist(),
             **options,
@@ -168,19 +168,18 @@ def test_the_company_of_a_row_does_not_change_it(setting, rows):
 @pytest.mark.parametrize(("share", "every"), [(0.0, 1), (0.5, 5), (1.0, 16)])
 def test_dropping_finished_rows_does_not_change_the_others(setting, monkeypatch, share, every):
     whole = setting.sample()
-    monkeypatch.setattr(rollout, "_COMPACT_SHARE", share)
-    monkeypatch.setattr(rollout, "_COMPACT_EVERY", every)
+    monkeypatch.setattr(plain, "_COMPACT_SHARE", share)
+    monkeypatch.setattr(plain, "_COMPACT_EVERY", every)
     assert same(setting.sample(), whole, slice(None))
 
 
 def test_a_shared_prefix_is_as_good_as_one_of_ones_own(setting):
     whole = setting.sample()
     alone = sample_rigs(
-        setting.policy.model,
+        PlainSampler(setting.policy.model, Grammar(WORDS)),
         setting.mesh_embeds[setting.mesh_index],
         torch.arange(ROWS),
         setting.class_ids,
-        Grammar(WORDS),
         max_new_tokens=LIMIT,
         seeds=row_seeds(ROWS, 7),
     )
@@ -197,11 +196,10 @@ def test_the_class_and_the_mesh_matter(setting):
 
     def first(mesh: int, class_id: int) -> float:
         rollouts = sample_rigs(
-            setting.policy.model,
+            PlainSampler(setting.policy.model, Grammar(WORDS)),
             setting.mesh_embeds,
             torch.tensor([mesh]),
             torch.tensor([class_id]),
-            Grammar(WORDS),
             max_new_tokens=1,
             seeds=[5],
         )
@@ -270,7 +268,7 @@ def test_given_skeletons_of_other_lengths_in_the_batch_change_nothing(
     setting, monkeypatch, temperature, every
 ):
     """The same tokens and log-probabilities as one row at a time, whenever finished rows leave the batch."""
-    monkeypatch.setattr(rollout, "_COMPACT_EVERY", every)
+    monkeypatch.setattr(plain, "_COMPACT_EVERY", every)
     whole = setting.sample(skeletons=SKELETONS, temperature=temperature)
     for batch_size in (1, 5):
         parts = setting.sample(skeletons=SKELETONS, temperature=temperature, batch_size=batch_size)
@@ -310,11 +308,10 @@ def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy):
     """The untrained policy: about nine rigs in ten end within the limit."""
     rows = 200
     rollouts = sample_rigs(
-        policy.model,
+        PlainSampler(policy.model, Grammar(WORDS)),
         torch.zeros(1, tiny.MESH_TOKENS, 32),
         torch.zeros(rows, dtype=torch.long),
         torch.full((rows,), WORDS.class_none),
-        Grammar(WORDS),
         max_new_tokens=100,
         seeds=row_seeds(rows, 3),
     )
@@ -395,11 +392,10 @@ def test_limits_that_do_not_fit_are_refused(setting, limit):
 def test_every_row_needs_a_mesh_a_class_and_a_seed(setting):
     with pytest.raises(ValueError, match="2 seeds"):
         sample_rigs(
-            setting.policy.model,
+            PlainSampler(setting.policy.model, Grammar(WORDS)),
             setting.mesh_embeds,
             torch.tensor([0, 1, 2]),
             torch.full((2,), WORDS.class_none),
-            Grammar(WORDS),
             max_new_tokens=4,
             seeds=[1, 2],
         )

@@ -221,7 +221,7 @@ def test_the_loss_has_no_gradient_at_a_given_skeleton(given_batch):
         {"train.num_iterations": 2, "train.gradient_accumulation_steps": 2},
         {"policy.lora": {"rank": 2}, "train.beta": 0.1},
         {"policy.train_mesh_encoder": True, "policy.grammar": "fork", "train.gradient_checkpointing": True},
-        {"rollout_batch_size": 3, "train.per_device_train_batch_size": 4, "data.train_count": 1},
+        {"rollout.batch_size": 3, "train.per_device_train_batch_size": 4, "data.train_count": 1},
     ],
 )
 def test_given_skeletons_train_in_every_setting(make_recipe, changes):

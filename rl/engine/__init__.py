@@ -1,0 +1,1 @@
+"""Rollout engines: samplers of rig tokens behind one interface, all of the same distribution."""
