@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 # Each part (shared prefix, own keys) is an attention of its own: its output is normalised by its own sum of
-# exponentials, whose logarithm comes with it. The whole output is the mean of the parts' outputs weighted by
-# exp(lse_part) / sum of exp(lse), so keys are never concatenated and the prefix is read once per mesh, by one
-# matrix product with the queries of all its rows. CUDA splits both parts further (rl/engine/kernels/decode.py).
+# exponentials, and the logarithm of that sum (lse) comes with it. The whole output is the mean of the parts'
+# outputs weighted by exp(lse). So keys are never concatenated, and the prefix is read once per mesh, by one
+# matrix product with the queries of all its rows. CUDA splits both parts further (rl/engine/kernels/).
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,8 @@ class PrefixRows:
     """Which rows read which mesh's prefix: M meshes with S slots each, R rows spread over the slots.
 
     lengths: (M,) int64, valid prefix positions of each mesh, at least 1. slot_of_row: (R,) int64,
-    `mesh * S + slot`. row_of_slot: (M, S) int64, -1 in an empty slot. in_order: all slots are used, in the order
-    of the rows. hidden: (M, 1, 1, P) bool, True at padding of shorter prefixes, or None without padding.
+    `mesh * S + slot`. row_of_slot: (M, S) int64, -1 in an empty slot. in_order: all slots are used, in the
+    order of the rows. hidden: (M, 1, 1, P) bool, True at padding of shorter prefixes; None without padding.
 
     The tensors keep their addresses in :meth:`copy_`, so that a captured graph can read them again.
     """

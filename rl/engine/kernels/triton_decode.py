@@ -1,4 +1,4 @@
-"""Triton kernels of decode attention: partial attention over a prefix or a row's own keys, and their merge."""
+"""Triton kernels of decode attention: parts over the prefix and a row's own keys, and their merge."""
 
 import triton
 import triton.language as tl
@@ -9,7 +9,7 @@ import triton.language as tl
 # 2. `own_kernel`: the few queries of one row and key head meet a split of the row's own keys; its end is read
 # from `position` on the device, so a captured graph does the work of the true length, not of the capacity.
 # 3. `merge_kernel`: each split left its normalised output and its log-sum-exp; the result is the mean of the
-# outputs weighted by exp(lse - max lse). Scores and log-sum-exps are in units of log 2 (exp2 is one instruction).
+# outputs weighted by exp(lse - max lse). Scores and log-sum-exps are base 2, since exp2 is one instruction.
 
 
 @triton.jit
@@ -208,7 +208,7 @@ def merge_kernel(
     BLOCK_S: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Program (row and head): the weighted mean of its partials; an empty split has lse -inf and no output."""
+    """Program (row and head): the weighted mean of its partials; an empty split has lse -inf, no output."""
     item = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, BLOCK_S)
     dims = tl.arange(0, BLOCK_D)

@@ -1,10 +1,10 @@
-"""Decode attention on the CPU: equal to the plain reference at odd sizes, ragged rows and unequal prefixes."""
+"""Decode attention on the CPU equals the plain reference at odd sizes, ragged rows, unequal prefixes."""
 
 import pytest
 import torch
-from tests.rl.engine.attention_cases import CASES, Case, layout, reference, tensors
 
 from rl.engine.decode_attention import PrefixRows, decode_attention
+from tests.rl.engine.attention_cases import CASES, Case, layout, reference, tensors
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
