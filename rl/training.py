@@ -29,7 +29,7 @@ from rl.meshes import load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import check_training, load_policy
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
-from rl.reward_service import shared_service
+from rl.reward_service import ServiceStart, shared_service
 from rl.rig import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, is_finished, open_shared_run
 from rl.trainer import RigGRPOTrainer
@@ -38,7 +38,7 @@ from rl.trainer import RigGRPOTrainer
 EXAMPLE_CANDIDATES = 4
 
 
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe, start: ServiceStart) -> None:
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
@@ -54,13 +54,15 @@ def train(recipe: Recipe) -> None:
     except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
+    if main_process:
+        start.begin()
     policy = load_policy(recipe)
     check_training(recipe, args, policy)
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
-    with barrier_on_exit(), shared_service(recipe, policy) as service:
+    with barrier_on_exit(), shared_service(start, policy) as service:
         # Launchers and schedulers stop a run with SIGTERM: handle it like Ctrl-C. Set only now because Ray
         # installs its own handler when it starts.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
