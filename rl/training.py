@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from peft import LoraConfig
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig
 
@@ -32,6 +33,7 @@ from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rig import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, is_finished, open_shared_run
+from rl.startup_time import StartupTime
 from rl.trainer import RigGRPOTrainer
 
 # Rigs sampled for `rig.glb`, of which the best is written.
@@ -68,16 +70,17 @@ def train(recipe: Recipe, start: ServiceStart) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         meshes = prepare_meshes(meshes, service, recipe)
         bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
-        before = None
+        before, began = None, time.perf_counter()
         if recipe.eval.before_and_after and main_process:
             before = evaluate(policy, bank, meshes.held_out, service, recipe, "before")
             write_evaluation(before, output / "before.json")
+        startup = StartupTime(time.perf_counter() - began)
         if checkpoint is not None and is_finished(checkpoint, args.max_steps):
             if main_process:
                 print(f"nothing to train: {checkpoint} is already the last step", file=sys.stderr)
             trained = load_model(checkpoint).to(policy.device)
         else:
-            trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint)
+            trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint, startup)
         if not main_process:
             return
         refined = RigPolicy(trained.eval(), policy.skin_vae)
@@ -111,10 +114,15 @@ def optimise(
     train_meshes: Sequence[int],
     service: RewardService,
     checkpoint: Path | None,
+    *callbacks: TrainerCallback,
 ) -> TokenRigForCausalLM:
-    """Train, resuming from `checkpoint` if there is one; return the model with its adapters merged."""
+    """Train, resuming from `checkpoint` if there is one; return the model with its adapters merged.
+
+    `callbacks` run before those that report metrics.
+    """
     log = MetricsLog(Path(recipe.output_dir) / METRICS_FILE)
     trainer = build_trainer(recipe, args, policy, bank, train_meshes, service, log)
+    trainer.callback_handler.callbacks[:0] = callbacks
     if checkpoint is not None and trainer.accelerator.is_main_process:
         print(f"resuming from {checkpoint}", file=sys.stderr)
     try:
