@@ -31,7 +31,9 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
     _check_device(recipe)
     service: RewardService
     if workers.backend == "inline":
-        service = InlineRewardService(policy.skin_vae, settings, workers.decoder_device)
+        service = InlineRewardService(
+            policy.skin_vae, settings, workers.decoder_device, dtype=workers.decoder_dtype
+        )
     else:
         from rewards.ray_service import RayRewardService, RayUnavailableError
 
@@ -43,6 +45,7 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
                 timeout_s=workers.timeout_s,
                 retries=workers.retries,
                 device=workers.decoder_device,
+                dtype=workers.decoder_dtype,
                 address=recipe.ray.address,
                 namespace=recipe.ray.namespace,
             )
@@ -55,7 +58,8 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
 
 
 def _check_device(recipe: Recipe) -> None:
-    """Refuse an unknown decoder device, or one this machine lacks if the decoder runs on this machine."""
+    """Refuse an unknown decoder device, one that cannot do the decoder's dtype, and one this machine lacks if
+    the decoder runs on this machine."""
     name = recipe.workers.decoder_device
     try:
         device = torch.device(name)
@@ -63,6 +67,11 @@ def _check_device(recipe: Recipe) -> None:
         raise RecipeError(
             f"'workers.decoder_device' '{name}' is not a device; use cpu, cuda or cuda:N"
         ) from error
+    if recipe.workers.decoder_dtype == "tf32" and device.type != "cuda":
+        raise RecipeError(
+            f"'workers.decoder_dtype' is tf32 but 'workers.decoder_device' is '{name}'; tf32 needs CUDA: use "
+            "float32 or bfloat16"
+        )
     local = recipe.workers.backend == "inline" or recipe.ray.address is None
     if local and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(
