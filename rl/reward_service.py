@@ -73,6 +73,7 @@ class ServiceStart:
             timeout_s=workers.timeout_s,
             retries=workers.retries,
             device=workers.decoder_device,
+            dtype=workers.decoder_dtype,
             address=self.recipe.ray.address,
             namespace=self.recipe.ray.namespace,
         )
@@ -87,7 +88,12 @@ class ServiceStart:
         self.begin()
         if self._started is None:
             workers = self.recipe.workers
-            return InlineRewardService(policy.skin_vae, reward_settings(self.recipe), workers.decoder_device)
+            return InlineRewardService(
+                policy.skin_vae,
+                reward_settings(self.recipe),
+                workers.decoder_device,
+                dtype=workers.decoder_dtype,
+            )
         from rewards.ray_service import RayUnavailableError
 
         try:
@@ -125,7 +131,8 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
 
 
 def _check_device(recipe: Recipe) -> None:
-    """Refuse an unknown decoder device, or one this machine lacks if the decoder runs on this machine."""
+    """Refuse an unknown decoder device, one that cannot do the decoder's dtype, and one this machine lacks if
+    the decoder runs on this machine."""
     name = recipe.workers.decoder_device
     try:
         device = torch.device(name)
@@ -133,6 +140,11 @@ def _check_device(recipe: Recipe) -> None:
         raise RecipeError(
             f"'workers.decoder_device' '{name}' is not a device; use cpu, cuda or cuda:N"
         ) from error
+    if recipe.workers.decoder_dtype == "tf32" and device.type != "cuda":
+        raise RecipeError(
+            f"'workers.decoder_dtype' is tf32 but 'workers.decoder_device' is '{name}'; tf32 needs CUDA: use "
+            "float32 or bfloat16"
+        )
     local = recipe.workers.backend == "inline" or recipe.ray.address is None
     if local and device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RecipeError(

@@ -179,6 +179,10 @@ class WorkersRecipe:
     decoder_device: str = "cpu"
     """Device on which SkinTokens are decoded: `cpu`, `cuda` or `cuda:N`. Source: this project."""
 
+    decoder_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Dtype of the skin decoder's matrix products. `tf32` needs CUDA. `bfloat16` is the fastest; rewards then
+    differ by rounding (docs/decoder_study.md). Source: this project."""
+
     def __post_init__(self) -> None:
         require_positive("workers", self, "count", "timeout_s", "max_failed_batches")
         require_not_negative("workers", self, "retries")
