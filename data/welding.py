@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from data.compiled import kernel, read_only
 from data.mesh import MeshError
 
 # Every scoring worker imports this module: keep SciPy and the file readers out of it.
@@ -174,7 +174,7 @@ def faces_with_area(points: NDArray[np.float64], faces: NDArray[np.int64]) -> ND
         points: (V, 3) float64, finite where a face uses them.
         faces: (F, 3) int64.
     """
-    solid: NDArray[np.bool_] = _faces_with_area(points, faces)
+    solid: NDArray[np.bool_] = _faces_with_area(read_only(points), read_only(faces))
     return solid
 
 
@@ -193,12 +193,12 @@ def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -
         (V, 3) float32.
     """
     normals: NDArray[np.float32] = _vertex_normals(
-        np.ascontiguousarray(vertices), np.ascontiguousarray(faces, dtype=np.int64)
+        read_only(np.ascontiguousarray(vertices)), read_only(np.ascontiguousarray(faces, dtype=np.int64))
     )
     return normals
 
 
-@njit(cache=True)
+@kernel()
 def _group(points: Any, squared: Any, keys: Any, cell_of: Any, cells: Any, upper: Any) -> Any:
     newest = np.full(len(keys), -1, np.int64)  # the last leader of each cell, and below the one before it
     before = np.full(len(points), -1, np.int64)
@@ -234,7 +234,7 @@ def _group(points: Any, squared: Any, keys: Any, cell_of: Any, cells: Any, upper
     return place, leaders[:count].copy()
 
 
-@njit(cache=True)
+@kernel()
 def _faces_with_area(points: Any, faces: Any) -> Any:
     noise_per_unit = 4 * np.finfo(np.float64).eps
     solid = np.empty(faces.shape[0], np.bool_)
@@ -257,30 +257,40 @@ def _faces_with_area(points: Any, faces: Any) -> Any:
 
 
 # Each face adds its normal, times twice its area, to its three corners, in file order and without an (F, 3)
-# temporary. `first` remembers each vertex's first face with area.
-@njit(cache=True)
+# temporary. `first` remembers each vertex's first face with area. Plain scalars: np.cross and sums of short
+# arrays would take six times as long to compile.
+@kernel()
 def _vertex_normals(vertices: Any, faces: Any) -> Any:
-    sums = np.zeros(vertices.shape, np.float64)
+    sums = np.zeros((vertices.shape[0], 3), np.float64)
     first = np.full(vertices.shape[0], -1, np.int64)
     for f in range(faces.shape[0]):
-        normal = _area_normal(vertices, faces[f])
-        has_area = (normal**2).sum() > 0
-        for v in faces[f]:
-            sums[v] += normal
+        x, y, z = _area_normal(vertices, faces, f)
+        has_area = x * x + y * y + z * z > 0
+        for corner in range(3):
+            v = faces[f, corner]
+            sums[v, 0] += x
+            sums[v, 1] += y
+            sums[v, 2] += z
             if has_area and first[v] < 0:
                 first[v] = f
-    normals = np.empty(vertices.shape, np.float32)
+    normals = np.empty((vertices.shape[0], 3), np.float32)
     for v in range(vertices.shape[0]):
-        normal, length = sums[v], np.sqrt((sums[v] ** 2).sum())
+        x, y, z = sums[v, 0], sums[v, 1], sums[v, 2]
+        length = np.sqrt(x * x + y * y + z * z)
         if not length > 0 and first[v] >= 0:
-            normal = _area_normal(vertices, faces[first[v]])
-            length = np.sqrt((normal**2).sum())
-        normals[v] = normal / length if length > 0 else np.array([0.0, 0.0, 1.0])
+            x, y, z = _area_normal(vertices, faces, first[v])
+            length = np.sqrt(x * x + y * y + z * z)
+        if not length > 0:
+            x, y, z, length = 0.0, 0.0, 1.0, 1.0
+        normals[v, 0], normals[v, 1], normals[v, 2] = x / length, y / length, z / length
     return normals
 
 
-@njit(cache=True)
-def _area_normal(vertices: Any, face: Any) -> Any:
-    """Twice the area times the unit normal of a face, (3,) float64."""
-    a = vertices[face[0]].astype(np.float64)
-    return np.cross(vertices[face[1]] - a, vertices[face[2]] - a)
+@kernel()
+def _area_normal(vertices: Any, faces: Any, face: int) -> Any:
+    """Twice the area times the unit normal of a face, three float64."""
+    a, b, c = faces[face, 0], faces[face, 1], faces[face, 2]
+    x, y, z = np.float64(vertices[a, 0]), np.float64(vertices[a, 1]), np.float64(vertices[a, 2])
+    ux, uy, uz = vertices[b, 0] - x, vertices[b, 1] - y, vertices[b, 2] - z
+    vx, vy, vz = vertices[c, 0] - x, vertices[c, 1] - y, vertices[c, 2] - z
+    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx

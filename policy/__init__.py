@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from policy.bundle import DecodedRig as DecodedRig
-    from policy.bundle import PolicyError as PolicyError
     from policy.bundle import RigPolicy as RigPolicy
     from policy.bundle import load as load
+    from policy.policy_folder import PolicyError as PolicyError
     from policy.skintokens.configuration import SkinVAEConfig as SkinVAEConfig
     from policy.skintokens.fsq import FSQ as FSQ
     from policy.skintokens.skin_vae import SkinVAE as SkinVAE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "DecodedRig": "bundle",
-    "PolicyError": "bundle",
+    "PolicyError": "policy_folder",
     "RigPolicy": "bundle",
     "load": "bundle",
     "TokenRigConfig": "tokenrig.configuration",

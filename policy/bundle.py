@@ -1,6 +1,5 @@
 """RigPolicy: TokenRig with its frozen skin VAE in one directory; loading merges LoRA adapters."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -16,25 +15,24 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from data.file_content import stand_in_at
+from policy.policy_folder import (
+    SKIN_VAE_FOLDER,
+    PolicyError,
+    adapter_base,
+    check_replaceable,
+    find_skin_vae,
+    model_type,
+    refuse_stand_ins,
+)
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.skeleton_tokenizer import ReleasedSkeletonTokenizer, detokenize, split_rig
 from policy.tokens.text_tokenizer import build_text_tokenizer
 from policy.tokens.vocabulary import Vocabulary
 
-SKIN_VAE_FOLDER = "skin_vae"
 TENSOR_ALIGNMENT = 64  # bytes, as torch allocates CPU tensors
 
 Array = Tensor | npt.NDArray[np.float32]
-
-
-class PolicyError(ValueError):
-    """A directory that is not a usable policy; the message names the directory and the fix."""
-
-
-class NoSkinVAEError(PolicyError):
-    """A directory without a skin VAE, such as a trainer's checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ class RigPolicy:
         """
         source = Path(directory)
         folder = find_skin_vae(source, skin_vae)
-        model = load_model(source, dtype).to(device)
+        model = load_model(source, dtype, device)
         return cls(model.eval(), SkinVAE.load(folder, device, dtype))
 
 
@@ -191,7 +189,11 @@ def load(
     return RigPolicy.load(directory, device, dtype, skin_vae)
 
 
-def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32) -> TokenRigForCausalLM:
+def load_model(
+    directory: str | Path,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
+) -> TokenRigForCausalLM:
     """Load TokenRig from a policy directory or a trainer's `checkpoint-N`; PEFT adapters are merged.
 
     `dtype=None` keeps the stored dtype. Only safetensors are read. Raises PolicyError for a directory without
@@ -204,8 +206,8 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
     if base is not None:
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(load_model(base, dtype), str(source)).merge_and_unload()
-    kind = _model_type(source)
+        return PeftModel.from_pretrained(load_model(base, dtype, device), str(source)).merge_and_unload()
+    kind = model_type(source)
     if kind != "tokenrig":
         found = "no config.json" if kind is None else f"holds a model of type {kind!r}"
         raise PolicyError(
@@ -231,6 +233,7 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = torch.float32)
             f"{source}: {len(absent)} weights required by config.json are missing or have the wrong shape, "
             f"such as {min(absent)}; restore all files of the same policy"
         )
+    model.to(device)
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.
     for parameter in model.parameters():
@@ -259,41 +262,6 @@ def _no_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
-
-
-def find_skin_vae(directory: str | Path, given: str | Path | None = None) -> Path:
-    """The `skin_vae` folder of `given`, otherwise of a policy directory or checkpoint.
-
-    Raises NoSkinVAEError if there is none, PolicyError if the directory is missing or its files are no files
-    of a policy.
-    """
-    source = Path(directory)
-    places = [source / SKIN_VAE_FOLDER]
-    base = adapter_base(source)
-    if base is not None:
-        places.append(base / SKIN_VAE_FOLDER)
-    if given is not None:
-        places = [Path(given), Path(given) / SKIN_VAE_FOLDER]
-    for place in places:
-        if (place / "model.safetensors").is_file() and _model_type(place) is None:
-            refuse_stand_ins(place)
-            return place
-    if given is not None:
-        raise NoSkinVAEError(
-            f"{given}: no skin VAE found; pass a policy or skin_vae directory with config.json and "
-            "model.safetensors"
-        )
-    if source.is_file():
-        raise PolicyError(
-            stand_in_at(source)
-            or f"{source}: this is a file; pass a policy directory (see `python -m policy.convert import`)"
-        )
-    if not source.is_dir():
-        raise PolicyError(f"{source}: no such directory; pass a policy directory")
-    raise NoSkinVAEError(
-        f"{source}: no {SKIN_VAE_FOLDER} folder; for a trainer's checkpoint, pass the policy that the run "
-        "started from as skin_vae (--skin-vae)"
-    )
 
 
 def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -336,52 +304,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def check_replaceable(target: Path) -> None:
-    """Raise PolicyError if `target` exists and is neither a policy nor an empty directory."""
-    if not target.exists():
-        return
-    if not target.is_dir() or (_model_type(target) != "tokenrig" and any(target.iterdir())):
-        raise PolicyError(f"{target}: exists and is not a policy directory; choose another path")
-
-
-def refuse_stand_ins(directory: Path, pattern: str = "*") -> None:
-    """Raise PolicyError if a JSON or safetensors file in `directory` is a Git LFS pointer or a web page."""
-    for path in sorted(directory.glob(pattern)):
-        if path.suffix in (".json", ".safetensors") and path.is_file():
-            found = stand_in_at(path)
-            if found is not None:
-                raise PolicyError(found)
-
-
-def _model_type(directory: Path) -> str | None:
-    """`model_type` in a directory's config.json; None without the file or the entry."""
-    path = directory / "config.json"
-    if not path.is_file():
-        return None
-    refuse_stand_ins(directory, "config.json")
-    try:
-        return json.loads(path.read_text()).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise PolicyError(f"{path}: not a JSON object ({error}); restore the file") from error
-
-
-def adapter_base(directory: Path) -> Path | None:
-    """Directory of the base model of a PEFT adapter; None if `directory` holds no adapter.
-
-    Raises PolicyError if its configuration is damaged or the base model is not on this machine.
-    """
-    path = directory / "adapter_config.json"
-    if not path.is_file() or (directory / "config.json").is_file():
-        return None
-    refuse_stand_ins(directory, path.name)
-    try:
-        base = json.loads(path.read_text()).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as error:
-        raise PolicyError(f"{path}: not a PEFT configuration ({error}); restore the file") from error
-    if not base or not Path(base).is_dir():
-        raise PolicyError(
-            f"{path}: the base model {base!r} is not a directory on this machine; copy it there"
-        )
-    return Path(base)

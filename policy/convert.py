@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policy.bundle import (
+from policy.bundle import atomic_directory, load_model
+from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     NoSkinVAEError,
     PolicyError,
     adapter_base,
-    atomic_directory,
     check_replaceable,
     find_skin_vae,
-    load_model,
     refuse_stand_ins,
 )
 from policy.released.checkpoint import (

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe, require_not_negative, require_positive
-from policy.bundle import PolicyError, atomic_directory, find_skin_vae
+from policy.bundle import atomic_directory
+from policy.policy_folder import PolicyError, find_skin_vae
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process

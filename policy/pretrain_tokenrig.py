@@ -17,14 +17,8 @@ from torch.utils.data import Dataset
 
 from data.command_line import run_command
 from data.typed_recipe import RecipeError, build, read_recipe, require_positive
-from policy.bundle import (
-    NoSkinVAEError,
-    PolicyError,
-    RigPolicy,
-    check_replaceable,
-    find_skin_vae,
-    load_model,
-)
+from policy.bundle import RigPolicy, load_model
+from policy.policy_folder import NoSkinVAEError, PolicyError, check_replaceable, find_skin_vae
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process

@@ -31,7 +31,7 @@ from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import RecipeError, build, read_recipe
 from data.welding import weld_surface
-from policy.bundle import PolicyError, find_skin_vae
+from policy.policy_folder import PolicyError, find_skin_vae
 from policy.pretraining.rig_examples import RigExample, make_example, skin_points
 from policy.skintokens.skin_vae import SkinVAE
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.compiled import read_only
 from data.welding import faces_with_area
 from rewards.errors import MeshRewardError
 from rewards.kernels import occupancy as kernels
@@ -157,7 +158,7 @@ def place_grid(vertices: ArrayLike, faces: ArrayLike, resolution: int) -> GridPl
     """Validate a mesh and lay the grid over its bounding box; errors as in `solid_faces`."""
     points, triangles, solid = solid_faces(vertices, faces)
     if not solid.all():
-        triangles = triangles[solid]
+        triangles = read_only(triangles[solid])
     origin, top = kernels.bounding_box(points, triangles)
     extent = top - origin
     cell = float(extent.max() / resolution)
@@ -211,8 +212,8 @@ def solid_faces(
             f"faces refer to vertices {triangles.min()} to {triangles.max()}, but the mesh has {len(points)} "
             "vertices; repair the mesh"
         )
-    points = np.ascontiguousarray(points, dtype=np.float64)
-    triangles = np.ascontiguousarray(triangles, dtype=np.int64)
+    points = read_only(np.ascontiguousarray(points, dtype=np.float64))
+    triangles = read_only(np.ascontiguousarray(triangles, dtype=np.int64))
     if not kernels.corners_within(points, triangles, COORDINATE_LIMIT):
         raise MeshRewardError("a vertex of a face is not finite or exceeds 1e30; repair the mesh")
     solid = faces_with_area(points, triangles)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import ray
 
 from rewards.score import RewardSettings, ScoringMesh
+from rewards.warm_up import compile_kernels
 from rewards.worker import LRUCache, RewardMesh, RolloutRig, RolloutScore, prepare, score_rollouts
 
 # Meshes that an actor keeps unpacked: a grid takes up to 7.5 MB. The others stay in the object store.
@@ -79,6 +80,7 @@ class ScoringActor:
     """Actor that prepares meshes and scores decoded rigs."""
 
     def __init__(self, settings: RewardSettings) -> None:
+        compile_kernels(settings)
         self._settings = settings
         self._meshes: LRUCache[ScoringMesh] = LRUCache(_MESHES_KEPT)
 

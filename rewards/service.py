@@ -13,6 +13,7 @@ from data.welding import mesh_places
 from policy.skintokens.skin_vae import SkinVAE
 from rewards.score import RewardSettings, ScoringMesh
 from rewards.skin_decoder import SkinDecoder
+from rewards.warm_up import compile_kernels
 from rewards.worker import (
     GroupScore,
     RewardMesh,
@@ -85,6 +86,7 @@ class InlineRewardService:
     def __init__(
         self, skin_vae: SkinVAE, settings: RewardSettings, device: str = "cpu", threads: int = 1
     ) -> None:
+        compile_kernels(settings)
         self.settings = settings
         self._decoder = SkinDecoder(skin_vae, device, threads)
         self._meshes: list[tuple[RewardMesh, ScoringMesh | str]] = []

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.compiled import read_only
 from rewards.edges import check_edges
 from rewards.kernels import skinning
 from rewards.lbs import skin, skinning_matrices
@@ -86,7 +87,7 @@ def stretch_of(
     rest: NDArray[np.float64], edges: NDArray[np.int64], posed: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """`edge_stretch` of posed vertices, unchecked: rest (S, 3), edges (E, 2), posed (S, P, 3) from `skin`."""
-    largest, sums, worst = skinning.edge_stretch(rest, edges, posed)
+    largest, sums, worst = skinning.edge_stretch(rest, read_only(edges), posed)
     return largest, sums / max(len(edges), 1), worst
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from data.compiled import read_only
 from rewards.errors import RewardError, RigRewardError
 from rewards.kernels.weights import first_bad_row
 
@@ -12,7 +13,7 @@ from rewards.kernels.weights import first_bad_row
 def check_weights(
     weights: ArrayLike, vertex_count: int | None = None, joint_count: int | None = None
 ) -> NDArray[Any]:
-    """Skinning weights as a contiguous (S, J) array: float32 stays, everything else becomes float64.
+    """Skinning weights as a read-only contiguous (S, J) array: float32 stays, all else becomes float64.
 
     Args:
         weights: (S, J) real numbers.
@@ -33,7 +34,7 @@ def check_weights(
         array = array.astype(np.float64)
     if vertex_count not in (None, len(array)) or joint_count not in (None, array.shape[1]):
         raise RewardError(f"weights have shape {array.shape}; this mesh and rig need ({rows}, {columns})")
-    array = np.ascontiguousarray(array)
+    array = read_only(np.ascontiguousarray(array))
     bad = first_bad_row(array)
     if bad >= 0:
         raise RigRewardError(

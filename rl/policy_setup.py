@@ -9,7 +9,9 @@ from accelerate import PartialState
 from safetensors import SafetensorError
 
 from data.typed_recipe import RecipeError
-from policy.bundle import PolicyError, RigPolicy, adapter_base
+from policy.bundle import RigPolicy, load_model
+from policy.policy_folder import PolicyError, adapter_base, find_skin_vae
+from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import PROMPT_LENGTH
 from rl.recipe import Recipe
 
@@ -28,7 +30,9 @@ def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     """
     source = recipe.policy.path
     try:
-        policy = RigPolicy.load(source, skin_vae=recipe.policy.skin_vae)
+        skin_vae = find_skin_vae(source, recipe.policy.skin_vae)
+        model = load_model(source, device=PartialState().device)
+        policy = RigPolicy(model.eval(), SkinVAE.load(skin_vae))
     except PolicyError as error:
         raise RecipeError(f"'{key}': {error}") from error
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
@@ -44,7 +48,6 @@ def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     name, known = recipe.data.class_name, policy.vocabulary.classes
     if name is not None and name not in known:
         raise RecipeError(f"'data.class_name' must be null or one of {', '.join(known)}, not '{name}'")
-    policy.model.to(PartialState().device)
     return policy
 
 

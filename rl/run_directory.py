@@ -10,7 +10,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
-from policy.bundle import PolicyError, check_replaceable
+from policy.policy_folder import PolicyError, check_replaceable
 from rl.checkpoints import CHECKPOINTS_FOLDER, TRAINER_STATE_FILE, find_checkpoints
 from rl.recipe import Recipe
 

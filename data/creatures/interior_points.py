@@ -1,13 +1,14 @@
 """Finds vertices of a creature that lie inside another of its swept surfaces, so that they can be culled."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from data.compiled import kernel
 
 Floats = NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel()
 def interior_points(
     points: Floats,
     starts: NDArray[np.int64],
@@ -25,12 +26,13 @@ def interior_points(
     """
     count = len(starts) - 1
     interior = np.zeros(len(points), dtype=np.bool_)
-    low = np.empty((count, 3))
-    high = np.empty((count, 3))
+    low = np.full((count, 3), np.inf)
+    high = np.full((count, 3), -np.inf)
     for surface in range(count):
-        for axis in range(3):
-            own = points[starts[surface] : starts[surface + 1], axis]
-            low[surface, axis], high[surface, axis] = own.min(), own.max()
+        for vertex in range(starts[surface], starts[surface + 1]):
+            for axis in range(3):
+                low[surface, axis] = min(low[surface, axis], points[vertex, axis])
+                high[surface, axis] = max(high[surface, axis], points[vertex, axis])
     for surface in range(count):
         if ignored[surface]:
             continue
@@ -45,7 +47,7 @@ def interior_points(
             for vertex in range(starts[surface], starts[surface + 1]):
                 if interior[vertex]:
                     continue
-                x, y, z = points[vertex]
+                x, y, z = points[vertex, 0], points[vertex, 1], points[vertex, 2]
                 if not (
                     low[other, 0] < x < high[other, 0]
                     and low[other, 1] < y < high[other, 1]

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from data.compiled import kernel
 
 # Nearest joint, by blocks of 8 x 8 x 8 cells. Most joints are too far from a block to be nearest to any of
 # its cells, and two distances per joint and block prove it:
@@ -20,7 +21,7 @@ from numba import njit
 # block's occupied cells, packed into three arrays, in a loop without branches that LLVM vectorises.
 
 
-@njit(cache=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def coverage_sum(blocks: Any, rows: Any, joints: Any, decay: float) -> float:
     """Sum over cells of exp(-decay · distance to the nearest joint).
 
@@ -80,7 +81,7 @@ def coverage_sum(blocks: Any, rows: Any, joints: Any, decay: float) -> float:
 #                0  |    n + 1023     |    0 … 0          (n + 1023) << 52
 
 
-@njit(cache=True, inline="always")
+@kernel(inline="always")
 def exp_of_minus(t: float) -> float:
     """exp(-t) for t >= 0, to 2e-15 relative. Beyond t = 700 the value stays at 1e-304."""
     x = -t if t < 700.0 else -700.0
@@ -104,7 +105,7 @@ def exp_of_minus(t: float) -> float:
     return p * power.view(np.float64)
 
 
-@njit(cache=True, fastmath={"reassoc", "nsz"})
+@kernel(fastmath={"reassoc", "nsz"})
 def _lane_sum(values: Any, count: int) -> float:
     """Sum of the first `count` values, in several lanes: only here may the order of additions change."""
     total = 0.0

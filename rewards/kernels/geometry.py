@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from numba import njit
+from data.compiled import kernel
 
 # Duplicates. All pairs, stopping at the first earlier joint that is near: a rig's tens of joints are too
 # few for a search tree.
 
 
-@njit(cache=True)
+@kernel()
 def duplicate_joints(joints: Any, distance: float) -> int:
     """Number of joints within `distance` of an earlier one; joints (J, 3) float64."""
     count = 0

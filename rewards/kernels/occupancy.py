@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from data.compiled import kernel
 
 # Surface cells: the separating-axis test, solved per column of cells instead of evaluated per cell. An axis n
 # (of 13) does not separate the triangle from the cube with lower corner (x, y, z) if
@@ -23,7 +24,7 @@ from numba import njit
 # reject whole columns; those without an n_y (edges × y) are solved once per x.
 
 
-@njit(cache=True)
+@kernel()
 def mark_surface(
     points: Any, triangles: Any, origin: Any, cell: float, tolerance: float, occupied: Any
 ) -> None:
@@ -101,7 +102,7 @@ def mark_surface(
                         occupied[x, y, z] = True
 
 
-@njit(cache=True, inline="always")
+@kernel(inline="always")
 def _cell_range(a: float, b: float, c: float, tolerance: float, size: int) -> tuple[int, int]:
     """First and last cell, within the grid, whose grown interval touches [min(a, b, c), max(a, b, c)]."""
     low = int(np.ceil(min(a, b, c) - tolerance)) - 1
@@ -109,7 +110,7 @@ def _cell_range(a: float, b: float, c: float, tolerance: float, size: int) -> tu
     return min(max(low, 0), size - 1), max(min(high, size - 1), 0)
 
 
-@njit(cache=True, inline="always")
+@kernel(inline="always")
 def _edge_slabs(p: Any, first: int, second: int, half: float, slabs: Any) -> None:
     """The three axes (a, b) normal to the edges in the plane (first, second): rows a, b, low, high such that
     the triangle touches cell (i, j) if low <= a·i + b·j <= high.
@@ -130,7 +131,7 @@ def _edge_slabs(p: Any, first: int, second: int, half: float, slabs: Any) -> Non
         slabs[k, 3] = high + reach - middle
 
 
-@njit(cache=True, inline="always")
+@kernel(inline="always")
 def _clip(slope: float, low: float, high: float, z_low: float, z_high: float) -> tuple[float, float]:
     """The part of [z_low, z_high] where low <= slope·z <= high; if it is empty, z_low > z_high."""
     if slope > 0.0:
@@ -147,7 +148,7 @@ def _clip(slope: float, low: float, high: float, z_low: float, z_high: float) ->
 # compares each cell with them. Accumulating in NumPy takes twelve passes.
 
 
-@njit(cache=True)
+@kernel()
 def fill_projection(surface: Any) -> Any:
     """Surface and interior cells, (X, Y, Z) bool; as `fill_projection_reference`."""
     size_x, size_y, size_z = surface.shape
@@ -185,7 +186,7 @@ def fill_projection(surface: Any) -> Any:
 #     line (x, y + 1)    ....##...#.......    pushes one seed for each free run beside it: three here
 
 
-@njit(cache=True)
+@kernel()
 def fill_flood(surface: Any) -> Any:
     """All cells that cannot be reached from outside, (X, Y, Z) bool; as `fill_flood_reference`."""
     size_x, size_y, size_z = surface.shape
@@ -229,7 +230,7 @@ def fill_flood(surface: Any) -> Any:
 # without an (F, 3, 3) temporary: for 300,000 faces that would be 22 MB, three times the grid.
 
 
-@njit(cache=True)
+@kernel()
 def corners_within(points: Any, triangles: Any, limit: float) -> bool:
     """Whether the coordinates of all vertices that the triangles use are within ±limit; False for NaN."""
     for f in range(triangles.shape[0]):
@@ -241,7 +242,7 @@ def corners_within(points: Any, triangles: Any, limit: float) -> bool:
     return True
 
 
-@njit(cache=True)
+@kernel()
 def bounding_box(points: Any, triangles: Any) -> tuple[Any, Any]:
     """Low (3,) and high (3,) corner of the vertices that the triangles use, without a copy of them."""
     low, high = np.full(3, np.inf), np.full(3, -np.inf)

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from data.compiled import kernel
 
 NO_WEIGHT = 1e-300  # a vertex whose weights sum to less has none: their inverse would overflow
 LENGTH_EPSILON = 1e-6  # of the formula of R_mo, in mesh units
@@ -13,7 +14,7 @@ LENGTH_EPSILON = 1e-6  # of the formula of R_mo, in mesh units
 # rotated offset per joint, the product with T(-h_j) one subtraction at the end.
 
 
-@njit(cache=True)
+@kernel()
 def chain_transforms(rest: Any, parents: Any, order: Any, local: Any) -> Any:
     """Rest-to-posed transforms (P, J, 3, 4) float64.
 
@@ -57,7 +58,7 @@ def chain_transforms(rest: Any, parents: Any, order: Any, local: Any) -> Any:
 # weight.
 
 
-@njit(cache=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def skin_vertices(points: Any, weights: Any, matrices: Any) -> Any:
     """Posed vertices (S, P, 3) float64.
 
@@ -100,7 +101,7 @@ def skin_vertices(points: Any, weights: Any, matrices: Any) -> Any:
 # memory.
 
 
-@njit(cache=True, fastmath={"contract"})
+@kernel(fastmath={"contract"})
 def edge_stretch(rest: Any, edges: Any, posed: Any) -> Any:
     """Per pose: largest stretch (P,), sum of stretches (P,), index of the most stretched edge (P,), or -1.
 

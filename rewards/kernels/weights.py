@@ -6,13 +6,14 @@ All read (S, J) float32 or float64 row by row, in place: NumPy's comparisons wou
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from data.compiled import kernel
 
 # The inner loop has no early exit, so that it can be vectorised; the kernel stops at the first bad row.
 
 
-@njit(cache=True)
+@kernel()
 def first_bad_row(weights: Any) -> int:
     """Index of the first row with a weight that is NaN, negative or above 1e30; -1 if there is none."""
     for v in range(weights.shape[0]):
@@ -27,7 +28,7 @@ def first_bad_row(weights: Any) -> int:
 # Both counts of R_sc in one pass; comparisons add 0 or 1 instead of branching.
 
 
-@njit(cache=True)
+@kernel()
 def count_influences(weights: Any, threshold: Any, max_influences: int) -> tuple[int, int]:
     """How many vertices have every weight below `threshold`; how many have over `max_influences` above it."""
     uninfluenced = overinfluenced = 0
@@ -44,7 +45,7 @@ def count_influences(weights: Any, threshold: Any, max_influences: int) -> tuple
 # The arg max of each row, counted per bone as it is found: no (S,) array of owners.
 
 
-@njit(cache=True)
+@kernel()
 def owned_vertices(weights: Any) -> NDArray[np.int64]:
     """How many vertices each bone is strongest on, (J,) int64; a vertex without weight counts for none."""
     owned = np.zeros(weights.shape[1], np.int64)
@@ -61,7 +62,7 @@ def owned_vertices(weights: Any) -> NDArray[np.int64]:
 # Two flags per vertex in one pass: no copy of the roots' columns.
 
 
-@njit(cache=True)
+@kernel()
 def root_only_vertices(weights: Any, is_root: Any) -> int:
     """Number of vertices that have weight, all of it on roots; is_root (J,) bool."""
     count = 0

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from data.compiled import kernel
 from rl.render.textured_scene import Material, Surface, to_srgb
 
 Floats = NDArray[np.float64]
@@ -100,7 +100,7 @@ def render(surfaces: Sequence[Surface], camera: Camera) -> NDArray[np.float64]:
     return np.dstack([to_srgb(colour / np.maximum(cover, 1e-9)[..., None]), cover])
 
 
-@njit(cache=True)
+@kernel()
 def rasterise(
     points: Any, faces: Any, cull: bool, nearest: Any, first: int, depth: Any, owner: Any, shares: Any
 ) -> None:

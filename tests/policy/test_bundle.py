@@ -9,7 +9,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
-from policy.bundle import PolicyError, RigPolicy, load, load_model
+from policy.bundle import RigPolicy, load, load_model
+from policy.policy_folder import PolicyError
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import Grammar
 from policy.tokens.skeleton_tokenizer import RigTokenError

@@ -11,8 +11,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from policy.bundle import PolicyError, RigPolicy, load
+from policy.bundle import RigPolicy, load
 from policy.convert import describe, export_checkpoint, import_checkpoint, main
+from policy.policy_folder import PolicyError
 from policy.released.checkpoint import CheckpointError, read_checkpoint, read_safetensors
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from tests.policy.checkpoint_pairs import RIG, VAE, edited, random_checkpoints
