@@ -1,12 +1,10 @@
 """The packed pass against the repeated one: values and gradients of all weights, in every setting."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from policy.tokenrig.configuration import TokenRigConfig
