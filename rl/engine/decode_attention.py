@@ -22,7 +22,7 @@ class PrefixRows:
     `mesh * S + slot`. row_of_slot: (M, S) int64, -1 in an empty slot. in_order: all slots are used, in the
     order of the rows. hidden: (M, 1, 1, P) bool, True at padding of shorter prefixes; None without padding.
 
-    The int64 tensors, all that CUDA reads, keep their addresses in :meth:`copy_`: a captured graph reads them.
+    The int64 tensors, all that CUDA reads, keep their addresses in :meth:`copy_`, for captured graphs.
     """
 
     lengths: Tensor
