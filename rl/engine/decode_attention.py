@@ -14,7 +14,7 @@ from torch import Tensor
 # matrix product with the queries of all its rows. CUDA splits both parts further (rl/engine/kernels/).
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class PrefixRows:
     """Which rows read which mesh's prefix: M meshes with S slots each, R rows spread over the slots.
 
@@ -22,7 +22,7 @@ class PrefixRows:
     `mesh * S + slot`. row_of_slot: (M, S) int64, -1 in an empty slot. in_order: all slots are used, in the
     order of the rows. hidden: (M, 1, 1, P) bool, True at padding of shorter prefixes; None without padding.
 
-    The tensors keep their addresses in :meth:`copy_`, so that a captured graph can read them again.
+    The int64 tensors, all that CUDA reads, keep their addresses in :meth:`copy_`, for captured graphs.
     """
 
     lengths: Tensor
@@ -71,10 +71,11 @@ class PrefixRows:
         )
 
     def copy_(self, other: PrefixRows) -> None:
-        """Take over another layout of the same shape in place (CUDA, where the two flags are not used)."""
+        """Take over another layout of the same rows, meshes and slots."""
         self.lengths.copy_(other.lengths)
         self.slot_of_row.copy_(other.slot_of_row)
         self.row_of_slot.copy_(other.row_of_slot)
+        self.in_order, self.hidden = other.in_order, other.hidden
 
 
 def decode_attention(
@@ -99,7 +100,7 @@ def decode_attention(
     Returns (R, H, d) in the queries' dtype; sums are float32. On CUDA the Triton kernels run, and the work
     follows `position`, not C, also in a captured graph.
     """
-    if query.is_cuda:
+    if query.device.type != "cpu":  # also "meta", on which the tests check what a graph can hold
         from rl.engine.kernels.decode import split_decode_attention
 
         return split_decode_attention(

@@ -11,6 +11,9 @@ import triton.language as tl
 # 3. `merge_kernel`: each split left its normalised output and its log-sum-exp; the result is the mean of the
 # outputs weighted by exp(lse - max lse). Scores and log-sum-exps are base 2, since exp2 is one instruction.
 
+# Counts are not specialised: a kernel compiled for one value serves all. Strides are, as multiples of 16,
+# which lets loads be wide and asynchronous.
+
 
 @triton.jit
 def _attend(
@@ -53,7 +56,7 @@ def _attend(
     return out / total[:, None], peak + tl.log2(total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "kv_heads", "slots", "splits", "all_splits"])
 def prefix_kernel(
     query,
     key,
@@ -127,7 +130,7 @@ def prefix_kernel(
     tl.store(partial + partial_index[:, None] * SIZE + dims[None, :], out, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "kv_heads", "first_split", "splits", "all_splits"])
 def own_kernel(
     query,
     key,
@@ -198,7 +201,7 @@ def own_kernel(
     tl.store(partial + partial_index[:, None] * SIZE + dims[None, :], out, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def merge_kernel(
     partial,
     partial_lse,

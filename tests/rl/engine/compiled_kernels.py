@@ -13,32 +13,46 @@ from pathlib import Path
 os.environ["TRITON_CACHE_DIR"] = sys.argv[1]
 os.environ.pop("TRITON_INTERPRET", None)
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rl.engine.kernels import triton_decode
+from rl.engine.kernels.decode import make_plan
 
-SIZE = 128
-HALF = {"key": "*bf16", "value": "*bf16", "query": "*bf16", "result": "*bf16"}
-WHOLE = {"lengths": "*i64", "row_of_slot": "*i64", "position": "*i64"}
-KINDS = {**HALF, **WHOLE, "partial": "*fp32", "partial_lse": "*fp32", "scale": "fp32"}
-COMMON = {"REPEAT": 2, "SIZE": SIZE, "BLOCK_N": 64, "BLOCK_D": SIZE, "PRECISION": "ieee"}
-KERNELS = {  # constants and warps, as rl.engine.kernels.decode launches them at the released size
-    "prefix_kernel": ({**COMMON, "BLOCK_M": 64}, 4),
-    "own_kernel": ({**COMMON, "BLOCK_M": 16}, 4),
-    "merge_kernel": ({"SIZE": SIZE, "BLOCK_S": 8, "BLOCK_D": SIZE}, 1),
-}
+SIZE, HEADS, KV = 128, 16, 8  # the released model, 24 rows of a mesh
+TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+KINDS = {"lengths": "*i64", "row_of_slot": "*i64", "position": "*i64", "scale": "fp32"}
+KINDS |= {"partial": "*fp32", "partial_lse": "*fp32"}
+
+
+def kernels(dtype: torch.dtype) -> dict[str, tuple[dict[str, int | str], int]]:
+    """Constants and warps of each kernel, as rl.engine.kernels.decode launches it."""
+    plan = make_plan(
+        torch.empty(24, HEADS, SIZE, dtype=dtype, device="meta"),
+        torch.empty(1, KV, 514, SIZE, dtype=dtype, device="meta"),
+        torch.empty(24, KV, 512, SIZE, dtype=dtype, device="meta"),
+        torch.empty(1, 24, dtype=torch.int64, device="meta"),
+    )
+    common: dict[str, int | str] = {"REPEAT": HEADS // KV, "SIZE": SIZE, "BLOCK_D": SIZE}
+    common |= {"BLOCK_N": plan.tile, "PRECISION": "ieee"}
+    return {
+        "prefix_kernel": ({**common, "BLOCK_M": plan.block}, plan.warps),
+        "own_kernel": ({**common, "BLOCK_M": 16}, plan.warps),
+        "merge_kernel": ({"SIZE": SIZE, "BLOCK_S": 8, "BLOCK_D": SIZE}, 1),
+    }
 
 
 def main() -> None:
     results = []
     reader = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    for capability in (80, 90):
-        for name, (constants, warps) in KERNELS.items():
+    for capability, dtype in ((80, torch.bfloat16), (90, torch.bfloat16), (90, torch.float32)):
+        kinds = {**KINDS, **dict.fromkeys(("query", "key", "value", "result"), TYPES[dtype])}
+        for name, (constants, warps) in kernels(dtype).items():
             kernel = getattr(triton_decode, name)
             signature = {
-                arg: "constexpr" if arg in constants else KINDS.get(arg, "i32") for arg in kernel.arg_names
+                arg: "constexpr" if arg in constants else kinds.get(arg, "i32") for arg in kernel.arg_names
             }
             # Pointers and strides that are multiples of 16, as Triton finds at the launch.
             aligned = {
@@ -60,6 +74,7 @@ def main() -> None:
             results.append(
                 {
                     "capability": capability,
+                    "dtype": str(dtype),
                     "name": name,
                     "shared": compiled.metadata.shared,
                     "spilled": int(stack[1]),

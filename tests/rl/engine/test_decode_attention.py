@@ -40,6 +40,16 @@ def test_rows_in_order_are_recognised() -> None:
     assert rows.hidden is None
 
 
+def test_a_layout_is_taken_over_in_place() -> None:
+    case = CASES[2]
+    inputs, other = tensors(case), layout(case)
+    rows = PrefixRows.of(torch.tensor([0, 1, 1, 1]), torch.tensor([40, 40]), 40)
+    addresses = [t.data_ptr() for t in (rows.lengths, rows.slot_of_row, rows.row_of_slot)]
+    rows.copy_(other)
+    assert [t.data_ptr() for t in (rows.lengths, rows.slot_of_row, rows.row_of_slot)] == addresses
+    assert torch.equal(decode_attention(*inputs, rows), decode_attention(*inputs, other))
+
+
 @pytest.mark.parametrize("lengths", [[0, 3], [3, 6]])
 def test_refuses_lengths_outside_the_buffers(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match="between 1 and 5"):

@@ -40,11 +40,11 @@ def test_interpreted_kernels_equal_the_reference() -> None:
 @needs_triton
 def test_kernels_compile_for_gpus_and_fit_their_registers(tmp_path: Path) -> None:
     results = results_of("compiled_kernels", str(tmp_path))
-    assert len(results) == 6
+    assert len(results) == 9
     for result in results:
         assert result["spilled"] <= 64, result  # bytes a thread; a block that is too large spills thousands
         assert result["shared"] <= 100 * 1024, result
-    matrix = {(r["name"], r["capability"]): r["matrix"] for r in results}
+    matrix = {(r["name"], r["capability"]): r["matrix"] for r in results if r["dtype"] == "torch.bfloat16"}
     assert matrix["prefix_kernel", 80] == matrix["own_kernel", 80] == ["mma.sync"]
     assert matrix["prefix_kernel", 90] == ["wgmma"]
 
