@@ -1,0 +1,1 @@
+"""Benchmark of a GRPO step's parts against plain implementations, and the limits of the machine."""
