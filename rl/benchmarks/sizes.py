@@ -27,6 +27,8 @@ class Size:
         joints: fewest and most joints of a rig; 7 J + 2 tokens.
         points: scoring vertices, at which skinning weights are decoded.
         micro_batch: rows of a training pass with the repeated prefix; our passes take whole groups.
+        plain_tokens: tokens per row that the plain rollout is timed on, and then scaled to ours; the first ones
+            have the fewest keys to attend to, so this favours the plain side.
         decoder_share: part of the bones that the bone-by-bone decoder is timed on, and then extrapolated.
         half: bfloat16 for the language model (weights of rollouts, autocast in training) and the decoder.
     """
@@ -50,6 +52,7 @@ class Size:
     joints: tuple[int, int]
     points: int
     micro_batch: int
+    plain_tokens: int
     decoder_share: float
     half: bool
 
@@ -92,6 +95,7 @@ _RELEASED = Size(
     joints=(42, 42),
     points=4096,
     micro_batch=4,
+    plain_tokens=300,
     decoder_share=1 / 96,
     half=True,
 )
@@ -112,7 +116,7 @@ SIZES = {
         meshes=1,
         joints=(29, 42),
         points=512,
-        micro_batch=4,
+        plain_tokens=96,
         decoder_share=0.25,
         half=False,
     ),
@@ -137,6 +141,7 @@ SIZES = {
         joints=(3, 5),
         points=64,
         micro_batch=2,
+        plain_tokens=64,
         decoder_share=1.0,
         half=False,
     ),

@@ -79,7 +79,7 @@ class Parts:
         ids = self.generator.generate(
             input_ids=work.prompt.repeat(work.size.rows, 1),
             mesh_embeds=work.embeds[work.mesh_index.to(work.device)].to(self.dtype),
-            max_new_tokens=work.size.most_tokens,
+            max_new_tokens=min(work.size.plain_tokens, work.size.most_tokens),
             do_sample=True,
             top_k=0,
             logits_processor=LogitsProcessorList([processor]),
