@@ -51,13 +51,15 @@ def completion_log_probs(
     entropy: bool = True,
     mask: Tensor | None = None,
     start: GrammarState | None = None,
+    hidden_at: Tensor | None = None,
     chunk_elements: int = CHUNK_ELEMENTS,
 ) -> CompletionLogProbs:
     """Log-probabilities and entropies of completions under the grammar's distribution.
 
     hidden: (B, L, H), hidden[:, t] predicts completion_ids[:, t] (last hidden states shifted by one: the
     first is at the prompt's last token); head_weight: (V, H); completion_ids: (B, L) int; mask: (B, L), zero
-    at padding; start: grammar state before position 0, by default after ``[bos, class]``.
+    at padding; start: grammar state before position 0, by default after ``[bos, class]``. Packed hidden
+    states are (N, H), with hidden_at: (B, L) int64, the one that predicts each id (any at padding).
 
     The head is sliced by phase: skeleton positions use only the few hundred skeleton rows, skin positions
     only the SkinTokens' rows, forced positions none. Products and sums are float32 whatever the input. A
@@ -71,11 +73,11 @@ def completion_log_probs(
     truncated rows need ``mask``. Raises ValueError for shapes that do not fit and for a temperature that is
     not positive.
     """
-    _check(hidden, head_weight, completion_ids, grammar, temperature)
+    _check(hidden, head_weight, completion_ids, grammar, temperature, hidden_at)
     batch, length = completion_ids.shape
     scan = grammar.scan(completion_ids, mask, start)
     phase, row = scan.phase.flatten(), scan.row.flatten()
-    ids, flat_hidden = completion_ids.flatten(), hidden.flatten(0, 1)
+    ids, flat_hidden = completion_ids.flatten(), hidden.flatten(0, -2)
     table = grammar.legal_table(hidden.device)
     log_probs = torch.zeros(batch * length, dtype=torch.float32, device=hidden.device)
     entropies = torch.zeros_like(log_probs)
@@ -84,7 +86,7 @@ def completion_log_probs(
         positions = (phase == which).nonzero().squeeze(1)
         width = columns.stop - columns.start
         part: tuple[Tensor, Tensor] = _SlicedHead.apply(
-            flat_hidden.index_select(0, positions),
+            flat_hidden.index_select(0, positions if hidden_at is None else hidden_at.flatten()[positions]),
             head_weight[columns],
             (ids[positions] - columns.start).clamp(0, width - 1),
             table[:, columns] if which == SKELETON else None,
@@ -164,17 +166,28 @@ def row_uniforms(seeds: Sequence[int], length: int, device: torch.device | str =
 
 
 def _check(
-    hidden: Tensor, head_weight: Tensor, completion_ids: Tensor, grammar: Grammar, temperature: float
+    hidden: Tensor,
+    head_weight: Tensor,
+    completion_ids: Tensor,
+    grammar: Grammar,
+    temperature: float,
+    hidden_at: Tensor | None,
 ) -> None:
-    if hidden.ndim != 3 or hidden.shape[:2] != completion_ids.shape:
+    if hidden_at is not None:
+        if hidden.ndim != 2 or hidden_at.shape != completion_ids.shape:
+            raise ValueError(
+                f"hidden states have shape {tuple(hidden.shape)}, their places {tuple(hidden_at.shape)} and "
+                f"ids {tuple(completion_ids.shape)}; pass (N, H), (B, L) and (B, L)"
+            )
+    elif hidden.ndim != 3 or hidden.shape[:2] != completion_ids.shape:
         raise ValueError(
             f"hidden states have shape {tuple(hidden.shape)} and ids {tuple(completion_ids.shape)}; "
             "pass (B, L, H) and (B, L)"
         )
-    if head_weight.shape != (grammar.vocabulary.size, hidden.shape[2]):
+    if head_weight.shape != (grammar.vocabulary.size, hidden.shape[-1]):
         raise ValueError(
             f"the head has shape {tuple(head_weight.shape)}; this vocabulary and these hidden states need "
-            f"{(grammar.vocabulary.size, hidden.shape[2])}"
+            f"{(grammar.vocabulary.size, hidden.shape[-1])}"
         )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0")

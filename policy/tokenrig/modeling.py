@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.log_probs import completion_log_probs, head_logits
 from policy.tokenrig.mesh_encoder import MeshEncoder, init_linear
+from policy.tokenrig.packed_pass import pack_rows, packed_hidden_states
 from policy.tokens.grammar import PROMPT_LENGTH, Grammar, GrammarState, Mode
 
 
@@ -127,6 +128,8 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         completion_ids: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
+        completion_lengths: Tensor | None = None,
+        packed: bool = False,
         grammar_mode: Mode = "strict",
         temperature: float = 1.0,
         entropy: bool = True,
@@ -156,6 +159,11 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
                 given, so it has no log-probabilities. By default they are the last C of `input_ids`.
             prompt_lengths: `(B,)` int64, at most L - C: where each row's completion begins, for prompts of
                 unequal length, each followed directly by its completion and padded on the right.
+            completion_lengths: `(B,)` int64, at most C: ids behind them are padding, with log-probability and
+                entropy 0. By default the grammar decides, see `policy.tokenrig.log_probs`.
+            packed: for `completion_ids`: run without padding, and run the conditioning and prompt that rows
+                share through `mesh_index` once. Same results up to rounding; with neither `attention_mask`
+                nor `inputs_embeds`. See `policy.tokenrig.packed_pass`.
             grammar_mode, temperature, entropy: for `completion_ids`, see `policy.tokenrig.log_probs`.
             logits_to_keep: compute logits of the last k positions only; 0 for all.
             return_dict: False returns a plain tuple.
@@ -170,27 +178,48 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass either input_ids or inputs_embeds")
-        embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
-        prefix = self._conditioning(embeds, mesh_embeds, points, normals, mesh_index, rng)
-        prefix_length = 0
-        if prefix is not None:
-            prefix_length = prefix.shape[1]
-            embeds = torch.cat([prefix.to(embeds.dtype), embeds], dim=1)
+        mesh_embeds = self._mesh_embeds(mesh_embeds, points, normals, rng)
         if completion_ids is not None:
-            if prompt_lengths is not None and input_ids is None:
-                raise ValueError("prompt_lengths need input_ids, from which the given skeletons are read")
-            return self._completion(
-                embeds,
-                input_ids,
-                attention_mask,
+            if packed:
+                hidden, hidden_at = self._packed_hidden(
+                    input_ids,
+                    attention_mask,
+                    mesh_embeds,
+                    mesh_index,
+                    completion_ids,
+                    prompt_lengths,
+                    completion_lengths,
+                )
+            else:
+                hidden, hidden_at = (
+                    self._completion_hidden(
+                        input_ids,
+                        attention_mask,
+                        mesh_embeds,
+                        mesh_index,
+                        inputs_embeds,
+                        completion_ids,
+                        prompt_lengths,
+                    ),
+                    None,
+                )
+            scored = completion_log_probs(
+                hidden,
+                self.get_output_embeddings().weight,
                 completion_ids,
-                prompt_lengths,
-                grammar_mode,
-                temperature,
-                entropy,
-                return_dict,
+                grammar := self._grammar(grammar_mode),
+                temperature=temperature,
+                entropy=entropy,
+                mask=_completion_mask(attention_mask, completion_ids, prompt_lengths, completion_lengths),
+                start=_state_after_prompt(
+                    grammar, input_ids, attention_mask, completion_ids.shape[1], prompt_lengths
+                ),
+                hidden_at=hidden_at,
             )
+            result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
+            return result.to_tuple() if return_dict is False else result
 
+        embeds, prefix_length = self._embeds(input_ids, inputs_embeds, mesh_embeds, mesh_index)
         mask = self._full_mask(attention_mask, embeds, past_key_values)
         output = self.transformer.model(
             inputs_embeds=embeds,
@@ -212,27 +241,19 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         result = TokenRigOutput(loss=loss, logits=logits, past_key_values=output.past_key_values)
         return result.to_tuple() if return_dict is False else result
 
-    def _conditioning(
+    def _mesh_embeds(
         self,
-        embeds: Tensor,
         mesh_embeds: Tensor | None,
         points: Tensor | None,
         normals: Tensor | None,
-        mesh_index: Tensor | None,
         rng: np.random.Generator | None,
     ) -> Tensor | None:
-        """Conditioning (B, T, hidden) of every row, None in passes without one."""
-        if points is not None:
-            if normals is None or mesh_embeds is not None:
-                raise ValueError("points need normals, and cannot be combined with mesh_embeds")
-            mesh_embeds = self.encode_mesh(points, normals, rng)
-        if mesh_embeds is None:
-            return None
-        if mesh_index is not None:
-            mesh_embeds = mesh_embeds[mesh_index]
-        if len(mesh_embeds) != len(embeds):
-            raise ValueError(f"{len(mesh_embeds)} mesh embeddings for {len(embeds)} rows: pass mesh_index")
-        return mesh_embeds
+        """Conditioning (M, T, hidden) as given or encoded, None in passes without one."""
+        if points is None:
+            return mesh_embeds
+        if normals is None or mesh_embeds is not None:
+            raise ValueError("points need normals, and cannot be combined with mesh_embeds")
+        return self.encode_mesh(points, normals, rng)
 
     def _full_mask(self, mask: Tensor | None, embeds: Tensor, past_key_values: Any) -> Tensor | None:
         """Extend a mask of the ids on the left by ones for the conditioning."""
@@ -242,19 +263,60 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         missing = seen + embeds.shape[1] - mask.shape[1]
         return F.pad(mask, (missing, 0), value=1) if missing > 0 else mask
 
-    def _completion(
+    def _embeds(
         self,
-        embeds: Tensor,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        mesh_embeds: Tensor | None,
+        mesh_index: Tensor | None,
+    ) -> tuple[Tensor, int]:
+        """Embeddings (B, T + L, hidden) of conditioning and ids, and T, 0 without conditioning."""
+        embeds = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        if mesh_embeds is None:
+            return embeds, 0
+        mesh_index = _rows_of_meshes(mesh_embeds, mesh_index, embeds)
+        return torch.cat([mesh_embeds[mesh_index].to(embeds.dtype), embeds], dim=1), mesh_embeds.shape[1]
+
+    def _packed_hidden(
+        self,
         input_ids: Tensor | None,
         attention_mask: Tensor | None,
+        mesh_embeds: Tensor | None,
+        mesh_index: Tensor | None,
         completion_ids: Tensor,
         prompt_lengths: Tensor | None,
-        grammar_mode: Mode,
-        temperature: float,
-        entropy: bool,
-        return_dict: bool | None,
-    ) -> TokenRigOutput | tuple[Any, ...]:
-        """Log-probabilities of the completions in `embeds`; see `forward`."""
+        completion_lengths: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, H) of a packed pass, and which of them predicts each id (B, C)."""
+        if input_ids is None or mesh_embeds is None or attention_mask is not None:
+            raise ValueError(
+                "a packed pass needs input_ids and meshes, and takes completion_lengths instead of a mask"
+            )
+        batch, count = completion_ids.shape
+        if prompt_lengths is None:
+            prompt_lengths = input_ids.new_full((batch,), input_ids.shape[1] - count)
+        if completion_lengths is None:
+            completion_lengths = input_ids.new_full((batch,), count)
+        mesh_index = _rows_of_meshes(mesh_embeds, mesh_index, input_ids)
+        rows = pack_rows(
+            input_ids, prompt_lengths, completion_lengths, mesh_index, mesh_embeds.shape[1], count
+        )
+        return packed_hidden_states(self.transformer.model, mesh_embeds, input_ids, rows), rows.hidden_at
+
+    def _completion_hidden(
+        self,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        mesh_embeds: Tensor | None,
+        mesh_index: Tensor | None,
+        inputs_embeds: Tensor | None,
+        completion_ids: Tensor,
+        prompt_lengths: Tensor | None,
+    ) -> Tensor:
+        """Hidden states (B, C, H) that predict the ids of the completions; every row has its own prefix."""
+        if prompt_lengths is not None and input_ids is None:
+            raise ValueError("prompt_lengths need input_ids, from which the given skeletons are read")
+        embeds, before = self._embeds(input_ids, inputs_embeds, mesh_embeds, mesh_index)
         count = completion_ids.shape[1]
         if not 1 <= count < embeds.shape[1]:
             raise ValueError(
@@ -269,33 +331,18 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids=_positions(mask, embeds.shape[1] - 1),
             use_cache=False,
         )
-        hidden = output.last_hidden_state
-        if prompt_lengths is None or input_ids is None:
-            hidden = hidden[:, -count:]
-            completion_mask = None if attention_mask is None else attention_mask[:, -count:]
-        else:
-            # The id at position p - 1, the prompt's last, predicts the first of the completion.
-            offset = torch.arange(count, device=hidden.device)
-            ids_at = prompt_lengths[:, None] + offset
-            before = embeds.shape[1] - input_ids.shape[1] - 1
-            where = (ids_at + before)[..., None].expand(-1, -1, hidden.shape[2])
-            hidden = hidden.gather(1, where)
-            completion_mask = None if attention_mask is None else attention_mask.gather(1, ids_at)
-        if grammar_mode not in self._grammars:
-            self._grammars[grammar_mode] = Grammar(self.config.get_vocabulary(), grammar_mode)
-        grammar = self._grammars[grammar_mode]
-        scored = completion_log_probs(
-            hidden,
-            self.get_output_embeddings().weight,
-            completion_ids,
-            grammar,
-            temperature=temperature,
-            entropy=entropy,
-            mask=completion_mask,
-            start=_state_after_prompt(grammar, input_ids, attention_mask, count, prompt_lengths),
-        )
-        result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
-        return result.to_tuple() if return_dict is False else result
+        hidden: Tensor = output.last_hidden_state
+        if prompt_lengths is None:
+            return hidden[:, -count:]
+        # The id at position p - 1, the prompt's last, predicts the first of the completion.
+        where = (_completion_columns(prompt_lengths, count) + before - 1)[..., None]
+        return hidden.gather(1, where.expand(-1, -1, hidden.shape[2]))
+
+    def _grammar(self, mode: Mode) -> Grammar:
+        """The grammar of this vocabulary, built at first use."""
+        if mode not in self._grammars:
+            self._grammars[mode] = Grammar(self.config.get_vocabulary(), mode)
+        return self._grammars[mode]
 
     @torch.no_grad()
     def next_token_logits(self, mesh_condition: Tensor, ids: Tensor) -> Tensor:
@@ -325,6 +372,34 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         if is_first_iteration and mesh_embeds is not None:
             inputs["mesh_embeds"] = mesh_embeds
         return inputs
+
+
+def _rows_of_meshes(mesh_embeds: Tensor, mesh_index: Tensor | None, rows: Tensor) -> Tensor:
+    """The mesh (B,) of each of B rows."""
+    count = len(mesh_embeds) if mesh_index is None else len(mesh_index)
+    if count != len(rows):
+        raise ValueError(f"{count} mesh embeddings for {len(rows)} rows: pass mesh_index")
+    return torch.arange(count, device=rows.device) if mesh_index is None else mesh_index
+
+
+def _completion_mask(
+    attention_mask: Tensor | None,
+    completion_ids: Tensor,
+    prompt_lengths: Tensor | None,
+    completion_lengths: Tensor | None,
+) -> Tensor | None:
+    """Mask (B, C) of the ids of completions, zero at padding; None if only the grammar tells."""
+    count = completion_ids.shape[1]
+    if completion_lengths is not None:
+        return torch.arange(count, device=completion_ids.device) < completion_lengths[:, None]
+    if attention_mask is None or prompt_lengths is None:
+        return None if attention_mask is None else attention_mask[:, -count:]
+    return attention_mask.gather(1, _completion_columns(prompt_lengths, count))
+
+
+def _completion_columns(prompt_lengths: Tensor, count: int) -> Tensor:
+    """(B, count) column of each id of the completion, behind prompts of unequal length."""
+    return prompt_lengths[:, None] + torch.arange(count, device=prompt_lengths.device)
 
 
 def _positions(mask: Tensor | None, count: int) -> Tensor | None:

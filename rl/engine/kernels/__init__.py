@@ -1,0 +1,1 @@
+"""Triton kernels of the fast rollout engine; imported only when a CUDA device runs them."""
