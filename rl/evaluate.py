@@ -1,4 +1,4 @@
-"""Evaluates policies on held-out meshes, `python -m rl.evaluate RECIPE.yaml policy.path=A`: the command line."""
+"""Evaluates policies on held-out meshes, `python -m rl.evaluate RECIPE.yaml policy.path=A`: command line."""
 
 from __future__ import annotations
 
