@@ -94,7 +94,7 @@ def test_compiled_halves_equal_themselves() -> None:
         buffer.index_copy_(1, position, x[:, None])
         return torch.nn.functional.silu(x)
 
-    function = fused(half, "cuda")
+    function = fused(half, "cuda", (0, 2))
     for rows in (24, 7, 5):
         x, weight = torch.randn(rows, 64, device="cuda"), torch.randn(64, 64, device="cuda")
         position = torch.tensor([2], device="cuda")
