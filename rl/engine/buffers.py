@@ -87,9 +87,7 @@ class BufferPool:
                 prefix_keys = [key[meshes] for key in prefix_keys]
                 prefix_values = [value[meshes] for value in prefix_values]
         layout = PrefixRows.of(prefix_of_row, lengths, prefix_keys[0].shape[2], slots)
-        per_row = [
-            tensor[: len(kept)].copy_(tensor.index_select(0, kept)) for tensor in buffers.per_row()
-        ]
+        per_row = [tensor[: len(kept)].copy_(tensor.index_select(0, kept)) for tensor in buffers.per_row()]
         tokens, output_row, prefix_length, state, bones, skin = per_row
         return replace(
             buffers,
