@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 
 from rewards.score import RewardSettings, ScoringMesh
 from rewards.warm_up import compile_kernels
 from rewards.worker import LRUCache, RewardMesh, RolloutRig, RolloutScore, prepare, score_rollouts
+
+if TYPE_CHECKING:
+    from rewards.skin_decoder import DecoderDtype
 
 # Meshes that an actor keeps unpacked: a grid takes up to 7.5 MB. The others stay in the object store.
 _MESHES_KEPT = 64
@@ -51,7 +54,7 @@ class MeshRegistry:
 class DecoderActor:
     """Actor that turns the SkinTokens of a group into skinning weights."""
 
-    def __init__(self, skin_vae: str, device: str) -> None:
+    def __init__(self, skin_vae: str, device: str, dtype: DecoderDtype) -> None:
         # Only this actor imports torch: the scorers do without its memory.
         import torch
 
@@ -59,7 +62,7 @@ class DecoderActor:
         from rewards.skin_decoder import SkinDecoder
 
         torch.set_num_threads(1)
-        self._decoder = SkinDecoder(SkinVAE.load(skin_vae), device, threads=1)
+        self._decoder = SkinDecoder(SkinVAE.load(skin_vae), device, 1, dtype)
         self._meshes: LRUCache[tuple[RewardMesh, Any, Any]] = LRUCache(_MESHES_KEPT)
 
     def decode(self, mesh: StoredMesh, codes: list[Any], chunks: int) -> Any:

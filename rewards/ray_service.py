@@ -29,6 +29,7 @@ from rewards.worker import (
 
 if TYPE_CHECKING:
     from rewards.service import PendingGroupScore
+    from rewards.skin_decoder import DecoderDtype
 
 # One thread per actor: parallelism comes from the actors, and sums keep their order.
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -77,6 +78,7 @@ class RayRewardService:
         timeout_s: seconds to wait for a group, for the actors to start and for a mesh to be prepared.
         retries: retries of a task, and of a group as a whole.
         device: torch device of the decoder: `cpu`, `cuda` (the GPU that Ray assigns) or `cuda:N`.
+        dtype: of the decoder, see `SkinDecoder`.
         address: address of a running Ray cluster; None starts a local one.
         namespace: Ray namespace of the actors' names.
 
@@ -94,6 +96,7 @@ class RayRewardService:
         timeout_s: float = 300.0,
         retries: int = 2,
         device: str = "cpu",
+        dtype: DecoderDtype = "float32",
         address: str | None = None,
         namespace: str = "tokenrig-rl",
     ) -> None:
@@ -112,7 +115,7 @@ class RayRewardService:
         decoder = (
             ray.remote(DecoderActor)
             .options(name=where.decoder, num_cpus=0, num_gpus=gpus, **restart, **common)
-            .remote(str(Path(skin_vae).resolve()), device)
+            .remote(str(Path(skin_vae).resolve()), device, dtype)
         )
         scorers = [
             ray.remote(ScoringActor).options(name=name, num_cpus=1, **restart, **common).remote(settings)
@@ -133,8 +136,8 @@ class RayRewardService:
         except RayError as error:
             self.close()
             raise RayUnavailableError(
-                f"a reward worker could not start ({_reason(error)}); check 'workers.decoder_device' and the "
-                f"skin VAE in '{skin_vae}'"
+                f"a reward worker could not start ({_reason(error)}); check 'workers.decoder_device', "
+                f"'workers.decoder_dtype' and the skin VAE in '{skin_vae}'"
             ) from error
 
     @classmethod

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from data.welding import mesh_places
 from policy.skintokens.skin_vae import SkinVAE
 from rewards.score import RewardSettings, ScoringMesh
-from rewards.skin_decoder import SkinDecoder
+from rewards.skin_decoder import DecoderDtype, SkinDecoder
 from rewards.warm_up import compile_kernels
 from rewards.worker import (
     GroupScore,
@@ -81,14 +81,20 @@ class InlineRewardService:
         settings: the rewards' parameters.
         device: the decoder's torch device.
         threads: torch threads while decoding; with 1, numbers equal the Ray backend's.
+        dtype: of the decoder, see `SkinDecoder`.
     """
 
     def __init__(
-        self, skin_vae: SkinVAE, settings: RewardSettings, device: str = "cpu", threads: int = 1
+        self,
+        skin_vae: SkinVAE,
+        settings: RewardSettings,
+        device: str = "cpu",
+        threads: int = 1,
+        dtype: DecoderDtype = "float32",
     ) -> None:
         compile_kernels(settings)
         self.settings = settings
-        self._decoder = SkinDecoder(skin_vae, device, threads)
+        self._decoder = SkinDecoder(skin_vae, device, threads, dtype)
         self._meshes: list[tuple[RewardMesh, ScoringMesh | str]] = []
         self._reasons: list[str | None] = []
 

@@ -13,6 +13,7 @@ from policy.bundle import RigPolicy, load_model
 from policy.policy_folder import PolicyError, adapter_base, find_skin_vae
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import PROMPT_LENGTH
+from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def check_training(recipe: Recipe, args: GRPOConfig, policy: RigPolicy) -> None:
     """Refuse now (RecipeError) what the trainer would refuse only after the first evaluation."""
     if args.fp16 and args.device.type == "cpu":
         raise RecipeError("'train.fp16' needs a GPU; remove it")
+    if recipe.log_probs.engine == "fast":
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+        dtype = compute_dtype(precision, policy.model.dtype)
+        LogProbEngine("fast", args.device, dtype, policy.model.config)
     lora = recipe.policy.lora
     if lora is None and adapter_base(Path(recipe.policy.path)) is not None:
         raise RecipeError(

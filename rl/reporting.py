@@ -27,6 +27,7 @@ _CONSOLE = {
     "seconds/rollout": "rollout_s",
     "seconds/wait_for_rewards": "wait_s",
     "seconds/train": "train_s",
+    "seconds/startup": "startup_s",  # of the first step only
     "tokens_per_second": "tok/s",
 }
 

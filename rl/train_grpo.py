@@ -17,9 +17,12 @@ def _train(recipe: Recipe) -> None:
     from rl.library_settings import quiet_libraries  # imports take seconds: not for --help
 
     quiet_libraries()
-    from rl.training import train
+    from rl.reward_service import starting_service
 
-    train(recipe)
+    with starting_service(recipe) as start:
+        from rl.training import train  # takes longest: Ray and its workers start meanwhile
+
+        train(recipe, start)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,13 +18,16 @@ from rewards.service import RewardService
 from rl.engine.choose import make_sampler
 from rl.engine.sampler import Sampler
 from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
+from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
 from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.rollout import row_seeds, sample_rigs
+from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.whole_groups import regroup
 
 
 class RigRollout:
@@ -107,13 +110,15 @@ class RigGRPOTrainer(GRPOTrainer):
 
     It has its own `rollout_func`, a dataset that holds the run's mesh schedule, and its own
     `_get_per_token_logps_and_entropies`, which turns the mesh handle in the prompt into conditioning
-    embeddings and uses the sampling distribution.
+    embeddings and uses the sampling distribution. Groups stay whole in micro-batches, so that the prefix of
+    their mesh runs once.
 
     With `data.skeleton: given`, the handle also names the mesh's skeleton (`given`). Its tokens enter both
     passes as prompt, here and in the rollout; TRL sees neither them nor their log-probabilities, so loss, KL,
     entropies and completion lengths are those of the SkinTokens. All of TRL's prompts have one length.
     """
 
+    _buffered_inputs: Any  # TRL's micro-batches of the last rollouts
     _tag_names = ["trl", "grpo", "tokenrig"]  # noqa: RUF012 (as TRL declares it)
 
     def __init__(
@@ -146,6 +151,13 @@ class RigGRPOTrainer(GRPOTrainer):
             rollout_func=RigRollout(bank, service, recipe),
             **options,
         )
+        self._log_probs = LogProbEngine(
+            recipe.log_probs.engine,
+            self.accelerator.device,
+            compute_dtype(self.accelerator.mixed_precision, model.dtype),
+            model.config,
+        )
+        self._sampled_at = -1
 
     def mesh_embeds(self, model: TokenRigForCausalLM, meshes: Tensor) -> Tensor:
         """Conditioning (B, T, hidden) of meshes (B,), without gradient; cached if the encoder is frozen."""
@@ -172,24 +184,58 @@ class RigGRPOTrainer(GRPOTrainer):
         ids, prompt_lengths = training_rows(
             class_ids, tokens_of(self.given, meshes.tolist()), completions, self.bank.vocabulary
         )
-        parts = []
-        for rows in torch.arange(len(input_ids)).split(batch_size or len(input_ids)):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        lengths = attention_mask[:, -logits_to_keep:].sum(dim=1)
+
+        def run(part: slice, packed: bool, entropy: bool = compute_entropy) -> Any:
             with self.accelerator.autocast():
-                parts.append(
-                    model(
-                        input_ids=ids[part],
-                        completion_ids=completions[part],
-                        prompt_lengths=None if prompt_lengths is None else prompt_lengths[part],
-                        grammar_mode=self.recipe.policy.grammar,
-                        temperature=self.temperature,
-                        entropy=compute_entropy,
-                        **self._conditioning(model, meshes[part]),
-                    )
+                return model(
+                    input_ids=ids[part],
+                    completion_ids=completions[part],
+                    completion_lengths=lengths[part],
+                    prompt_lengths=None if prompt_lengths is None else prompt_lengths[part],
+                    packed=packed,
+                    grammar_mode=self.recipe.policy.grammar,
+                    temperature=self.temperature,
+                    entropy=entropy,
+                    **self._conditioning(model, meshes[part]),
                 )
+
+        few = slice(0, 4)
+        real = attention_mask[few, -logits_to_keep:].bool()
+        packed = self._log_probs.packed(lambda packed: run(few, packed, entropy=False).log_probs[real])
+        size = batch_size or len(ids)
+        if packed:
+            size = max(size // self.num_generations, 1) * self.num_generations
+        parts = [run(slice(start, start + size), packed) for start in range(0, len(ids), size)]
         log_probs = torch.cat([part.log_probs for part in parts])
         entropies = torch.cat([part.entropies for part in parts]) if compute_entropy else None
+        self._last_log_probs = log_probs.detach()
         return log_probs, entropies, None
+
+    def _prepare_inputs(self, generation_batch: dict[str, Any]) -> dict[str, Any]:
+        """TRL's micro-batch, with groups kept whole: TRL shuffles rows before it splits them."""
+        held = self._buffered_inputs
+        inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        if self.model.training and self._buffered_inputs is not held:
+            self._sampled_at = self.state.global_step
+            self._buffered_inputs = regroup(self._buffered_inputs)
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """TRL's loss; logs how far the trained distribution is from the sampled one before it moves."""
+        loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self.model.training and self.state.global_step == self._sampled_at:
+            metrics = self._metrics["train"]
+            for name, value in sampling_difference(
+                inputs["sampling_per_token_logps"],
+                self._last_log_probs,
+                inputs["completion_mask"],
+                self.accelerator.gather,
+            ).items():
+                # TRL logs the mean of the list, which must not average maxima.
+                metrics[name] = [max([value, *metrics[name]])] if name == LARGEST else [*metrics[name], value]
+        return loss
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from peft import LoraConfig
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig
 
@@ -29,16 +30,17 @@ from rl.meshes import load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import check_training, load_policy
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
-from rl.reward_service import shared_service
+from rl.reward_service import ServiceStart, shared_service
 from rl.rig import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, is_finished, open_shared_run
+from rl.startup_time import StartupTime
 from rl.trainer import RigGRPOTrainer
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
 
 
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe, start: ServiceStart) -> None:
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
@@ -54,28 +56,31 @@ def train(recipe: Recipe) -> None:
     except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
     main_process = args.process_index == 0
+    if main_process:
+        start.begin()
     policy = load_policy(recipe)
     check_training(recipe, args, policy)
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
-    with barrier_on_exit(), shared_service(recipe, policy) as service:
+    with barrier_on_exit(), shared_service(start, policy) as service:
         # Launchers and schedulers stop a run with SIGTERM: handle it like Ctrl-C. Set only now because Ray
         # installs its own handler when it starts.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         meshes = prepare_meshes(meshes, service, recipe)
         bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
-        before = None
+        before, began = None, time.perf_counter()
         if recipe.eval.before_and_after and main_process:
             before = evaluate(policy, bank, meshes.held_out, service, recipe, "before")
             write_evaluation(before, output / "before.json")
+        startup = StartupTime(time.perf_counter() - began)
         if checkpoint is not None and is_finished(checkpoint, args.max_steps):
             if main_process:
                 print(f"nothing to train: {checkpoint} is already the last step", file=sys.stderr)
             trained = load_model(checkpoint).to(policy.device)
         else:
-            trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint)
+            trained = optimise(recipe, args, policy, bank, meshes.train, service, checkpoint, startup)
         if not main_process:
             return
         refined = RigPolicy(trained.eval(), policy.skin_vae)
@@ -109,10 +114,15 @@ def optimise(
     train_meshes: Sequence[int],
     service: RewardService,
     checkpoint: Path | None,
+    *callbacks: TrainerCallback,
 ) -> TokenRigForCausalLM:
-    """Train, resuming from `checkpoint` if there is one; return the model with its adapters merged."""
+    """Train, resuming from `checkpoint` if there is one; return the model with its adapters merged.
+
+    `callbacks` run before those that report metrics.
+    """
     log = MetricsLog(Path(recipe.output_dir) / METRICS_FILE)
     trainer = build_trainer(recipe, args, policy, bank, train_meshes, service, log)
+    trainer.callback_handler.callbacks[:0] = callbacks
     if checkpoint is not None and trainer.accelerator.is_main_process:
         print(f"resuming from {checkpoint}", file=sys.stderr)
     try:

@@ -23,22 +23,28 @@ class Decoder(nn.Module):
 
     def states(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C) tokens of bones to keys and values (B, H, T, d) of the cross-attention block."""
-        for block in self.blocks[:-1]:
+        for block in self.self_blocks:
             hidden = block(hidden)
-        return self._cross.attn2.keys_values(hidden)
+        return self.cross.attn2.keys_values(hidden)
 
     def query_states(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, channels) features of query points to the residual (B, Q, C) and queries (B, H, Q, d)."""
         residual = self.proj_query(features.to(self.proj_query.weight.dtype))
-        return residual, self._cross.queries(residual)
+        return residual, self.cross.queries(residual)
 
     def logits(self, residual: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(B, Q) float32 logits; a first axis of 1 in `residual` and `query` is shared by all bones."""
-        hidden = self._cross.finish(residual, query, key, value)
+        hidden = self.cross.finish(residual, query, key, value)
         return self.proj_out(self.norm_out(hidden)).squeeze(-1).float()
 
     @property
-    def _cross(self) -> CrossBlock:
+    def self_blocks(self) -> list[SelfBlock]:
+        """The self-attention blocks."""
+        return [block for block in self.blocks if isinstance(block, SelfBlock)]
+
+    @property
+    def cross(self) -> CrossBlock:
+        """The last block, from query points to tokens."""
         block = self.blocks[-1]
         assert isinstance(block, CrossBlock)
         return block

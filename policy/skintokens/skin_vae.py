@@ -6,7 +6,7 @@ Source: specification, section 7.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from policy.skintokens.blocks import Perceiver
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.decoder import Decoder
 from policy.skintokens.encoder import Encoder
+from policy.skintokens.frozen_decoder import FrozenDecoder
 from policy.skintokens.fsq import FSQ
 
 
@@ -201,13 +202,12 @@ class SkinVAE(nn.Module):
         """`(..., tokens)` integer codes to `(..., tokens, latent)` float32 code vectors."""
         return self.model.FSQ.indices_to_codes(codes)
 
-    def _bone_states(self, vectors: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values that query points attend to, of bones (B, tokens, latent) on their mesh."""
-        if self.config.has_perceivers:
-            vectors = self.up_perceiver(vectors.to(self.model.post_quant.weight.dtype))
-        condition = condition.expand(len(vectors), -1, -1)
-        joined = torch.cat([vectors.to(condition.dtype), condition], dim=1)
-        return self.model.decoder.states(self.model.post_quant(joined.to(self.model.post_quant.weight.dtype)))
+    def _latents_of(self, vectors: Tensor) -> Tensor:
+        """Latents that the decoder attends to: code vectors (B, tokens, latent), resampled if there are
+        perceivers."""
+        if not self.config.has_perceivers:
+            return vectors
+        return self.up_perceiver(vectors.to(self.model.post_quant.weight.dtype))
 
     def decode_logits(
         self, vectors: Tensor, condition: Tensor, query_points: Tensor, query_normals: Tensor
@@ -222,9 +222,19 @@ class SkinVAE(nn.Module):
         Returns:
             `(B, Q)` float32 logits; their sigmoid is the weight.
         """
-        key, value = self._bone_states(vectors, condition)
+        vectors = self._latents_of(vectors)
+        joined = torch.cat([vectors.to(condition.dtype), condition.expand(len(vectors), -1, -1)], dim=1)
+        hidden = self.model.post_quant(joined.to(self.model.post_quant.weight.dtype))
+        key, value = self.model.decoder.states(hidden)
         residual, query = self.model.decoder.query_states(self._features(query_points, query_normals))
         return self.model.decoder.logits(residual, query, key, value)
+
+    def frozen_decoder(self, dtype: torch.dtype | None = None) -> FrozenDecoder:
+        """Copy of the decoder for `decode`, which makes one per call otherwise; `dtype` defaults to the
+        weights'."""
+        return FrozenDecoder(
+            self.model.decoder, self.model.post_quant, dtype or self.model.post_quant.weight.dtype
+        )
 
     @torch.no_grad()
     def decode(
@@ -234,17 +244,19 @@ class SkinVAE(nn.Module):
         points: Tensor,
         normals: Tensor,
         max_elements: int | None = None,
+        decoder: FrozenDecoder | None = None,
     ) -> Tensor:
         """Decode SkinTokens of bones of one mesh, e.g. of all rigs rolled out for it, to skinning weights.
 
         Projections of points are computed once, projections of bones once per bone. Bones and points do not
-        interact, so chunking does not change the result.
+        interact, so chunking does not change the result. On a GPU nothing is copied to the host.
 
         Args:
             codes: `(bones, tokens)` integers, taken modulo the codebook size (section 8).
             condition: `(C, latent)`, `(1, C, latent)` or `(bones, C, latent)` from `encode_condition`.
             points, normals: `(N, 3)` query points and their normals.
             max_elements: elements of a chunk's largest intermediate array; chosen for the device by default.
+            decoder: from `frozen_decoder`; made from the present weights if not given.
 
         Returns:
             `(bones, N)` float32 in (0, 1), not normalised over bones.
@@ -260,22 +272,10 @@ class SkinVAE(nn.Module):
             raise ValueError(
                 f"condition must be (1, C, latent) or one per bone, got {tuple(condition.shape)}"
             )
-        decoder, width = self.model.decoder, self.config.width_decoder
-        residual, query = decoder.query_states(self._features(points[None], normals[None]))
-        weights = torch.empty(len(codes), len(points), dtype=torch.float32, device=residual.device)
-        if max_elements is None:
-            max_elements = 2**22 if residual.device.type == "cpu" else 2**28
-        cells = max(1, max_elements // (4 * width))
-        tokens = codes.shape[1] + condition.shape[1]
-        bones_per_chunk = max(1, min(len(codes), cells // max(tokens, 512)))
-        points_per_chunk = max(1, cells // bones_per_chunk)
-        for bones in _chunks(len(codes), bones_per_chunk):
-            own = condition if len(condition) == 1 else condition[bones]
-            key, value = self._bone_states(self.codes_to_latents(codes[bones]), own)
-            for part in _chunks(len(points), points_per_chunk):
-                logits = decoder.logits(residual[:, part], query[:, :, part], key, value)
-                weights[bones, part] = logits.sigmoid()
-        return weights
+        features = self._features(points[None], normals[None])[0]
+        decoder = decoder or self.frozen_decoder()
+        vectors = self._latents_of(self.codes_to_latents(codes))
+        return decoder(vectors, condition, features, max_elements)
 
     def decode_meshes(
         self,
@@ -377,8 +377,3 @@ class SkinVAE(nn.Module):
         aligned = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in tensors.items()}
         vae.load_state_dict(aligned, assign=True)
         return vae.eval()
-
-
-def _chunks(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
-        yield slice(start, min(total, start + size))

@@ -155,6 +155,17 @@ class RolloutRecipe:
 
 
 @dataclass(frozen=True)
+class LogProbsRecipe:
+    """How log-probabilities of rollouts are computed in training: current, old and reference."""
+
+    engine: Literal["auto", "fast", "plain"] = "auto"
+    """`fast` runs each mesh's prefix once for its group and no padding: in float32 on a CPU, in bfloat16 or
+    float16 on a GPU; `plain` runs every row with its own prefix, the reference; `auto` is `fast` where it
+    runs and, on CUDA, passes its check at the first step, else `plain`, which is reported. Source: this
+    project."""
+
+
+@dataclass(frozen=True)
 class WorkersRecipe:
     """Where rewards are computed, and what happens when that fails."""
 
@@ -178,6 +189,10 @@ class WorkersRecipe:
 
     decoder_device: str = "cpu"
     """Device on which SkinTokens are decoded: `cpu`, `cuda` or `cuda:N`. Source: this project."""
+
+    decoder_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Dtype of the skin decoder's matrix products. `tf32` needs CUDA. `bfloat16` is the fastest; rewards then
+    differ by rounding (docs/decoder_study.md). Source: this project."""
 
     def __post_init__(self) -> None:
         require_positive("workers", self, "count", "timeout_s", "max_failed_batches")
@@ -327,6 +342,9 @@ class Recipe:
 
     rollout: RolloutRecipe = field(default_factory=RolloutRecipe)
     """Sampling of rigs, in training, evaluation and rigging."""
+
+    log_probs: LogProbsRecipe = field(default_factory=LogProbsRecipe)
+    """Log-probabilities in training."""
 
     workers: WorkersRecipe = field(default_factory=WorkersRecipe)
     """Reward workers."""

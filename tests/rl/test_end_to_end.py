@@ -1,5 +1,6 @@
 """Training through the real command line: Ray, files, wandb, both backends, user errors."""
 
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,13 @@ def test_a_run_leaves_every_file(finished):
     assert rig.weights.shape == (len(mesh.vertices), len(rig.joints))
     # No partial files remain.
     assert not [path for path in finished.output.rglob("*") if "partial" in path.name]
+
+
+def test_the_first_step_logs_the_time_since_the_command(finished):
+    lines = [json.loads(line) for line in (finished.output / "metrics.jsonl").read_text().splitlines()]
+    assert ["seconds/startup" in line for line in lines] == [True, False, False]
+    assert lines[0]["seconds/startup"] > 0
+    assert finished.stderr.count("startup_s") == 1
 
 
 def test_the_recipe_left_behind_is_the_one_that_ran(finished):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from policy.tokenrig.packed_pass import packed_hidden_states
 from rewards.worker import INVALID
 from rl.mesh_schedule import mesh_schedule, schedule_length
 from rl.trainer import RigGRPOTrainer
@@ -142,7 +143,11 @@ GIVEN = {"data.skeleton": "given", "data.points": 64}
 @pytest.fixture
 def given_batch(make_recipe):
     """As `batch`, of three meshes whose skeletons are given: prompts of unequal length."""
-    trainer = Run(make_recipe(GIVEN)).trainer()
+    return make_given_batch(make_recipe(GIVEN))
+
+
+def make_given_batch(recipe):
+    trainer = Run(recipe).trainer()
     assert len({len(trainer.given[k].tokens) for k in (0, 1, 2)}) == 3
     trainer.model.train()
     prompts = [{"prompt": trainer.bank.prompt(k)} for k in (0, 0, 0, 0, 1, 1, 2, 2)]
@@ -192,18 +197,23 @@ def test_the_skin_of_given_skeletons_is_trained_as_it_was_sampled(given_batch):
             )
 
 
-def test_the_loss_has_no_gradient_at_a_given_skeleton(given_batch):
-    """Through TRL's own loss: hidden states that predict a token of the prompt get no gradient."""
-    trainer, inputs = given_batch
+def backward_of_loss(trainer, inputs) -> None:
+    """Through TRL's own loss."""
     inputs["advantages"] = torch.tensor([1.0, -1.0] * 4)
     assert "ref_per_token_logps" in inputs
     trainer.current_gradient_accumulation_steps = 1  # set by the training loop
+    trainer.compute_loss(trainer.model, inputs).backward()
+
+
+def test_the_loss_has_no_gradient_at_a_given_skeleton(make_recipe):
+    """Hidden states that predict a token of the prompt get no gradient."""
+    trainer, inputs = make_given_batch(make_recipe({**GIVEN, "log_probs.engine": "plain"}))
     kept = []
     hook = trainer.model.transformer.model.norm.register_forward_hook(
         lambda module, args, output: (output.retain_grad(), kept.append(output))[0]
     )
     try:
-        trainer.compute_loss(trainer.model, inputs).backward()
+        backward_of_loss(trainer, inputs)
     finally:
         hook.remove()
     gradient = kept[-1].grad.abs().sum(dim=2)
@@ -213,6 +223,26 @@ def test_the_loss_has_no_gradient_at_a_given_skeleton(given_batch):
         assert (gradient[row, :first] == 0).all()
         assert (gradient[row, first : first + skin] > 0).all()
         assert (gradient[row, first + skin :] == 0).all()
+
+
+def test_the_loss_has_gradients_at_the_skin_only_in_a_packed_pass(given_batch, monkeypatch):
+    trainer, inputs = given_batch
+    kept = []
+
+    def keep(model, mesh_embeds, input_ids, rows):
+        hidden = packed_hidden_states(model, mesh_embeds, input_ids, rows)
+        hidden.retain_grad()
+        kept.append((hidden, rows))
+        return hidden
+
+    monkeypatch.setattr("policy.tokenrig.modeling.packed_hidden_states", keep)
+    backward_of_loss(trainer, inputs)
+    ((hidden, rows),) = kept
+    skins = [len(trainer.given[mesh].joints) * WORDS.tokens_per_skin for mesh in MESHES]
+    predicting = torch.cat([rows.hidden_at[row, :skin] for row, skin in enumerate(skins)]).unique()
+    # Every mesh's prefix is there once: the skins' first tokens are predicted by one token of each.
+    assert len(predicting) == sum(skins) - len(MESHES) + 3
+    assert hidden.grad.abs().sum(dim=1).nonzero().flatten().tolist() == predicting.tolist()
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def test_released_runs_have_the_papers_numbers(name, steps):
     train = recipe.train
     assert (train["max_steps"], train["num_generations"]) == (steps, 24)
     assert (train["learning_rate"], train["epsilon"], train["beta"]) == (1e-6, 0.2, 0.1)
-    # 4 rows a pass, 6 passes: one group of 24 a step on one GPU.
-    assert train["per_device_train_batch_size"] * train["gradient_accumulation_steps"] == 24
+    # One whole group of 24 a pass, 8 passes: 8 meshes a step on one GPU.
+    assert train["per_device_train_batch_size"] == train["num_generations"] == 24
+    assert train["gradient_accumulation_steps"] == 8
     assert (recipe.rewards.resolution, recipe.rewards.coverage.alpha) == (196, 0.05)
     assert (recipe.deformation.poses, recipe.deformation.max_angle_deg) == (5, 30.0)
 
