@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from policy.tokens.grammar import SKELETON, SKIN, Grammar, GrammarState
 
@@ -17,6 +18,8 @@ ILLEGAL_LOG_PROB = -1.0e4
 
 # Elements of a chunk of logits: 64 MiB of float32, of which two exist at a time.
 CHUNK_ELEMENTS = 1 << 24
+
+_BLOCK = 256  # tokens summed at once when sampling
 
 _MASKED_LOGIT = -1.0e30  # finite: 0 times it is 0, so the entropy needs no special case
 
@@ -113,7 +116,7 @@ def head_logits(hidden: Tensor, head_weight: Tensor) -> Tensor:
 
 def sample_tokens(
     logits: Tensor,
-    allowed: Tensor,
+    allowed: Tensor | None,
     uniforms: Tensor,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -121,7 +124,7 @@ def sample_tokens(
 ) -> SampledTokens:
     """Sample one token per row by inverse transform sampling, so that no row depends on another.
 
-    logits: (B, V) float; allowed: (B, V) bool, at least one per row; uniforms: (B,) in [0, 1), see
+    logits: (B, V) float; allowed: (B, V) bool, at least one per row, None for all; uniforms: (B,) in [0, 1), see
     :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p restrict the
     candidates, for inference. The returned log-probabilities are of the unrestricted distribution (at
     temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
@@ -132,7 +135,7 @@ def sample_tokens(
             f"temperature {temperature}, top_k {top_k} or top_p {top_p} is out of range; use temperature >= "
             "0, top_k >= 0 and 0 < top_p <= 1"
         )
-    scaled = logits.float().masked_fill(~allowed, -torch.inf)
+    scaled = logits.float() if allowed is None else logits.float().masked_fill(~allowed, -torch.inf)
     logp = (scaled / temperature if temperature > 0 else scaled).log_softmax(dim=1)
     if temperature == 0:
         tokens = logp.argmax(dim=1)
@@ -145,13 +148,30 @@ def sample_tokens(
             mass_before = descending.cumsum(dim=1) - descending
             kept = descending.masked_fill(mass_before >= top_p * descending.sum(dim=1, keepdim=True), 0.0)
             weights = torch.zeros_like(weights).scatter(1, order, kept)
-        cumulative = weights.double().cumsum(dim=1)
-        total = cumulative[:, -1:].contiguous()
-        target = uniforms.to(cumulative)[:, None] * total
-        chosen = torch.searchsorted(cumulative, target, right=True)  # first token past the target
-        last = torch.searchsorted(cumulative, total)  # last of positive weight, if rounding reaches the total
-        tokens = torch.minimum(chosen, last)[:, 0]
+        tokens = _inverse_transform(weights, uniforms)
     return SampledTokens(tokens, logp.gather(1, tokens[:, None])[:, 0])
+
+
+def _inverse_transform(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Token (B,) at which the cumulative weights (B, V) pass the fraction `uniforms` (B,) of their sum.
+
+    The sums are float64, of blocks first and then within the chosen block: a running sum over a large
+    vocabulary is slow on CPUs.
+    """
+    weights = F.pad(weights, (0, -weights.shape[1] % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    ends = weights.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
+    target = uniforms.to(ends)[:, None] * ends[:, -1:]
+    block = _first_past(ends, target)
+    before = F.pad(ends, (1, 0)).gather(1, block)
+    inside = weights.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0]
+    place = _first_past(inside.double().cumsum(dim=1) + before, target)
+    return (block * _BLOCK + place)[:, 0]
+
+
+def _first_past(cumulative: Tensor, target: Tensor) -> Tensor:
+    """First place (B, 1) past the target, or the last of positive weight if rounding reaches the total."""
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
 
 
 def row_uniforms(seeds: Sequence[int], length: int, device: torch.device | str = "cpu") -> Tensor:

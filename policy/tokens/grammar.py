@@ -95,6 +95,7 @@ class _Tables:
     skin: Tensor
     legal: Tensor
     phase: Tensor
+    first_legal: Tensor
 
 
 class Grammar:
@@ -151,7 +152,7 @@ class Grammar:
         phase = torch.full((self._force_eos_row + 1,), SKELETON)
         phase[self._skin_state :] = torch.tensor([SKIN, FORCED, FORCED])
         next_state, bones, skin = map(torch.tensor, (automaton.next_state, automaton.bones, automaton.skin))
-        return _Tables(kind, next_state, bones, skin, legal, phase)
+        return _Tables(kind, next_state, bones, skin, legal, phase, legal.int().argmax(dim=1))
 
     def _tables(self, device: torch.device) -> _Tables:
         if device not in self._on_device:
@@ -165,6 +166,12 @@ class Grammar:
         """(R, V) bool: legal tokens by row; :class:`GrammarScan` holds the row of each position."""
         return self._tables(torch.device(device)).legal
 
+    def legal_row(self, state: GrammarState) -> Tensor:
+        """Row of :meth:`legal_table`: the state's, or the extra one that forces the final eos."""
+        needed = state.bones * self.vocabulary.tokens_per_skin
+        complete = state.skin + 1 == needed if self.mode == "released" else state.skin >= needed
+        return torch.where((state.state == self._skin_state) & complete, self._force_eos_row, state.state)
+
     def start(self, batch: int, device: torch.device | str = "cpu") -> GrammarState:
         """The state after the prompt ``[bos, class]``, tensors of shape (batch,)."""
         zero = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -172,7 +179,18 @@ class Grammar:
 
     def allowed(self, state: GrammarState) -> Tensor:
         """Legal next tokens: (B, V) bool, at least one per row."""
-        return self._tables(state.state.device).legal[self._row(state)]
+        return self._tables(state.state.device).legal[self.legal_row(state)]
+
+    def phases(self, rows: Tensor) -> Tensor:
+        """SKELETON, SKIN or FORCED for rows of the legal table, as from :meth:`legal_row`; same shape."""
+        return self._tables(rows.device).phase[rows]
+
+    def first_legal(self, rows: Tensor) -> Tensor:
+        """The lowest legal token of rows of the legal table, as from :meth:`legal_row`; same shape.
+
+        For FORCED rows it is the only one.
+        """
+        return self._tables(rows.device).first_legal[rows]
 
     def step(self, state: GrammarState, tokens: Tensor) -> GrammarState:
         """The state after one more token per row; tokens: (B,) int."""
@@ -241,7 +259,7 @@ class Grammar:
         skin = torch.cat([start.skin[:, None], tables.skin[transitions]], dim=1).cumsum(1)
 
         before = GrammarState(state[:, :-1], bones[:, :-1], skin[:, :-1])
-        row = self._row(before)
+        row = self.legal_row(before)
         phase, legal = tables.phase[row], tables.legal[row, completion_ids]
         if mask is not None:
             phase, legal = torch.where(mask.bool(), phase, FORCED), legal | ~mask.bool()
@@ -262,12 +280,6 @@ class Grammar:
             bones=scan.after.bones,
             skeleton_length=in_skeleton.sum(dim=1),
         )
-
-    def _row(self, state: GrammarState) -> Tensor:
-        """Row of the legal table: the state's, or the extra one that forces the final eos."""
-        needed = state.bones * self.vocabulary.tokens_per_skin
-        complete = state.skin + 1 == needed if self.mode == "released" else state.skin >= needed
-        return torch.where((state.state == self._skin_state) & complete, self._force_eos_row, state.state)
 
 
 def _strict_automaton() -> _Automaton:
