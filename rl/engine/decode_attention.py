@@ -126,7 +126,7 @@ def decode_attention(
     length = int(position) + 1
     own_out, own_lse = _attend(grouped, own_key[:, :, :length], own_value[:, :, :length], None)
     weight = torch.sigmoid(own_lse - lse).to(out.dtype)
-    return torch.lerp(out, own_out, weight).view(count, heads, size)
+    return torch.lerp(out, own_out, weight).reshape(count, heads, size)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
