@@ -90,7 +90,7 @@ def change(new: Sequence[NDArray[np.float64]], old: Sequence[NDArray[np.float64]
         for side, total in zip((new, old), totals, strict=True)
     ]
     difference = columns[0] - columns[1]
-    centred = [np.concatenate([total - total.mean() for total in side]) for side in totals]
+    mine, others = (np.concatenate([total - total.mean() for total in side]) for side in totals)
     flips = [
         (a[i] - a[j]) * (b[i] - b[j]) < 0
         for a, b in zip(*totals, strict=True)
@@ -100,7 +100,7 @@ def change(new: Sequence[NDArray[np.float64]], old: Sequence[NDArray[np.float64]
     return Change(
         np.abs(difference).mean(axis=0),
         difference.mean(axis=0),
-        float(np.corrcoef(*centred)[0, 1]),
+        float(np.corrcoef(mine, others)[0, 1]),
         float(np.mean(flips)),
     )
 
