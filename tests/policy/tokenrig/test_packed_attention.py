@@ -1,10 +1,18 @@
 """Packed attention against a dense softmax, and the CUDA kernels' shapes on fake tensors."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from policy.tokenrig.packed_attention import PackedLayout, packed_attention, unsupported
+from policy.tokenrig.packed_attention import (
+    PackedLayout,
+    Segments,
+    _PackedAttention,
+    packed_attention,
+    unsupported,
+)
 
 CPU = torch.device("cpu")
 LAYOUTS = {
@@ -37,7 +45,7 @@ def dense(query, key, value, prefixes, rows):
 def tensors(layout, heads=(6, 2), dim=10, dtype=torch.float32, device="cpu"):
     tokens = sum(layout.sequences.lengths)
     return [
-        torch.randn(tokens, count, dim, dtype=dtype, device=device).requires_grad_()
+        torch.randn(tokens, count, dim, dtype=dtype, device=device, requires_grad=device == "cpu")
         for count in (heads[0], heads[1], heads[1])
     ]
 
@@ -60,19 +68,30 @@ def test_values_and_gradients(name, heads):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_cuda_kernels_accept_the_shapes(dtype):
+def test_cuda_kernels_accept_the_shapes(dtype, monkeypatch):
     """No GPU is needed: schema, shapes and dtypes of what the variable-length kernels take and return."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        layout = PackedLayout.of(*LAYOUTS["several groups"], torch.device("cuda"))
+
+    def merge(*tensors):  # its arithmetic needs a PyTorch with CUDA even for fake tensors
+        assert [tuple(tensor.shape) for tensor in tensors] == [(21, 16, 128), (21, 16)] * 2
+
+    monkeypatch.setattr("policy.tokenrig.packed_attention._merge", merge)
+    layout = PackedLayout.of(*LAYOUTS["several groups"], CPU)
+    with FakeTensorMode():
+        layout = PackedLayout(
+            *(
+                Segments(part.lengths, torch.empty(part.bounds.shape, dtype=torch.int32, device="cuda"))
+                for part in (layout.prefixes, layout.sequences, layout.queries)
+            )
+        )
         inputs = tensors(layout, (16, 8), 128, dtype, "cuda")
-        found = packed_attention(*inputs, layout)
-        assert found.shape == inputs[0].shape
-        assert found.dtype == dtype
-        assert found.device.type == "cuda"
-        for grad, tensor in zip(torch.autograd.grad(found.sum(), inputs), inputs, strict=True):
-            assert grad.shape == tensor.shape
-            assert grad.dtype == dtype
-    assert layout.sequences.bounds.dtype == torch.int32
+        context = SimpleNamespace()
+        context.save_for_backward = lambda *saved: setattr(context, "saved_tensors", saved)
+        found = _PackedAttention.forward(context, *inputs, layout)
+        assert (found.shape, found.dtype, found.device.type) == (inputs[0].shape, dtype, "cuda")
+        *grads, nothing = _PackedAttention.backward(context, torch.empty_like(found))
+        assert nothing is None
+        for grad, tensor in zip(grads, inputs, strict=True):
+            assert (grad.shape, grad.dtype, grad.device.type) == (tensor.shape, dtype, "cuda")
 
 
 def test_what_is_supported():
