@@ -212,7 +212,7 @@ def _gradients(
             key,
             value,
             output,
-            lse.T.contiguous(),
+            torch.clone(lse.T, memory_format=torch.contiguous_format),
             queries.bounds,
             keys.bounds,
             queries.longest,
