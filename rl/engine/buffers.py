@@ -47,7 +47,7 @@ class BufferPool:
         uniforms: (N, L). Raises MemoryError if keys and values of the first stage do not fit.
         """
         rows, (count, limit) = len(prefix_of_row), uniforms.shape
-        meshes, _, positions, _ = prefixes.keys[0].shape
+        positions = prefixes.keys[0].shape[2]
         capacity = stage_of(1, max(1, limit - 1))
         needed = self._shape.own(rows, capacity) - 2 * sum(k.nbytes for k in self._keys)
         check_memory(needed, free_bytes(self._device), rows, limit, self._device)
@@ -87,9 +87,7 @@ class BufferPool:
                 prefix_keys = [key[meshes] for key in prefix_keys]
                 prefix_values = [value[meshes] for value in prefix_values]
         layout = PrefixRows.of(prefix_of_row, lengths, prefix_keys[0].shape[2], slots)
-        per_row = [
-            tensor[: len(kept)].copy_(tensor.index_select(0, kept)) for tensor in buffers.per_row()
-        ]
+        per_row = [tensor[: len(kept)].copy_(tensor.index_select(0, kept)) for tensor in buffers.per_row()]
         tokens, output_row, prefix_length, state, bones, skin = per_row
         return replace(
             buffers,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -94,9 +93,7 @@ class DecodeStep:
         """Draw tokens from hidden states (R, hidden) into column (1,) of the outputs, and feed them next."""
         state = GrammarState(buffers.state, buffers.bones, buffers.skin)
         place = (buffers.output_row, column.expand_as(buffers.output_row))
-        drawn = draw_tokens(
-            hidden, self.weights.head, self.grammar, state, buffers.uniforms[place], settings
-        )
+        drawn = draw_tokens(hidden, self.weights.head, self.grammar, state, buffers.uniforms[place], settings)
         buffers.ids.index_put_(place, drawn.tokens)
         buffers.log_probs.index_put_(place, drawn.log_probs)
         after = self.grammar.step(state, drawn.tokens)
@@ -134,7 +131,5 @@ class DecodeStep:
                 buffers.position,
                 buffers.rows,
             )
-            x = self._after(
-                x, mixed.flatten(1), own.output, own.mlp_norm, own.gate_up, own.down, weights.eps
-            )
+            x = self._after(x, mixed.flatten(1), own.output, own.mlp_norm, own.gate_up, own.down, weights.eps)
         return rms_norm(x, weights.norm, weights.eps)
