@@ -24,6 +24,7 @@ from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh
 from rewards.scoring_mesh import subsample_edges
 from rewards.skin_decoder import DecoderDtype, SkinDecoder
 from rewards.worker import RewardMesh, RolloutRig, prepare, score_rollouts
+from rl.engine.choose import make_sampler
 from rl.mesh_bank import MeshBank
 from rl.meshes import load_meshes, reward_meshes
 from rl.policy_setup import load_policy
@@ -136,7 +137,8 @@ def sample_groups(
     bank = MeshBank(samples, policy.vocabulary, recipe.data.class_name)
     rows = [mesh for mesh in range(len(samples)) for _ in range(rollouts)]
     seeds = row_seeds(len(rows), 0)
-    ids, _ = sample_for_meshes(policy, bank, rows, recipe, seeds, 1.0, len(rows)).rows()
+    sampler = make_sampler(policy.model, recipe)
+    ids, _ = sample_for_meshes(sampler, policy.model, bank, rows, recipe, seeds, 1.0, len(rows)).rows()
     groups: list[list[RolloutRig]] = [[] for _ in samples]
     for mesh, completion in zip(rows, ids, strict=True):
         rig = read_rollout(completion, bank.class_id, policy.vocabulary)

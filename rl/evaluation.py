@@ -136,11 +136,11 @@ def _decode(
     size = max(1, settings.batch_size // beams)
     temperature = settings.temperature if settings.decoding == "sampled" else 0.0
     seeds = row_seeds(len(rows), settings.seed)
-    sampler = make_sampler(policy.model, recipe)
+    sampler = None if settings.decoding == "beam" else make_sampler(policy.model, recipe)
     ids: list[list[int]] = []
     for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
         part = slice(start, start + size)
-        if settings.decoding == "beam":
+        if sampler is None:
             rollouts = beam_search(
                 policy.model,
                 bank.embeds(torch.tensor(rows[part]), policy.model),

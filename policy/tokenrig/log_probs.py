@@ -129,10 +129,10 @@ def sample_tokens(
 ) -> SampledTokens:
     """Sample one token per row by inverse transform sampling, so that no row depends on another.
 
-    logits: (B, V) float; allowed: (B, V) bool, at least one per row, None for all; uniforms: (B,) in [0, 1), see
-    :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p restrict the
-    candidates, for inference. The returned log-probabilities are of the unrestricted distribution (at
-    temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
+    logits: (B, V) float; allowed: (B, V) bool, at least one per row, None for all; uniforms: (B,) in
+    [0, 1), see :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p
+    restrict the candidates, for inference. The returned log-probabilities are of the unrestricted
+    distribution (at temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
     :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out of range.
     """
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:

@@ -48,7 +48,7 @@ class BufferPool:
         uniforms: (N, L). Raises MemoryError if keys and values of the first stage do not fit.
         """
         rows, (count, limit) = len(prefix_of_row), uniforms.shape
-        meshes, _, positions, _ = prefixes.keys[0].shape
+        positions = prefixes.keys[0].shape[2]
         capacity = stage_of(1, max(1, limit - 1))
         needed = self._shape.own(rows, capacity) - 2 * sum(k.nbytes for k in self._keys)
         check_memory(needed, free_bytes(self._device), rows, limit, self._device)

@@ -45,6 +45,11 @@ class FastSampler:
         self._pool = BufferPool(self._weights, self._static)
 
     @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self._weights.device
+
+    @property
     def positions(self) -> int:
         """Positions of the model."""
         return self._positions
