@@ -62,17 +62,18 @@ def prepare_scoring_mesh(
     except MeshError as error:
         raise MeshRewardError(str(error)) from error
     edges = mesh_edges(surface.faces)
-    kept, edges = _subsample(edges, len(surface.points), settings.max_scoring_vertices)
+    kept, edges = subsample_edges(edges, len(surface.points), settings.max_scoring_vertices)
     return ScoringMesh(grid, surface.points[kept], surface.normals[kept], edges, surface.source[kept], name)
 
 
-def _subsample(
-    edges: NDArray[np.int64], vertex_count: int, limit: int
+def subsample_edges(
+    edges: NDArray[np.int64], vertex_count: int, limit: int, seed: int = _SUBSET_SEED
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of at most `limit` vertices (S,), ascending, and the edges kept between them, renumbered."""
+    """Indices of at most `limit` vertices (S,), ascending, and the random edges (E', 2) kept between them,
+    renumbered; all of both if there are no more vertices than that."""
     if vertex_count <= limit:
         return np.arange(vertex_count), edges
-    shuffled = edges[np.random.Generator(np.random.Philox(_SUBSET_SEED)).permutation(len(edges))]
+    shuffled = edges[np.random.Generator(np.random.Philox(seed)).permutation(len(edges))]
     _, first_use = np.unique(shuffled, return_index=True)
     # vertices_so_far[e]: distinct end points of the first e + 1 edges.
     vertices_so_far = np.cumsum(np.bincount(first_use // 2, minlength=len(shuffled)))

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from data.mesh import Mesh
 from data.rig import Rig
@@ -23,6 +20,11 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
 
     Of more than 20,000 faces an even subset is drawn. Written under a temporary name, then renamed.
     """
+    # Imported here: takes half a second, and a run draws its only picture at its end.
+    import matplotlib
+    from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+
     figure = Figure(figsize=(11, 4.3), dpi=110)
     faces = mesh.faces[:: -(-len(mesh.faces) // _MAX_FACES_DRAWN)]
     # In glTF y is up and +z faces the viewer; in matplotlib the third axis is up, so plot (z, x, y).

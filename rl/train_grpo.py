@@ -14,13 +14,15 @@ from rl.recipe import Recipe, load_recipe  # noqa: E402
 
 
 def _train(recipe: Recipe) -> None:
-    from rl.library_settings import quiet_libraries  # imports take seconds: not for --help
+    from rl.library_settings import importing, quiet_libraries
 
-    quiet_libraries()
-    from rl.reward_service import starting_service
+    with importing():  # takes seconds: not for --help
+        quiet_libraries()
+        from rl.reward_service import starting_service
 
     with starting_service(recipe) as start:
-        from rl.training import train  # takes longest: Ray and its workers start meanwhile
+        with importing():  # takes longest: Ray and its workers start meanwhile
+            from rl.training import train
 
         train(recipe, start)
 

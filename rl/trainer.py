@@ -97,6 +97,10 @@ class RigRollout:
             self._engine.refresh()
         return self._engine
 
+    def release(self) -> None:
+        """Drop the rollout engine with its copy of the weights and its buffers."""
+        self._engine = None
+
     def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
         """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""
         step = trainer.state.global_step

@@ -21,7 +21,7 @@ from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import build_text_tokenizer
 from rewards.service import RewardService
 from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
-from rl.evaluate import evaluate
+from rl.evaluation import evaluate
 from rl.evaluation_results import write_evaluation
 from rl.evaluation_tables import make_console, print_means
 from rl.given_skeleton import SkeletonRoom, true_skeleton
@@ -31,10 +31,10 @@ from rl.policy_setup import check_training, load_policy
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
-from rl.rig import rig_mesh, write_rigged
+from rl.rigging import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, is_finished, open_shared_run
 from rl.startup_time import StartupTime
-from rl.trainer import RigGRPOTrainer
+from rl.trainer import RigGRPOTrainer, RigRollout
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
@@ -128,6 +128,9 @@ def optimise(
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
+        rollout = trainer.rollout_func
+        assert isinstance(rollout, RigRollout)
+        rollout.release()  # the evaluation that follows has an engine of its own
         log.close()  # so that an error message starts on its own line
     # Remove the mixed-precision wrapper, so that the model evaluated is the model saved.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)

@@ -112,19 +112,22 @@ class _Linear:
     """A linear layer with frozen weights; on a CPU in the layout that oneDNN multiplies fastest."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        self.weight, self.bias = weight.to(dtype), bias.to(dtype)
+        self.bias = bias.to(dtype, copy=True)
+        self.weight: Tensor | None = None
         self._packed: Any = None
         if len(weight) > 1 and _packs(weight.device, dtype):
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, CPU_ROWS)
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), CPU_ROWS)
+        else:
+            self.weight = weight.to(dtype, copy=True)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._packed is None:
+        if self.weight is not None:
             return F.linear(x, self.weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
         """The layer with a GELU behind it, without a second array."""
-        if self._packed is None:
+        if self.weight is not None:
             return torch.ops.aten.gelu_(F.linear(x, self.weight, self.bias))
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "gelu", [], "none")
 

@@ -297,9 +297,15 @@ class SkinVAE(nn.Module):
         Returns:
             M tensors `(bones of m, N_m)` float32; bones keep their order.
         """
+        decoder = self.frozen_decoder()
         return [
             self.decode(
-                codes[mesh_index == mesh], conditions[mesh], points[mesh], normals[mesh], max_elements
+                codes[mesh_index == mesh],
+                conditions[mesh],
+                points[mesh],
+                normals[mesh],
+                max_elements,
+                decoder,
             )
             for mesh in range(len(conditions))
         ]

@@ -19,6 +19,10 @@ ILLEGAL_LOG_PROB = -1.0e4
 # Elements of a chunk of logits: 64 MiB of float32, of which two exist at a time.
 CHUNK_ELEMENTS = 1 << 24
 
+# Log-probabilities kept for the backward pass: 1 GiB of float32 a phase, 8,192 tokens of 32,768 codes.
+# Those of more tokens are computed again, a third more work in the head.
+KEPT_ELEMENTS = 1 << 28
+
 _BLOCK = 256  # tokens summed at once when sampling
 
 _MASKED_LOGIT = -1.0e30  # finite: 0 times it is 0, so the entropy needs no special case
@@ -66,7 +70,8 @@ def completion_log_probs(
 
     The head is sliced by phase: skeleton positions use only the few hundred skeleton rows, skin positions
     only the SkinTokens' rows, forced positions none. Products and sums are float32 whatever the input. A
-    chunk has at most ``chunk_elements`` logits; the backward pass recomputes them. Both results are
+    chunk has at most ``chunk_elements`` logits; the backward pass recomputes those of a phase with more than
+    ``KEPT_ELEMENTS``. Both results are
     differentiable with respect to ``hidden`` and ``head_weight``; the gradient of the entropies costs nothing
     unless it is used.
 
@@ -124,10 +129,10 @@ def sample_tokens(
 ) -> SampledTokens:
     """Sample one token per row by inverse transform sampling, so that no row depends on another.
 
-    logits: (B, V) float; allowed: (B, V) bool, at least one per row, None for all; uniforms: (B,) in [0, 1), see
-    :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p restrict the
-    candidates, for inference. The returned log-probabilities are of the unrestricted distribution (at
-    temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
+    logits: (B, V) float; allowed: (B, V) bool, at least one per row, None for all; uniforms: (B,) in
+    [0, 1), see :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p
+    restrict the candidates, for inference. The returned log-probabilities are of the unrestricted
+    distribution (at temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
     :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out of range.
     """
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
@@ -214,7 +219,7 @@ def _check(
 
 
 class _SlicedHead(torch.autograd.Function):
-    """Log-probabilities and entropies of N targets among K classes, in chunks and without saving logits.
+    """Log-probabilities and entropies of N targets among K classes, in chunks.
 
     With p the softmax of the scaled logits s, log p = s - lse and the entropy E = -sum p log p:
     d log p_target / d s_k = [k = target] - p_k and dE / d s_k = -p_k (log p_k + E).
@@ -235,6 +240,8 @@ class _SlicedHead(torch.autograd.Function):
         """hidden (N, H), weight (K, H), targets (N,), legal classes table[rows] (N, K) or all, scale 1/T."""
         normalisers = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         log_probs, entropies = torch.empty_like(normalisers), torch.zeros_like(normalisers)
+        keep = any(ctx.needs_input_grad[:2]) and len(hidden) * len(weight) <= KEPT_ELEMENTS
+        kept = []
         with torch.autocast(hidden.device.type, enabled=False):
             transposed = weight.float().T
             for start in range(0, len(hidden), chunk):
@@ -250,7 +257,9 @@ class _SlicedHead(torch.autograd.Function):
                 if entropy:
                     mean = torch.bmm(masses[:, None], logits[:, :, None]).flatten() / total
                     entropies[part] = (total.log() - mean).clamp_min(0.0)
-        ctx.save_for_backward(hidden, weight, targets, table, rows, normalisers, entropies)
+                if keep:
+                    kept.append(logits.sub_(total.log()[:, None]))
+        ctx.save_for_backward(hidden, weight, targets, table, rows, normalisers, entropies, *kept)
         ctx.scale, ctx.chunk, ctx.entropy = scale, chunk, entropy
         ctx.set_materialize_grads(False)
         return log_probs, entropies
@@ -258,7 +267,7 @@ class _SlicedHead(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_log_probs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Any, ...]:
-        hidden, weight, targets, table, rows, normalisers, entropies = ctx.saved_tensors
+        hidden, weight, targets, table, rows, normalisers, entropies, *kept = ctx.saved_tensors
         need_hidden, need_weight = ctx.needs_input_grad[:2]
         if not ctx.entropy:
             grad_entropies = None
@@ -270,8 +279,11 @@ class _SlicedHead(torch.autograd.Function):
             full = weight.float()
             for start in range(0, len(hidden), ctx.chunk):
                 part = slice(start, start + ctx.chunk)
-                logp = _masked_logits(hidden[part], full.T, ctx.scale, table, rows[part])
-                logp -= normalisers[part, None]
+                if kept:
+                    logp = kept[start // ctx.chunk]
+                else:
+                    logp = _masked_logits(hidden[part], full.T, ctx.scale, table, rows[part])
+                    logp -= normalisers[part, None]
                 p = logp.exp()
                 outer = grad_log_probs[part, None]
                 if grad_entropies is None:
@@ -279,7 +291,7 @@ class _SlicedHead(torch.autograd.Function):
                 else:
                     outer_entropy = grad_entropies[part, None]
                     shift = outer + outer_entropy * entropies[part, None]
-                    grad = logp.mul_(-outer_entropy).sub_(shift).mul_(p)
+                    grad = (logp * -outer_entropy).sub_(shift).mul_(p)
                 grad.scatter_add_(1, targets[part, None], outer)
                 if grad_hidden is not None:
                     grad_hidden[part] = (grad @ full).mul_(ctx.scale).to(hidden.dtype)

@@ -107,11 +107,15 @@ class _PackedAttention(torch.autograd.Function):
         shared = layout.shared
         output, lse = _attend(query, key, value, layout.sequences, layout.sequences, causal=True)
         if shared < len(query):
-            behind, prefix = slice(shared, None), slice(0, shared)
             other, other_lse = _attend(
-                query[behind], key[prefix], value[prefix], layout.queries, layout.prefixes, causal=False
+                _behind(query, shared),
+                key.narrow(0, 0, shared),
+                value.narrow(0, 0, shared),
+                layout.queries,
+                layout.prefixes,
+                causal=False,
             )
-            _merge(output[behind], lse[behind], other, other_lse)
+            _merge(_behind(output, shared), _behind(lse, shared), other, other_lse)
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.layout = layout
         return output
@@ -127,21 +131,32 @@ class _PackedAttention(torch.autograd.Function):
             grad, query, key, value, output, lse, layout.sequences, layout.sequences, causal=True
         )
         if shared < len(query):
-            behind, prefix = slice(shared, None), slice(0, shared)
-            parts = _gradients(
-                *(grad[behind], query[behind], key[prefix], value[prefix], output[behind], lse[behind]),
-                *(layout.queries, layout.prefixes),
+            of_query, of_key, of_value = _gradients(
+                _behind(grad, shared),
+                _behind(query, shared),
+                key.narrow(0, 0, shared),
+                value.narrow(0, 0, shared),
+                _behind(output, shared),
+                _behind(lse, shared),
+                layout.queries,
+                layout.prefixes,
                 causal=False,
             )
-            for whole, part, place in zip(grads, parts, (behind, prefix, prefix), strict=True):
-                whole[place] += part
+            _behind(grads[0], shared).add_(of_query)
+            grads[1].narrow(0, 0, shared).add_(of_key)
+            grads[2].narrow(0, 0, shared).add_(of_value)
         return *grads, None
+
+
+def _behind(packed: Tensor, shared: int) -> Tensor:
+    """The rows' part of packed (N, ...), behind the prefixes."""
+    return packed.narrow(0, shared, len(packed) - shared)
 
 
 def _merge(output: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     """Merge attention to other keys into output (n, heads, D) and lse (n, heads), in place."""
     total = torch.logaddexp(lse, other_lse)
-    share = (other_lse - total).exp_()[..., None]
+    share = (other_lse - total).exp_().unsqueeze(-1)
     # output * (1 - share) + other * share
     output.copy_(torch.lerp(output.float(), other.float(), share))
     lse.copy_(total)
@@ -197,7 +212,7 @@ def _gradients(
             key,
             value,
             output,
-            lse.T.contiguous(),
+            torch.clone(lse.T, memory_format=torch.contiguous_format),
             queries.bounds,
             keys.bounds,
             queries.longest,

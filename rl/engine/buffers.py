@@ -16,13 +16,14 @@ from rl.engine.weights import SamplingWeights
 
 
 class BufferPool:
-    """Gives out buffers; on CUDA at the same addresses for equal shapes, so that graphs serve again.
+    """Gives out buffers; `static` ones at the same addresses for equal shapes, so that graphs serve again.
 
     Own keys and values lie in one storage per layer, which all shapes share: fewer rows leave room for more
     positions. Storage grows when a shape needs more, and stays for the next request.
     """
 
-    def __init__(self, weights: SamplingWeights) -> None:
+    def __init__(self, weights: SamplingWeights, static: bool) -> None:
+        self._static = static
         self._device, self._dtype = weights.device, weights.dtype
         self._kv_heads, self._head_dim = weights.kv_heads, weights.head_dim
         self._shape = CacheShape(
@@ -47,7 +48,7 @@ class BufferPool:
         uniforms: (N, L). Raises MemoryError if keys and values of the first stage do not fit.
         """
         rows, (count, limit) = len(prefix_of_row), uniforms.shape
-        meshes, _, positions, _ = prefixes.keys[0].shape
+        positions = prefixes.keys[0].shape[2]
         capacity = stage_of(1, max(1, limit - 1))
         needed = self._shape.own(rows, capacity) - 2 * sum(k.nbytes for k in self._keys)
         check_memory(needed, free_bytes(self._device), rows, limit, self._device)
@@ -79,7 +80,7 @@ class BufferPool:
         prefix_of_row = buffers.prefix_of_row[kept.cpu()]
         lengths, prefix_keys, prefix_values = buffers.rows.lengths, buffers.prefix_keys, buffers.prefix_values
         slots: int | None = buffers.rows.slots
-        if self._device.type == "cpu":  # no graph needs fixed shapes: drop prefixes without rows
+        if not self._static:  # no graph needs fixed shapes: drop prefixes without rows
             meshes, prefix_of_row = torch.unique(prefix_of_row, return_inverse=True)
             slots = None
             if len(meshes) < len(lengths):
@@ -145,8 +146,8 @@ class BufferPool:
         return torch.zeros(size, device=self._device, dtype=self._dtype)
 
     def _hold(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor on the device; on CUDA in the memory of the last one of this name, if shapes agree."""
-        if self._device.type == "cpu":
+        """The tensor on the device; if static, in the memory of the last one of this name and shape."""
+        if not self._static:
             return tensor
         held = self._held.get(name)
         if held is None or held.shape != tensor.shape:

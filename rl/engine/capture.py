@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -89,15 +90,25 @@ def rehearse(step: Step, state: Sequence[Tensor], times: int) -> None:
             tensor.copy_(value)
 
 
-def fused(function: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
+def fused(
+    function: Callable[..., Any], device: torch.device | str, batched: Sequence[int]
+) -> Callable[..., Any]:
     """`function` compiled by torch.compile on CUDA, itself elsewhere.
 
     Meant for the pure halves of a layer around attention: called with each layer's weights as arguments, one
-    compilation serves all layers. The first number of rows is compiled for itself, the second with a variable
-    number of rows, which serves all others. A graph break or too many recompilations raise an error instead
-    of running the rest uncompiled.
+    compilation serves all layers and all numbers of rows but 1, which has its own. A graph break or
+    too many recompilations raise an error instead of running the rest uncompiled.
+
+    batched: the positional arguments whose first dimension is the number of rows.
     """
     if torch.device(device).type != "cuda":
         return function
-    compiled: Callable[..., Any] = torch.compile(function, fullgraph=True)
-    return compiled
+    compiled = torch.compile(function, fullgraph=True)
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        for index in batched:
+            torch._dynamo.maybe_mark_dynamic(arguments[index], 0)
+        return compiled(*arguments)
+
+    return run

@@ -31,16 +31,23 @@ class FastSampler:
     """`Sampler` on a copy of the language model's weights; see `SamplingWeights`.
 
     model: TokenRigForCausalLM, bare or wrapped by PEFT. dtype: that of weights, keys and values. Call
-    `refresh` after each change of the model.
+    `refresh` after each change of the model. static: row counts, buffers and steps as captured graphs need
+    them; by default on CUDA only.
     """
 
-    def __init__(self, model: Any, grammar: Grammar, dtype: torch.dtype) -> None:
+    def __init__(self, model: Any, grammar: Grammar, dtype: torch.dtype, static: bool | None = None) -> None:
         self.grammar = grammar
         self._positions: int = model.config.max_position_embeddings
         self._weights = SamplingWeights(model, grammar.phase_slices, dtype)
         self._step = DecodeStep(self._weights, grammar)
         self._graphs = StepGraphs(self._weights.device)
-        self._pool = BufferPool(self._weights)
+        self._static = self._weights.device.type == "cuda" if static is None else static
+        self._pool = BufferPool(self._weights, self._static)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self._weights.device
 
     @property
     def positions(self) -> int:
@@ -93,7 +100,7 @@ class FastSampler:
     def _remaining(self, buffers: StepBuffers, used: int) -> int:
         """Number of rows to go on with, finished ones included; 0 if all are finished."""
         rows = len(buffers.tokens)
-        if self._weights.device.type != "cuda":
+        if not self._static:
             running = rows - int(self._finished(buffers).sum())
             return running if running <= rows * (1 - _CPU_SHARE) else rows
         if used % _CUDA_EVERY:
@@ -111,7 +118,7 @@ class FastSampler:
         return self.grammar.finished(GrammarState(buffers.state, buffers.bones, buffers.skin))
 
     def _replay(self, buffers: StepBuffers, settings: DrawSettings) -> None:
-        if self._weights.device.type != "cuda":
+        if not self._static:
             self._step(buffers, settings)
             return
         key = (*buffers.shape(), settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -81,8 +80,10 @@ class DecodeStep:
 
     def __init__(self, weights: SamplingWeights, grammar: Grammar) -> None:
         self.weights, self.grammar = weights, grammar
-        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = fused(before_attention, weights.device)
-        self._after: Callable[..., Tensor] = fused(after_attention, weights.device)
+        self._before: Callable[..., tuple[Tensor, Tensor, Tensor]] = fused(
+            before_attention, weights.device, batched=(0, 4, 5)
+        )
+        self._after: Callable[..., Tensor] = fused(after_attention, weights.device, batched=(0, 1))
 
     def __call__(self, buffers: StepBuffers, settings: DrawSettings) -> None:
         """Feed `tokens` at `position`, draw the next ones, and advance."""

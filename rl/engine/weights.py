@@ -1,4 +1,4 @@
-"""Weights that the fast engine samples with: the language model's, merged, stacked and in the sampling dtype."""
+"""Weights that the fast engine samples with: a copy of the language model's, merged, stacked and packed."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class SamplingWeights:
     model: TokenRigForCausalLM, bare or wrapped by PEFT. Under DDP and DeepSpeed ZeRO-2 every process holds
     whole parameters, so nothing is gathered. The model is not changed.
 
-    On CUDA all tensors keep their addresses for life, so that a captured graph sees refreshed values. On a CPU
-    in float32, projections are laid out for oneDNN at each refresh, which is two to three times as fast at
+    On CUDA all tensors keep their addresses, so that a captured graph sees refreshed values. On a CPU in
+    float32, projections are laid out for oneDNN at each refresh, which is two to three times as fast at
     tens of rows. The head is float32 there in any dtype (rounded to it first): a bfloat16 product rounds its
     result, which must not happen to logits.
 
@@ -189,7 +189,7 @@ def _tensors(part: Any) -> list[Tensor]:
 
 
 def _adopt(old: Any, new: Any) -> None:
-    """Take over the values of `new`: in place, but for weights laid out for oneDNN, which cannot be copied."""
+    """Take over the values of `new`, in place except for oneDNN's layout, which cannot be copied into."""
     for field in fields(old):
         own, other = getattr(old, field.name), getattr(new, field.name)
         if own is None or own.is_mkldnn:

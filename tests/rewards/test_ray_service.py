@@ -382,6 +382,21 @@ def test_a_decoder_that_cannot_start(service, tmp_path):
     assert service.submit(0, group(0, 2), 0).result().failure is None
 
 
+def test_a_bfloat16_decoder_scores_as_in_process(service, skin_vae):
+    # Ray is already running: these actors stand beside the module's.
+    lower = RayRewardService(skin_vae, SETTINGS, workers=1, timeout_s=120, dtype="bfloat16")
+    try:
+        twin = InlineRewardService(tiny_vae(), SETTINGS, dtype="bfloat16")
+        rigs = group(0, 3, 0.3)
+        found = []
+        for backend in (lower, twin):
+            backend.prepare_meshes(meshes(1))
+            found.append(backend.submit(0, rigs, 0).result())
+        assert [score.rewards for score in found[0].scores] == [score.rewards for score in found[1].scores]
+    finally:
+        lower.close()
+
+
 def test_no_room_for_the_workers(service, skin_vae):
     # Ray is already running, with four slots.
     with pytest.raises(RayUnavailableError, match=r"no room for 8 scoring workers .* lower 'workers\.count'"):

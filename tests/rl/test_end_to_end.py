@@ -191,6 +191,7 @@ def test_user_errors_reach_the_shell_as_2_and_one_sentence(policy_path, tmp_path
         ({"output_dir": __file__}, ["'output_dir'", "test_end_to_end.py"]),
         ({"policy.lora": {"target_modules": ["w_proj"]}}, ["'policy.lora.target_modules'", "w_proj"]),
         ({"workers.decoder_device": "quantum"}, ["'workers.decoder_device'", "quantum"]),
+        ({"workers.decoder_dtype": "tf32"}, ["'workers.decoder_dtype'", "tf32", "bfloat16"]),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -17,8 +17,9 @@ from data.prepare import PrepareSettings, prepare
 from policy.bundle import RigPolicy
 from rewards.service import InlineRewardService
 from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutRig, RolloutScore
-from rl import evaluate as module
-from rl.evaluate import evaluate, same_weights
+from rl import evaluate as command_line
+from rl import evaluation as module
+from rl.evaluation import evaluate, same_weights
 from rl.evaluation_results import VALID_ONLY, Evaluation
 from rl.ground_truth import METRICS, failed_metrics
 from rl.mesh_bank import MeshBank
@@ -318,7 +319,7 @@ def test_cut_off_skins_count_as_the_worst(policy, bank, make_recipe):
 
 
 def command(recipe: Path, *overrides: str) -> int:
-    return module.main([str(recipe), *overrides])
+    return command_line.main([str(recipe), *overrides])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -494,11 +495,11 @@ def test_a_policy_named_twice_is_refused(recipe_file, policy_path, capsys):
 
 def test_help_and_wrong_output(policy_path, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        module.main(["--help"])
+        command_line.main(["--help"])
     assert stop.value.code == 0
     assert "key.sub=value" in capsys.readouterr().out
     recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "r.yaml", {})
-    assert module.main([str(recipe)]) == 2
+    assert command_line.main([str(recipe)]) == 2
     assert "'output_dir'" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """What the commands load: evaluation and rigging work without TRL's trainer, --help without torch."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import trimesh
 
 from data import make_creature
+from rl.library_settings import importing
 from tests.rl import tiny
 from tests.rl.commands import ROOT, TIMEOUT
 
@@ -18,7 +20,7 @@ import sys
 def loaded(name):
     return sorted(module for module in sys.modules if module == name or module.startswith(f"{name}."))
 
-import rl.evaluate, rl.rig
+import rl.evaluate, rl.evaluation, rl.rig, rl.rigging
 assert loaded("trl") == [], loaded("trl")
 
 recipe, mesh, output = sys.argv[1:]
@@ -63,10 +65,27 @@ def test_evaluation_and_rigging_load_no_trainer(policy_path, tmp_path):
     assert set(shown.splitlines()[-1].split()) <= set(needed)
 
 
-@pytest.mark.parametrize("launch", [["-m", "rl.train_grpo"], [str(ROOT / "rl" / "train_grpo.py")]])
-def test_help_of_the_launcher_loads_neither_torch_nor_ray(tmp_path, launch):
+@pytest.mark.parametrize(
+    ("launch", "usage"),
+    [
+        (["-m", "rl.train_grpo"], "accelerate launch rl/train_grpo.py RECIPE.yaml"),
+        ([str(ROOT / "rl" / "train_grpo.py")], "accelerate launch rl/train_grpo.py RECIPE.yaml"),
+        (["-m", "rl.evaluate"], "python -m rl.evaluate RECIPE.yaml"),
+        (["-m", "rl.rig"], "python -m rl.rig RECIPE.yaml"),
+    ],
+)
+def test_help_loads_neither_torch_nor_ray(tmp_path, launch, usage):
     shown = python("-X", "importtime", *launch, "--help", cwd=tmp_path)
-    assert "accelerate launch rl/train_grpo.py RECIPE.yaml" in " ".join(shown.stdout.split())
+    assert usage in " ".join(shown.stdout.split())
     loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert "rl.recipe" in loaded
-    assert not loaded & {"torch", "ray", "trl", "transformers", "rl.training"}
+    assert not loaded & {"torch", "ray", "trl", "transformers", "matplotlib", "rl.training"}
+
+
+def test_imports_are_not_garbage_collected_and_later_code_is():
+    before = gc.get_freeze_count()
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+    gc.unfreeze()

@@ -29,7 +29,7 @@ from rewards.score import prepare_scoring_mesh, score_rig
 from rl import rig
 from rl.given_skeleton import give
 from rl.recipe import load_recipe, reward_settings
-from rl.rig import rig_mesh
+from rl.rigging import rig_mesh
 from tests.rl import tiny
 
 # Far from the mesh frame: metres instead of [-1, 1], and not at the origin.

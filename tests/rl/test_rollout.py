@@ -10,8 +10,10 @@ from policy.bundle import RigPolicy
 from policy.tokenrig.log_probs import row_uniforms
 from policy.tokens.grammar import PROMPT_LENGTH, Grammar
 from policy.tokens.skeleton_tokenizer import tokenize_skeleton
-from rl.engine import plain
+from rl.engine import fast, plain
+from rl.engine.fast import FastSampler
 from rl.engine.plain import PlainSampler
+from rl.engine.sampler import Sampler
 from rl.prompts import training_rows
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.scoring import read_rollout
@@ -22,12 +24,31 @@ ROWS = 24
 WORDS = tiny.VOCABULARY
 
 
+def make_engine(policy: RigPolicy, name: str, mode: str = "strict") -> Sampler:
+    """The plain engine, or the fast one in the dtype of the policy."""
+    grammar = Grammar(WORDS, mode)
+    if name == "plain":
+        return PlainSampler(policy.model, grammar)
+    return FastSampler(policy.model, grammar, policy.model.dtype)
+
+
+@pytest.fixture(params=["plain", "fast"])
+def engine(request) -> str:
+    """Every test here holds for both engines."""
+    return request.param
+
+
 @dataclass
 class Setting:
     """A policy whose choices are far from equally likely, and the embeddings of three meshes."""
 
     policy: RigPolicy
     mesh_embeds: torch.Tensor
+    engine: str
+
+    def sampler(self, mode: str = "strict") -> Sampler:
+        """A new sampler of the policy as it is now."""
+        return make_engine(self.policy, self.engine, mode)
 
     @property
     def mesh_index(self) -> torch.Tensor:
@@ -40,7 +61,7 @@ class Setting:
 
     def sample(self, rows=slice(None), limit=LIMIT, mode="strict", key=7, **options) -> Rollouts:
         return sample_rigs(
-            PlainSampler(self.policy.model, Grammar(WORDS, mode)),
+            self.sampler(mode),
             self.mesh_embeds,
             self.mesh_index[rows],
             self.class_ids[rows],
@@ -51,13 +72,13 @@ class Setting:
 
 
 @pytest.fixture
-def setting(policy: RigPolicy) -> Setting:
+def setting(policy: RigPolicy, engine: str) -> Setting:
     with torch.no_grad():
         policy.model.transformer.model.norm.weight.mul_(4)  # logits of a few units
         generator = torch.Generator().manual_seed(0)
         points = torch.rand(3, 64, 3, generator=generator) * 2 - 1
         normals = torch.nn.functional.normalize(torch.randn(3, 64, 3, generator=generator), dim=-1)
-        return Setting(policy, policy.encode_mesh(points, normals))
+        return Setting(policy, policy.encode_mesh(points, normals), engine)
 
 
 def training_pass(setting: Setting, rollouts: Rollouts, mode: str, temperature: float) -> torch.Tensor:
@@ -169,6 +190,7 @@ def test_the_company_of_a_row_does_not_change_it(setting, rows):
 def test_dropping_finished_rows_does_not_change_the_others(setting, monkeypatch, share, every):
     whole = setting.sample()
     monkeypatch.setattr(plain, "_COMPACT_SHARE", share)
+    monkeypatch.setattr(fast, "_CPU_SHARE", share)
     monkeypatch.setattr(plain, "_COMPACT_EVERY", every)
     assert same(setting.sample(), whole, slice(None))
 
@@ -176,7 +198,7 @@ def test_dropping_finished_rows_does_not_change_the_others(setting, monkeypatch,
 def test_a_shared_prefix_is_as_good_as_one_of_ones_own(setting):
     whole = setting.sample()
     alone = sample_rigs(
-        PlainSampler(setting.policy.model, Grammar(WORDS)),
+        setting.sampler(),
         setting.mesh_embeds[setting.mesh_index],
         torch.arange(ROWS),
         setting.class_ids,
@@ -196,7 +218,7 @@ def test_the_class_and_the_mesh_matter(setting):
 
     def first(mesh: int, class_id: int) -> float:
         rollouts = sample_rigs(
-            PlainSampler(setting.policy.model, Grammar(WORDS)),
+            setting.sampler(),
             setting.mesh_embeds,
             torch.tensor([mesh]),
             torch.tensor([class_id]),
@@ -304,11 +326,11 @@ def test_a_given_skeleton_has_to_fit(setting):
 # ------------------------------------------------------------------ whole or invalid
 
 
-def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy):
+def test_complete_rows_are_rigs_and_only_the_limit_makes_others(policy, engine):
     """The untrained policy: about nine rigs in ten end within the limit."""
     rows = 200
     rollouts = sample_rigs(
-        PlainSampler(policy.model, Grammar(WORDS)),
+        make_engine(policy, engine),
         torch.zeros(1, tiny.MESH_TOKENS, 32),
         torch.zeros(rows, dtype=torch.long),
         torch.full((rows,), WORDS.class_none),
@@ -392,7 +414,7 @@ def test_limits_that_do_not_fit_are_refused(setting, limit):
 def test_every_row_needs_a_mesh_a_class_and_a_seed(setting):
     with pytest.raises(ValueError, match="2 seeds"):
         sample_rigs(
-            PlainSampler(setting.policy.model, Grammar(WORDS)),
+            setting.sampler(),
             setting.mesh_embeds,
             torch.tensor([0, 1, 2]),
             torch.full((2,), WORDS.class_none),

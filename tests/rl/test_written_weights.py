@@ -15,8 +15,9 @@ from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.poses import pose_seed, random_rotations
 from rewards.score import prepare_scoring_mesh, score_rig
 from rl import rig as command
+from rl.policy_setup import load_policy
 from rl.recipe import load_recipe, reward_settings
-from rl.rig import rig_mesh
+from rl.rigging import rig_mesh
 from tests.rl import tiny
 from tests.seams import flat_shaded, split_at_random
 
@@ -85,7 +86,7 @@ def check(recipe_path: str, mesh_file: Path, overrides: list[str], capsys: pytes
         recipe.data.points,
         recipe.data.seed,
     )
-    policy = command.load_policy(recipe)
+    policy = load_policy(recipe)
     again = rig_mesh(policy, sample, recipe, recipe.rig.candidates, recipe.rig.temperature, recipe.rig.seed)
     scoring = prepare_scoring_mesh(sample.mesh.vertices, sample.mesh.faces, settings)
     raw = again.rig.weights

@@ -189,7 +189,8 @@ def test_autocast_does_not_lower_the_precision() -> None:
     torch.testing.assert_close(within, plain)
 
 
-def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+def test_chunks_hold_no_more_logits_than_requested(kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = policy.tokenrig.log_probs._masked_logits
 
@@ -199,15 +200,33 @@ def test_chunks_hold_no_more_logits_than_requested(monkeypatch: pytest.MonkeyPat
         return logits
 
     monkeypatch.setattr(policy.tokenrig.log_probs, "_masked_logits", recorded)
+    if not kept:
+        monkeypatch.setattr(policy.tokenrig.log_probs, "KEPT_ELEMENTS", 0)
     grammar = Grammar(ODD)
     ids = random_completions(grammar, 4, 60, seed=1)
     hidden, weight = inputs(grammar, 4, 60, 8, seed=2)
     gradients(completion_log_probs, hidden, weight, "log_probs", ids, grammar, chunk_elements=111)
     phases = grammar.scan(ids).phase
-    # every legal position once forward and once backward: 13 skeleton ids or 37 codes each, forced ones none
+    # every legal position once forward, and once backward unless it is kept: 13 skeleton ids or 37 codes
+    # each, forced ones none
     assert ODD.skin_first == 13
     assert max(sizes) == 111
-    assert sum(sizes) == 2 * (int((phases == 0).sum()) * 13 + int((phases == 1).sum()) * 37)
+    once = int((phases == 0).sum()) * 13 + int((phases == 1).sum()) * 37
+    assert sum(sizes) == (once if kept else 2 * once)
+
+
+def test_kept_and_recomputed_log_probs_give_equal_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    grammar = Grammar(ODD)
+    ids = random_completions(grammar, 4, 60, seed=1)
+    hidden, weight = inputs(grammar, 4, 60, 8, seed=2)
+    for which in ("log_probs", "entropies"):
+        results = []
+        for budget in (1 << 28, 0):
+            monkeypatch.setattr(policy.tokenrig.log_probs, "KEPT_ELEMENTS", budget)
+            results.append(
+                gradients(completion_log_probs, hidden, weight, which, ids, grammar, chunk_elements=111)
+            )
+        torch.testing.assert_close(*results, atol=1e-6, rtol=1e-5)
 
 
 def test_frozen_parts_get_no_gradient() -> None:

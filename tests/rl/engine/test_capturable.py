@@ -1,15 +1,22 @@
-"""Parts of a decoding step hold nothing that a CUDA graph cannot capture, and the test would notice."""
+"""A decoding step holds nothing that a CUDA graph cannot capture, and the test would notice."""
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from policy.tokenrig.log_probs import sample_tokens
-from policy.tokens.grammar import Grammar, GrammarState
-from policy.tokens.vocabulary import Vocabulary
+from policy.tokenrig.log_probs import row_uniforms
+from policy.tokens.grammar import Grammar
 from rl.engine.decode_attention import PrefixRows, decode_attention
+from rl.engine.draw import DrawSettings
+from rl.engine.fast import FastSampler
+from rl.engine.sampler import SamplingRequest
+from rl.engine.step import DecodeStep, StepBuffers
+from rl.engine.weights import SamplingWeights
+from tests.rl import tiny
 from tests.rl.engine.capturable import DEVICE, NotCapturableError, capturing
 
 ROWS, MESHES, SLOTS, HEADS, KV, SIZE, PREFIX, CAPACITY = 6, 2, 4, 4, 2, 32, 66, 256
@@ -27,21 +34,43 @@ def test_attention_is_capturable() -> None:
     assert out.shape == query.shape
 
 
-def test_grammar_and_sampling_are_capturable() -> None:
-    grammar = Grammar(Vocabulary(bins=16, codebook=64, tokens_per_skin=2))
-    state = grammar.start(ROWS, DEVICE)
-    grammar.allowed(state)  # copies the tables to the device once
-    logits = torch.empty(ROWS, grammar.vocabulary.size, device=DEVICE)
-    uniforms = torch.empty(ROWS, 20, dtype=torch.float64, device=DEVICE)
-    position = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-    log_probs = torch.empty(ROWS, 20, device=DEVICE)
-    with capturing():
-        drawn = sample_tokens(logits, grammar.allowed(state), uniforms.index_select(1, position)[:, 0])
-        log_probs.index_copy_(1, position, drawn.log_probs[:, None])
-        after = grammar.step(state, drawn.tokens)
-        state.state.copy_(after.state)
-        position += 1
-    assert isinstance(after, GrammarState)
+def on_meta(value: Any) -> Any:
+    """A dataclass, list or tensor with its tensors on the device without values."""
+    if isinstance(value, Tensor):
+        return value.to(DEVICE)
+    if isinstance(value, list):
+        return [on_meta(item) for item in value]
+    if isinstance(value, PrefixRows | StepBuffers):
+        return replace(value, **{field.name: on_meta(getattr(value, field.name)) for field in fields(value)})
+    return value
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [DrawSettings(1.0, 0, 1.0), DrawSettings(0.0, 0, 1.0), DrawSettings(0.7, 5, 0.9)],
+    ids=["sampled", "greedy", "top-k and top-p"],
+)
+def test_a_whole_step_is_capturable(dtype: torch.dtype, settings: DrawSettings) -> None:
+    model, grammar = tiny.make_policy().model, Grammar(tiny.VOCABULARY)
+    request = SamplingRequest(
+        mesh_embeds=torch.randn(2, tiny.MESH_TOKENS, 32),
+        mesh_index=torch.tensor([0, 1, 1]),
+        class_ids=torch.full((3,), tiny.VOCABULARY.class_id("articulation")),
+        skeletons=[(), [1, 2, 3, tiny.VOCABULARY.skeleton_eos]],
+        uniforms=row_uniforms(range(3), 20),
+    )
+    sampler = FastSampler(model, grammar, dtype)
+    with torch.no_grad():
+        buffers, _ = sampler._start(request)
+        shapes = buffers.shape()
+        buffers = on_meta(buffers)
+        grammar.allowed(grammar.start(3, DEVICE))  # copies its tables to the device once
+        step = DecodeStep(SamplingWeights(model.to(DEVICE), grammar.phase_slices, dtype), grammar)
+        with capturing():
+            step(buffers, settings)
+    assert buffers.shape() == shapes
+    assert {tensor.device for tensor in buffers.changing()} == {DEVICE}
 
 
 FORBIDDEN: dict[str, Callable[[Tensor], object]] = {

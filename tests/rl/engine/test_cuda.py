@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from policy.tokenrig.log_probs import row_uniforms
+from policy.tokens.grammar import Grammar
 from rl.engine.capture import StepGraphs, fused
 from rl.engine.decode_attention import PrefixRows, decode_attention
+from rl.engine.fast import FastSampler
 from rl.engine.kernels.decode import Plan, launch
+from rl.engine.sampler import SamplingRequest
+from rl.engine.self_check import LIMITS, compare, model_scorer
+from tests.rl import tiny
 from tests.rl.engine.attention_cases import CASES, Case, reference, tensors
 
 pytestmark = [
@@ -94,7 +100,7 @@ def test_compiled_halves_equal_themselves() -> None:
         buffer.index_copy_(1, position, x[:, None])
         return torch.nn.functional.silu(x)
 
-    function = fused(half, "cuda")
+    function = fused(half, "cuda", (0, 2))
     for rows in (24, 7, 5):
         x, weight = torch.randn(rows, 64, device="cuda"), torch.randn(64, 64, device="cuda")
         position = torch.tensor([2], device="cuda")
@@ -102,3 +108,24 @@ def test_compiled_halves_equal_themselves() -> None:
         out = function(x, weight, buffers[0], position)
         torch.testing.assert_close(out, half(x, weight, buffers[1], position), atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(buffers[0], buffers[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_engine_agrees_with_the_model(dtype: torch.dtype) -> None:
+    model, grammar = tiny.make_policy().model.cuda(), Grammar(tiny.VOCABULARY)
+    sampler = FastSampler(model, grammar, dtype)
+    generator = torch.Generator().manual_seed(1)
+    request = SamplingRequest(
+        mesh_embeds=torch.randn(3, tiny.MESH_TOKENS, 32, generator=generator).cuda(),
+        mesh_index=torch.tensor([0] * 9 + [2] * 9 + [1] * 3),
+        class_ids=torch.full((21,), tiny.VOCABULARY.class_id("articulation")),
+        skeletons=[(), (), ()],
+        uniforms=row_uniforms(range(21), 100),
+    )
+    score = model_scorer(model, grammar)
+    assert compare(sampler, score, request).within(LIMITS[dtype])
+    for _ in range(2):  # the second time, graphs serve again
+        ids, log_probs = sampler.sample(request)
+        difference = (score(request, ids) - log_probs).abs()
+        assert difference.mean() <= LIMITS[dtype].mean
+        assert difference.max() <= LIMITS[dtype].worst

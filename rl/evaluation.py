@@ -1,0 +1,264 @@
+"""Evaluates policies on held-out meshes: rewards, and metrics against ground-truth rigs where known."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.command_line import RunFailedError
+from data.typed_recipe import RecipeError
+from policy.bundle import RigPolicy
+from policy.skintokens.skin_vae import SkinVAE
+from policy.tokens.grammar import Grammar
+from rewards.poses import pose_seed
+from rewards.service import RewardService
+from rewards.worker import RolloutRig
+from rl.beam_search import beam_search
+from rl.engine.choose import make_sampler
+from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
+from rl.evaluation_tables import make_console, print_means, print_meshes
+from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
+from rl.ground_truth import METRICS, GroundTruthMetrics
+from rl.mesh_bank import MeshBank
+from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.policy_setup import load_policy
+from rl.recipe import Recipe, total_reward
+from rl.reward_service import reward_service
+from rl.rollout import row_seeds, sample_for_meshes
+from rl.run_directory import make_directory
+from rl.scoring import PendingScore, read_rollout, submit_scores
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """The best of `eval.best_of` rollouts: its rewards and total, and its rig, None if that is invalid."""
+
+    rewards: dict[str, float]
+    total: float
+    diagnostics: dict[str, float]
+    rig: RolloutRig | None
+
+
+def evaluate(
+    policy: RigPolicy,
+    bank: MeshBank,
+    meshes: Sequence[int],
+    service: RewardService,
+    recipe: Recipe,
+    name: str,
+) -> Evaluation:
+    """Decode rigs as `recipe.eval` specifies, score them, and measure them against ground truth.
+
+    Seeds depend only on the recipe, so every policy gets the same ones. Of each `best_of` consecutive
+    rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
+    policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
+    the results. With `eval.skeleton: given`, all meshes need a rig, and rigs differ from it in skin only.
+
+    Raises:
+        RunFailedError: no rollout could be scored.
+        ValueError: a mesh has no skeleton to give.
+    """
+    settings = recipe.eval
+    names = list(recipe.rewards.weights)
+    rows = [mesh for mesh in meshes for _ in range(_rigs_per_mesh(recipe) * settings.best_of)]
+    given: GivenSkeletons = {}
+    if settings.skeleton == "given":
+        given = true_skeletons(bank.samples, meshes, bank.vocabulary)
+    rigs = [
+        read_rollout(ids, bank.class_id, bank.vocabulary, given.get(mesh))
+        for mesh, ids in zip(rows, _decode(policy, bank, rows, recipe, name, given), strict=True)
+    ]
+    pending = submit_scores(
+        service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
+    )
+    truth = (
+        GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe, bool(given))
+        if settings.metrics
+        else None
+    )
+    per_mesh: dict[str, dict[str, float]] = {}
+    diagnostics: dict[str, list[float]] = {}
+    for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
+        places = [place for place, row in enumerate(rows) if row == mesh]
+        picks = []
+        for start in range(0, len(places), settings.best_of):
+            tries = places[start : start + settings.best_of]
+            pick = _best([(rigs[place], pending[place]) for place in tries], names, recipe)
+            picks += [] if pick is None else [pick]
+        if not picks:
+            continue
+        per_mesh[bank.samples[mesh].name] = _mesh_row(mesh, picks, truth)
+        for pick in picks:
+            for key, number in pick.diagnostics.items():
+                diagnostics.setdefault(key, []).append(number)
+    if not per_mesh:
+        reason = next(
+            (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
+        )
+        raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); check the Ray logs")
+    measured = [*names, "total", "valid", "joints", "true_joints", *METRICS]
+    mean, error = summarise(
+        per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *METRICS))]
+    )
+    return Evaluation(
+        policy=name,
+        samples=_rigs_per_mesh(recipe),
+        seed=settings.seed,
+        per_mesh=per_mesh,
+        mean=mean,
+        standard_error=error,
+        diagnostics={key: mean_of(value) for key, value in diagnostics.items()},
+        decoding=settings.decoding,
+        best_of=settings.best_of,
+        skeleton=settings.skeleton,
+        skin_convention=settings.skin_convention,
+        metric_vertices=settings.metric_vertices,
+    )
+
+
+def _rigs_per_mesh(recipe: Recipe) -> int:
+    """Rigs evaluated per mesh: greedy decoding and beam search are deterministic and yield one."""
+    return recipe.eval.samples if recipe.eval.decoding == "sampled" else 1
+
+
+def _decode(
+    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str, given: GivenSkeletons
+) -> list[list[int]]:
+    """Token ids of one rollout per entry of `rows`, which are mesh indices; `given` as in the rollout."""
+    settings = recipe.eval
+    beams = settings.beams if settings.decoding == "beam" else 1
+    size = max(1, settings.batch_size // beams)
+    temperature = settings.temperature if settings.decoding == "sampled" else 0.0
+    seeds = row_seeds(len(rows), settings.seed)
+    sampler = None if settings.decoding == "beam" else make_sampler(policy.model, recipe)
+    ids: list[list[int]] = []
+    for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
+        part = slice(start, start + size)
+        if sampler is None:
+            rollouts = beam_search(
+                policy.model,
+                bank.embeds(torch.tensor(rows[part]), policy.model),
+                torch.full((len(rows[part]),), bank.class_id),
+                Grammar(bank.vocabulary, recipe.policy.grammar),
+                max_new_tokens=recipe.train["max_completion_length"],
+                beams=beams,
+                length_penalty=settings.length_penalty,
+                skeletons=tokens_of(given, rows[part]),
+            )
+        else:
+            rollouts = sample_for_meshes(
+                sampler, policy.model, bank, rows[part], recipe, seeds[part], temperature, size, given
+            )
+        ids += rollouts.rows()[0]
+    return ids
+
+
+def _best(
+    tries: Sequence[tuple[RolloutRig | None, PendingScore]], names: Sequence[str], recipe: Recipe
+) -> _Pick | None:
+    """The highest total reward, valid before invalid, the first of ties; None if none has a score."""
+    best: _Pick | None = None
+    for rig, row in tries:
+        score, rewards = row.score(), row.rewards(names)
+        if rewards is None:
+            continue
+        own = rig if score.valid else None
+        pick = _Pick(rewards, total_reward(rewards, recipe.rewards), score.diagnostics, own)
+        if best is None or (pick.rig is not None, pick.total) > (best.rig is not None, best.total):
+            best = pick
+    return best
+
+
+def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | None) -> dict[str, float]:
+    """The columns of one mesh; see `Evaluation`."""
+    valid = [pick.rig for pick in picks if pick.rig is not None]
+    row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}
+    row["total"] = mean_of([pick.total for pick in picks])
+    row["valid"] = mean_of([float(pick.rig is not None) for pick in picks])
+    row["joints"] = mean_of([float(len(rig.joints)) for rig in valid])
+    if valid:
+        for name in picks[0].rewards:
+            row[f"{name}{VALID_ONLY}"] = mean_of([p.rewards[name] for p in picks if p.rig is not None])
+        row[f"total{VALID_ONLY}"] = mean_of([pick.total for pick in picks if pick.rig is not None])
+    true_joints = truth.joints(mesh) if truth is not None else None
+    if truth is None or true_joints is None:
+        return row
+    row["true_joints"] = float(true_joints)
+    measured = truth.measure(mesh, valid)
+    for name, worst in truth.failed(mesh).items():
+        values = [values[name] for values in measured if name in values]
+        row[name] = mean_of([*values, *[worst] * (len(picks) - len(values))])
+        if values:
+            row[f"{name}{VALID_ONLY}"] = mean_of(values)
+    return row
+
+
+def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
+    """Evaluate `policy.path`, then each of `eval.compare`, on the same meshes with the same seeds.
+
+    Meshes are prepared for scoring once for consecutive policies that share a skin VAE.
+
+    Raises:
+        RecipeError: a policy is listed twice or cannot be loaded; raised before anything is evaluated.
+    """
+    paths = [recipe.policy.path, *recipe.eval.compare]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RecipeError(f"{path} appears twice in 'policy.path' and 'eval.compare'; remove one")
+    recipes = [replace(recipe, policy=replace(recipe.policy, path=path)) for path in paths]
+    rooms = [SkeletonRoom.of(load_policy(own, "eval.compare"), own) for own in recipes[1:]]
+    first = load_policy(recipe)
+    rooms.append(SkeletonRoom.of(first, recipe))
+    meshes = with_given_skeletons(load_meshes(recipe, training=False), recipe, rooms)
+    evaluations = []
+    with ExitStack() as services:
+        service, skin_vae, prepared = None, None, meshes
+        for own in recipes:
+            policy = first if own is recipes[0] else load_policy(own)
+            if service is None or skin_vae is None or not same_weights(skin_vae, policy.skin_vae):
+                services.close()
+                service = services.enter_context(reward_service(own, policy))
+                skin_vae = policy.skin_vae
+                prepared = prepare_meshes(meshes, service, own)
+            evaluations.append(_evaluate_one(policy, prepared, service, own))
+    return evaluations
+
+
+def _evaluate_one(policy: RigPolicy, meshes: RunMeshes, service: RewardService, recipe: Recipe) -> Evaluation:
+    bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
+    return evaluate(policy, bank, meshes.held_out, service, recipe, recipe.policy.path)
+
+
+def same_weights(first: SkinVAE, second: SkinVAE) -> bool:
+    """Whether two skin VAEs have the same configuration and bitwise equal weights."""
+    mine, other = first.state_dict(), second.state_dict()
+
+    def equal(a: Tensor, b: Tensor) -> bool:
+        return a.dtype == b.dtype and torch.equal(a.cpu(), b.cpu())
+
+    return (
+        first.config == second.config
+        and mine.keys() == other.keys()
+        and all(equal(mine[key], other[key]) for key in mine)
+    )
+
+
+def run(recipe: Recipe) -> None:
+    """Evaluate; write `evaluation.json` and `evaluation.csv` to `output_dir`, print the tables."""
+    output = make_directory(recipe)
+    evaluations = evaluate_policies(recipe)
+    write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
+    write_csv(evaluations, output / "evaluation.csv")
+    console = make_console()
+    labels = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(evaluations))]
+    print_meshes(evaluations, labels, console)
+    print_means(evaluations, labels, console)
+    for label, evaluation in zip(labels, evaluations, strict=True):
+        name = label if len(evaluations) > 1 else "policy"
+        console.print(f"{name}: {evaluation.policy}", soft_wrap=True, highlight=False, markup=False)

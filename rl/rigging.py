@@ -1,0 +1,186 @@
+"""Rigs a mesh: samples rigs, keeps the best by total reward, writes the rigged GLB and its picture."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.atomic import write_atomic
+from data.command_line import RunFailedError
+from data.formats.load import load_asset
+from data.formats.rigged_file import rigged_file
+from data.gltf.influences import as_stored
+from data.gltf.skinned import write_skinned_glb
+from data.rig import Rig
+from data.sets.dataset import MeshSample, make_sample
+from data.typed_recipe import RecipeError
+from policy.bundle import RigPolicy
+from rewards.poses import pose_seed
+from rewards.service import InlineRewardService
+from rl.engine.choose import make_sampler
+from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
+from rl.mesh_bank import MeshBank
+from rl.meshes import reward_meshes
+from rl.pictures import draw_rig
+from rl.policy_setup import load_policy
+from rl.recipe import Recipe, RigRecipe, reward_settings, total_reward
+from rl.rollout import row_seeds, sample_for_meshes
+from rl.scoring import read_rollout
+
+
+@dataclass(frozen=True)
+class RiggedMesh:
+    """A mesh with the best rig sampled for it.
+
+    total, rewards: the rig's total reward and its single rewards, with the decoder's weights. written_total,
+    written_rewards: the same with the weights that the file stores, the four largest of each vertex,
+    normalised.
+    """
+
+    sample: MeshSample
+    rig: Rig
+    total: float
+    rewards: dict[str, float]
+    written_total: float
+    written_rewards: dict[str, float]
+
+
+def rig_mesh(
+    policy: RigPolicy,
+    sample: MeshSample,
+    recipe: Recipe,
+    candidates: int,
+    temperature: float,
+    seed: int,
+    skeleton: GivenSkeleton | None = None,
+) -> RiggedMesh:
+    """Sample `candidates` rigs and keep the one with the highest total reward.
+
+    The rig's skinning weights are those that were scored, the same for all vertices at one position. They
+    are not normalised; the GLB writer normalises them. With a given `skeleton` only its skin is sampled: the
+    rig has exactly its joints, names and order.
+
+    Raises:
+        RunFailedError: no candidate is a complete rig, or the mesh cannot be scored.
+    """
+    bank = MeshBank([sample], policy.vocabulary, recipe.data.class_name)
+    service = InlineRewardService(policy.skin_vae, reward_settings(recipe))
+    reason = service.prepare_meshes(reward_meshes([sample]))[0]
+    if reason is not None:
+        raise RunFailedError(f"the mesh cannot be scored: {reason}")
+    given = {} if skeleton is None else {0: skeleton}
+    rollouts = sample_for_meshes(
+        make_sampler(policy.model, recipe),
+        policy.model,
+        bank,
+        [0] * candidates,
+        recipe,
+        row_seeds(candidates, seed),
+        temperature,
+        candidates,
+        given,
+    )
+    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rollouts.rows()[0]]
+    poses = pose_seed(seed, sample.name, 0)
+    group, weights = service.score(0, rigs, poses)
+    rewards = [score.rewards if score.valid else None for score in group.scores]
+    totals = [-np.inf if row is None else total_reward(row, recipe.rewards) for row in rewards]
+    best = int(np.argmax(totals))
+    chosen, scored, found = rigs[best], weights[best], rewards[best]
+    if chosen is None or scored is None or found is None:
+        raise RunFailedError(
+            f"none of the {candidates} rigs sampled for {sample.name} was complete; raise rig.candidates or "
+            "train.max_completion_length"
+        )
+    on_vertices = service.vertex_weights(0, chosen, scored)
+    joint_names = () if skeleton is None else skeleton.names
+    rig = Rig(chosen.joints, chosen.parents, on_vertices, joint_names)
+    stored = service.score_weights(0, chosen, as_stored(scored), poses).rewards
+    assert stored is not None  # the same joints were scored above
+    names = list(recipe.rewards.weights)
+    return RiggedMesh(
+        sample,
+        rig,
+        float(totals[best]),
+        {name: found[name] for name in names},
+        total_reward(stored, recipe.rewards),
+        {name: stored[name] for name in names},
+    )
+
+
+def write_rigged(rigged: RiggedMesh, glb: Path, settings: RigRecipe | None = None) -> list[str]:
+    """Write the GLB, and the picture next to it as .png; return what the user should know, a line each.
+
+    settings: `mesh` is the mesh's file, which is given back whole with the rig added (see `rigged_file` for
+    the others); None for a mesh without a file.
+
+    Raises:
+        MeshError: `settings.mesh` is not the file of the mesh.
+        OSError: a file cannot be written.
+    """
+    mesh, rig = rigged.sample.mesh, rigged.rig
+    glb.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    if settings is None or settings.mesh is None:
+        write_skinned_glb(glb, mesh, rig)
+    else:
+        own = settings.skeleton == "own"
+        written = rigged_file(settings.mesh, mesh, rig, settings.keep_skin, own, settings.up)
+        write_atomic(glb, written.glb)
+        lines = [
+            f"four influences per vertex: {written.dropped.mean():.2%} of the weight was dropped, at most "
+            f"{written.dropped.max():.1%} at a vertex",
+            *written.notes,
+        ]
+        if written.replaced is not None:
+            lines.insert(0, f"replaced {written.replaced}; set rig.keep_skin=true to keep the old one")
+    draw_rig(mesh, rig, glb.with_suffix(".png"))
+    return lines
+
+
+def run(recipe: Recipe) -> None:
+    """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
+
+    Raises:
+        RecipeError, MeshError: `rig.mesh` is missing, or it or `rig.skeleton` cannot be used.
+        RunFailedError: see `rig_mesh`.
+    """
+    settings = recipe.rig
+    if settings.mesh is None:
+        raise RecipeError("no mesh to rig; set rig.mesh=FILE")
+    source = Path(settings.mesh)
+    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
+    if output.suffix != ".glb":
+        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
+    max_bytes = recipe.data.max_megabytes * 2**20
+    asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False, up=settings.up)
+    if asset.notes:
+        print(f"note: {asset.note}", file=sys.stderr)
+    sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
+    policy = load_policy(recipe)
+    skeleton = chosen_skeleton(recipe, asset.mesh, SkeletonRoom.of(policy, recipe))
+    if skeleton is not None and skeleton.outside:
+        print(
+            f"note: {skeleton.outside} of the {len(skeleton.joints)} given joints lie outside the mesh's "
+            "box; the policy reads them at its faces, the file keeps them where they are",
+            file=sys.stderr,
+        )
+    rigged = rig_mesh(
+        policy, sample, recipe, settings.candidates, settings.temperature, settings.seed, skeleton
+    )
+    try:
+        lines = write_rigged(rigged, output, settings)
+    except OSError as error:
+        raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
+    joints = len(rigged.rig.joints)
+    print(f"{output}: {joints} joints, total reward {_shown(rigged.total, rigged.rewards)}")
+    print(f"as written: total reward {_shown(rigged.written_total, rigged.written_rewards)}")
+    for line in lines:
+        print(line)
+
+
+def _shown(total: float, rewards: dict[str, float]) -> str:
+    return f"{total:.3f} ({', '.join(f'{name} {value:.3f}' for name, value in rewards.items())})"
