@@ -31,17 +31,15 @@ def print_table(report: Report) -> None:
         f"{found['step_ratio']:>6.1f}x"
     )
     print(
-        f"rollout: {found['tokens_per_second']:,.0f} tokens/s (plain {found['plain_tokens_per_second']:,.0f}), "
+        f"rollout: {found['tokens_per_second']:,.0f} tokens/s "
+        f"(plain {found['plain_tokens_per_second']:,.0f}), "
         f"{found['milliseconds_per_token']:.2f} ms a token of all rows, "
         f"{found['rollout_share_of_limit']:.0%} of the limit"
     )
-    print(
-        f"share of peak FLOP/s (MFU): update {found['update_mfu']:.0%}, reference {found['reference_mfu']:.0%}, "
-        f"decoder {found['decoder_mfu']:.0%}; peak memory {report.memory_gib:.1f} GiB"
-    )
-    print(
-        f"peaks: {found['peak_flops'] / 1e12:.2f} TFLOP/s, {found['peak_bandwidth'] / 1e9:.0f} GB/s ({found['peaks']})"
-    )
+    shares = ", ".join(f"{part} {found[f'{part}_mfu']:.0%}" for part in ("update", "reference", "decoder"))
+    print(f"share of peak FLOP/s (MFU): {shares}; peak memory {report.memory_gib:.1f} GiB")
+    rates = f"{found['peak_flops'] / 1e12:.2f} TFLOP/s, {found['peak_bandwidth'] / 1e9:.0f} GB/s"
+    print(f"peaks: {rates} ({found['peaks']})")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "rl.metrics": {"rl"},
     "rl.recipe": {"rl"},
     "rl.engine": {"rl", "rl.recipe"},
+    "rl.benchmarks": {"rl", "rl.engine"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},

@@ -7,15 +7,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from rl.benchmarks.limits import decoder_flops, machine_peaks, token_seconds, update_flops
 from rl.benchmarks.sizes import SIZES, Size
-from rl.benchmarks.step_parts import Parts, synchronised
+from rl.benchmarks.step_parts import Parts
 from rl.benchmarks.workload import make_workload
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Report:
     device: str
     parts: list[Part]
     tokens: int
-    plain_tokens: int
+    plain_tokens_per_second: float
     longest: int
     memory_gib: float
     limits: dict[str, float | str]
@@ -49,7 +54,7 @@ class Report:
         """The part of this name."""
         return next(part for part in self.parts if part.name == name)
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Ratios first, then everything else."""
         ours, plain = sum(part.ours for part in self.parts), sum(part.plain for part in self.parts)
         return {
@@ -65,12 +70,52 @@ class Report:
             "plain_step_seconds": plain,
             "tokens": self.tokens,
             "tokens_per_second": self.tokens / self.part("rollout").ours,
-            "plain_tokens_per_second": self.plain_tokens / self.part("rollout").plain,
+            "plain_tokens_per_second": self.plain_tokens_per_second,
             "milliseconds_per_token": self.part("rollout").ours / self.longest * 1e3,
             "memory_gib": self.memory_gib,
             **self.limits,
             "parts": [asdict(part) for part in self.parts],
         }
+
+
+class _Clock:
+    """Seconds of both sides of each part, by part, one pair per round."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.pairs: dict[str, list[tuple[float, float]]] = {}
+
+    def both(self, part: str, ours: Callable[[], A], plain: Callable[[], B]) -> tuple[A, B]:
+        """Time both sides, one after the other, and return their results."""
+        print(f"{part} …", end=" ", flush=True, file=sys.stderr)
+        own, seconds = self._timed(ours)
+        other, plain_seconds = self._timed(plain)
+        print(f"{seconds:.2f} s, plain {plain_seconds:.2f} s", file=sys.stderr)
+        self.pairs.setdefault(part, []).append((seconds, plain_seconds))
+        return own, other
+
+    def scale_plain(self, part: str, factor: float) -> None:
+        """Multiply the plain side's last time, because it did only a share of the work."""
+        ours, plain = self.pairs[part][-1]
+        self.pairs[part][-1] = ours, plain * factor
+
+    def medians(self) -> list[Part]:
+        """The parts in the order of their first measurement."""
+        return [
+            Part(part, *(statistics.median(side) for side in zip(*seconds, strict=True)))
+            for part, seconds in self.pairs.items()
+        ]
+
+    def _timed(self, work: Callable[[], A]) -> tuple[A, float]:
+        self._wait()
+        start = time.perf_counter()
+        result = work()
+        self._wait()
+        return result, time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def measure(name: str, repeats: int, device: torch.device) -> Report:
@@ -81,72 +126,45 @@ def measure(name: str, repeats: int, device: torch.device) -> Report:
     """
     size = SIZES[name]
     _warm_up(device)
-    work = make_workload(size, device)
-    parts = Parts(work)
+    parts = Parts(make_workload(size, device))
     if device.type == "cuda":  # compile and capture: once per run
         parts.update(parts.rollout(), packed=True)
         parts.optimizer.zero_grad()
         torch.cuda.reset_peak_memory_stats(device)
-    rounds: dict[str, list[tuple[float, float]]] = {}
-
-    def both(part: str, ours: Callable[[], object], plain: Callable[[], object], scale: float = 1.0) -> None:
-        print(f"{part} …", end=" ", flush=True, file=sys.stderr)
-        seconds = _timed(ours, device), _timed(plain, device) * scale
-        print(f"{seconds[0]:.2f} s, plain {seconds[1]:.2f} s", file=sys.stderr)
-        rounds.setdefault(part, []).append(seconds)
-
-    completions, tokens, plain_tokens, memory = torch.empty(0), 0, 0, 0.0
-    for _ in range(repeats):
-        found: list[Tensor] = []
-        other: list[Tensor] = []
-        both("rollout", lambda: found.append(parts.rollout()), lambda: other.append(parts.plain_rollout()))
-        completions = found[-1]
-        tokens, plain_tokens = _count(completions, work.grammar.vocabulary.pad), 0
-        plain_tokens = _count(other[-1], work.grammar.vocabulary.pad)
-        ours, plain = rounds["rollout"][-1]
-        rounds["rollout"][-1] = ours, plain * tokens / plain_tokens
-        both(
-            "reference",
-            lambda: parts.reference(completions, packed=True),
-            lambda: parts.reference(completions, packed=False),
-        )
-        both(
-            "update",
-            lambda: parts.update(completions, packed=True),
-            lambda: parts.update(completions, packed=False),
-        )
-        both("optimiser", parts.optimise, parts.optimise)
-        memory = max(memory, _memory(device))
-        codes = [codes for *_, codes in parts.read(completions)]
-        bones = sum(map(len, codes))
-        weights: list[list[Tensor]] = []
-        timed = max(1, round(size.decoder_share * bones))
-        both(
-            "decode",
-            lambda: weights.append(parts.decode(codes)),
-            lambda: parts.plain_decode(codes, size.decoder_share),
-            scale=bones / timed,
-        )
-        rigs = parts.rigs(completions, weights[-1])
-        both("score", lambda: parts.score(rigs), lambda: parts.plain_score(rigs))
-    medians = [
-        Part(
-            part,
-            statistics.median(ours for ours, _ in seconds),
-            statistics.median(plain for _, plain in seconds),
-        )
-        for part, seconds in rounds.items()
-    ]
+    clock = _Clock(device)
+    rounds = [_round(parts, clock) for _ in range(repeats)]
+    completions, memory = rounds[-1]
+    tokens, medians = _count(completions, size.vocabulary.pad), clock.medians()
     return Report(
         size=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         parts=medians,
         tokens=tokens,
-        plain_tokens=plain_tokens,
+        plain_tokens_per_second=tokens / clock.pairs["rollout"][-1][1],
         longest=completions.shape[1],
         memory_gib=memory,
         limits=_limits(size, medians, tokens, completions.shape[1], device),
     )
+
+
+def _round(parts: Parts, clock: _Clock) -> tuple[Tensor, float]:
+    """One step of both sides; our completions, and the memory of training, GiB."""
+    size = parts.work.size
+    pad = size.vocabulary.pad
+    completions, others = clock.both("rollout", parts.rollout, parts.plain_rollout)
+    clock.scale_plain("rollout", _count(completions, pad) / _count(others, pad))
+    for part, run in (("reference", parts.reference), ("update", parts.update)):
+        clock.both(part, partial(run, completions, packed=True), partial(run, completions, packed=False))
+    clock.both("optimiser", parts.optimise, parts.optimise)
+    memory = _memory(clock.device)
+    codes = [codes for *_, codes in parts.read(completions)]
+    weights, timed = clock.both(
+        "decode", partial(parts.decode, codes), partial(parts.plain_decode, codes, size.decoder_share)
+    )
+    clock.scale_plain("decode", sum(map(len, codes)) / timed)
+    rigs = parts.rigs(completions, weights)
+    clock.both("score", partial(parts.score, rigs), partial(parts.plain_score, rigs))
+    return completions, memory
 
 
 def _limits(
@@ -169,27 +187,19 @@ def _limits(
 
 def _warm_up(device: torch.device) -> None:
     """Run everything once at the tiny size: libraries load, numba compiles, threads start."""
-    parts = Parts(make_workload(SIZES["tiny"], device))
+    # On a GPU in half precision: the packed pass has no float32 there.
+    parts = Parts(make_workload(replace(SIZES["tiny"], half=device.type == "cuda"), device))
     completions = parts.rollout()
     parts.plain_rollout()
     for packed in (True, False):
         parts.reference(completions, packed)
-        if device.type != "cuda" or not packed:  # float32 has no packed pass on a GPU
-            parts.update(completions, packed)
+        parts.update(completions, packed)
     parts.optimise()
     codes = [codes for *_, codes in parts.read(completions)]
     parts.plain_decode(codes, 1.0)
     rigs = parts.rigs(completions, parts.decode(codes))
     parts.score(rigs)
     parts.plain_score(rigs)
-
-
-def _timed(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    synchronised(work, device)
-    return time.perf_counter() - start
 
 
 def _count(completions: Tensor, pad: int) -> int:

@@ -21,14 +21,14 @@ class Size:
     Attributes:
         hidden, layers, heads, kv_heads, head_dim, inner: the language model.
         mesh_tokens: conditioning embeddings of a mesh.
-        codebook, tokens_per_skin: SkinTokens.
-        vae: the skin VAE; `released` sizes or small ones.
+        codebook_levels, tokens_per_skin: SkinTokens.
+        vae_width, vae_heads, vae_layers, vae_condition, vae_latent: the skin VAE's decoder.
         meshes, group: meshes of a step, rollouts of each.
         joints: fewest and most joints of a rig; 7 J + 2 tokens.
         points: scoring vertices, at which skinning weights are decoded.
         micro_batch: rows of a training pass with the repeated prefix; our passes take whole groups.
-        plain_tokens: tokens per row that the plain rollout is timed on, and then scaled to ours; the first ones
-            have the fewest keys to attend to, so this favours the plain side.
+        plain_tokens: tokens per row that the plain rollout is timed on, and then scaled to ours; the first
+            ones have the fewest keys to attend to, so this favours the plain side.
         decoder_share: part of the bones that the bone-by-bone decoder is timed on, and then extrapolated.
         half: bfloat16 for the language model (weights of rollouts, autocast in training) and the decoder.
     """

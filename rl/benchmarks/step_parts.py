@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -195,10 +195,3 @@ class Parts:
         for rig in rigs:
             turns = work.rotations[:, : len(rig.joints)]
             score_rig(work.scoring_mesh, rig.joints, rig.parents, rig.weights, turns, work.settings)
-
-
-def synchronised(work: Callable[[], object], device: torch.device) -> None:
-    """Run and wait for the device."""
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
