@@ -52,7 +52,7 @@ class MeshRegistry:
 
 
 class DecoderActor:
-    """Actor that turns the SkinTokens of a group into skinning weights."""
+    """Actor that turns the SkinTokens of a group into skinning weights; it may decode several at once."""
 
     def __init__(self, skin_vae: str, device: str, dtype: DecoderDtype) -> None:
         # Only this actor imports torch: the scorers do without its memory.

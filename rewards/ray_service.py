@@ -74,7 +74,7 @@ class RayRewardService:
     Args:
         skin_vae: directory of the frozen VAE, readable where the decoder runs.
         settings: the rewards' parameters.
-        workers: number of scoring actors, one CPU each.
+        workers: number of scoring actors, one CPU each, and of groups that a CPU decodes at once.
         timeout_s: seconds to wait for a group, for the actors to start and for a mesh to be prepared.
         retries: retries of a task, and of a group as a whole.
         device: torch device of the decoder: `cpu`, `cuda` (the GPU that Ray assigns) or `cuda:N`.
@@ -112,9 +112,19 @@ class RayRewardService:
         # A nominal fraction of a GPU: the decoder shares it with the training. `cuda:N` needs all GPUs
         # visible.
         gpus = 0.01 if device == "cuda" else 0
+        # On a CPU, groups are decoded side by side, each by one thread, as scoring is: while this process
+        # waits for rewards, no core is idle. A GPU decodes one after the other.
+        at_once = workers if device == "cpu" else 1
         decoder = (
             ray.remote(DecoderActor)
-            .options(name=where.decoder, num_cpus=0, num_gpus=gpus, **restart, **common)
+            .options(
+                name=where.decoder,
+                num_cpus=0,
+                num_gpus=gpus,
+                max_concurrency=at_once,
+                **restart,
+                **common,
+            )
             .remote(str(Path(skin_vae).resolve()), device, dtype)
         )
         scorers = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -162,17 +163,26 @@ def merge_invalid(rigs: Sequence[RolloutRig | None], scores: Sequence[RolloutSco
 
 
 class LRUCache(Generic[V]):
-    """Least-recently-used cache of at most `size` values, which bounds a worker's memory."""
+    """Least-recently-used cache of at most `size` values, which bounds a worker's memory.
+
+    Threads may share it: two that miss the same key at once both make the value, and one of them is kept.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._values: OrderedDict[str, V] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: str, make: Callable[[], V]) -> V:
         """The value of `key`, made by `make` on a miss."""
-        if key not in self._values:
-            self._values[key] = make()
-            if len(self._values) > self.size:
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        made = make()
+        with self._lock:
+            value = self._values.setdefault(key, made)
+            self._values.move_to_end(key)
+            while len(self._values) > self.size:
                 self._values.popitem(last=False)
-        self._values.move_to_end(key)
-        return self._values[key]
+        return value

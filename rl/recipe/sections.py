@@ -174,7 +174,7 @@ class WorkersRecipe:
     results. Source: this project."""
 
     count: int = 2
-    """Ray actors that score; above 0. Source: this project."""
+    """Ray actors that score, and groups that a CPU decodes at once; above 0. Source: this project."""
 
     timeout_s: float = 300.0
     """Limit for preparing a mesh, for starting the actors and for each attempt to score a group, seconds;

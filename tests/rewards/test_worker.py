@@ -3,6 +3,8 @@
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,8 +211,35 @@ def test_importing_the_package_is_light():
     modules, own = done.stdout.splitlines()
     for heavy in ("torch", "ray", "trimesh", "pygltflib", "scipy.spatial", "matplotlib", "policy"):
         assert f"'{heavy}'" not in modules
-    assert own == "['data', 'data.file_content', 'data.mesh', 'data.welding']"
+    assert own == "['data', 'data.compiled', 'data.file_content', 'data.mesh', 'data.welding']"
 
 
 def test_a_mesh_is_prepared_with_the_given_settings(mesh):
     assert prepare(mesh, RewardSettings(resolution=12)).grid.occupied.shape < (13, 13, 13)
+
+
+def test_lru_cache_may_be_shared_by_threads():
+    """Every thread gets the value of its key, also of keys that another evicts at that moment."""
+    cache: LRUCache[str] = LRUCache(2)
+    begin = threading.Barrier(4)
+
+    def read(thread: int) -> bool:
+        begin.wait()
+        keys = [str((thread + turn) % 5) for turn in range(500)]
+        return all(cache.get(key, lambda key=key: f"value {key}") == f"value {key}" for key in keys)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(4)))
+
+
+def test_two_threads_that_miss_at_once_keep_one_value():
+    cache: LRUCache[object] = LRUCache(2)
+    both = threading.Barrier(2)
+
+    def make() -> object:
+        both.wait(60)  # neither has stored its value yet
+        return object()
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: cache.get("a", make), range(2))
+    assert first is second
