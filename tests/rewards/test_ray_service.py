@@ -304,7 +304,9 @@ def test_a_system_failure_after_the_tasks_retries(service, skin_vae, inline, tmp
 
 
 def test_a_group_that_gets_no_scores_in_time_has_none(service, inline, tmp_path, monkeypatch):
-    blocked = Blocked(actor(service, service.address.decoder), tmp_path / "pipe")
+    # The decoder runs as many groups at once as there are scoring workers.
+    decoder = actor(service, service.address.decoder)
+    blocked = [Blocked(decoder, tmp_path / f"pipe{i}") for i in range(service.address.workers)]
     monkeypatch.setattr(service, "timeout_s", 0.05)
     rigs = group(0, 5, invalid=0.4)
     pending = service.submit(0, rigs, 0)
@@ -314,8 +316,9 @@ def test_a_group_that_gets_no_scores_in_time_has_none(service, inline, tmp_path,
         # An invalid rollout is still the policy's fault.
         assert score.rewards == (dict.fromkeys(REWARD_NAMES, 0.0) if rig is None else None)
         assert not score.valid
-    blocked.release()
-    ray.get(blocked.reference, timeout=120)
+    for task in blocked:
+        task.release()
+        ray.get(task.reference, timeout=120)
     monkeypatch.undo()
     assert pending.result() is result
     # The cancelled tasks delay nothing: in order, an actor would wait 30 s for each of them.
