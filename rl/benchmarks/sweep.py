@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -41,18 +42,21 @@ def changed(size: Size, axis: str, value: int) -> Size:
     return replace(size, **{axis: value})  # type: ignore[arg-type]
 
 
-def time_step(size: Size) -> dict[str, float]:
-    """Seconds of each part of the product's step, the second of two."""
+def time_step(size: Size, rounds: int = 1) -> dict[str, float]:
+    """Least seconds of each part of the product's step over `rounds`, after one that warms up.
+
+    The least, because another program can only make a part slower.
+    """
     parts = Parts(make_workload(size, torch.device("cpu")))
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in PARTS}
 
     def timed(name: str, work: Callable[[], A]) -> A:
         start = time.perf_counter()
         result = work()
-        seconds[name] = time.perf_counter() - start
+        seconds[name].append(time.perf_counter() - start)
         return result
 
-    for _ in range(2):
+    for _ in range(rounds + 1):
         completions = timed("rollout", parts.rollout)
         timed("reference", partial(parts.reference, completions, packed=True))
         timed("update", partial(parts.update, completions, packed=True))
@@ -60,17 +64,17 @@ def time_step(size: Size) -> dict[str, float]:
         codes = [codes for *_, codes in parts.read(completions)]
         weights = timed("decode", partial(parts.decode, codes))
         timed("score", partial(parts.score, parts.rigs(completions, weights)))
-    return seconds
+    return {name: min(times[1:]) for name, times in seconds.items()}
 
 
-def sweep() -> dict[str, list[dict[str, float]]]:
+def sweep(rounds: int) -> dict[str, list[dict[str, float]]]:
     """For each axis one entry per value: `value`, `x` (tokens for joints) and the parts' seconds."""
     size = SIZES["shipped"]
     found: dict[str, list[dict[str, float]]] = {}
     for axis, (_, values) in AXES.items():
         for value in values:
             own = changed(size, axis, value)
-            seconds = time_step(own)
+            seconds = time_step(own, rounds)
             print(f"{axis} {value}: {sum(seconds.values()):.2f} s", file=sys.stderr)
             x = own.most_tokens if axis == "joints" else value
             found.setdefault(axis, []).append({"value": value, "x": x, **seconds})
@@ -99,10 +103,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", type=Path, default=Path("docs/step_time.json"), help="measurements")
     parser.add_argument("--svg", type=Path, default=Path("docs/images/step_time.svg"), help="plot")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds after the warm-up; the least counts")
     parser.add_argument("--draw-only", action="store_true", help="plot the JSON file as it is")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, not {options.rounds}")
     if not options.draw_only:
-        found = {"threads": torch.get_num_threads(), "torch": torch.__version__, "axes": sweep()}
+        found = {
+            "date": datetime.now(tz=UTC).date().isoformat(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "rounds": options.rounds,
+            "axes": sweep(options.rounds),
+        }
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     draw(json.loads(options.json.read_text())["axes"], options.svg)
     print(f"{options.json}, {options.svg}")

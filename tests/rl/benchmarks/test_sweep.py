@@ -26,6 +26,13 @@ def test_every_part_is_timed():
     assert all(value > 0 for value in seconds.values())
 
 
+def test_no_rounds_are_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        sweep.main(["--rounds", "0"])
+    assert stopped.value.code == 2
+    assert "--rounds must be at least 1, not 0" in capsys.readouterr().err
+
+
 def test_the_committed_measurements_are_drawn(tmp_path, capsys):
     svg = tmp_path / "plot.svg"
     measured = ROOT / "docs" / "step_time.json"
