@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from rl.benchmarks.baseline import read_baseline, shortfalls
+from rl.benchmarks.limits import machine_peaks
 from rl.benchmarks.measure import Report, measure
 from rl.benchmarks.sizes import SIZES
 
@@ -60,7 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         baseline = read_baseline(options.check, options.size) if options.check else None
     except (OSError, ValueError) as error:
         parser.error(f"--check: {error}")
-    report = measure(options.size, options.repeats, torch.device("cuda" if on_gpu else "cpu"))
+    device = torch.device("cuda" if on_gpu else "cpu")
+    try:
+        peaks = machine_peaks(device)
+    except ValueError as error:
+        parser.error(str(error))
+    report = measure(options.size, options.repeats, device, peaks)
     print_table(report)
     text = json.dumps(report.as_json())
     if options.json:

@@ -10,8 +10,12 @@ import torch
 
 from rl.benchmarks.sizes import Size
 
-# Dense bfloat16 FLOP/s and bytes/s of data-centre GPUs, from their data sheets.
-_GPUS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}
+# Dense bfloat16 FLOP/s and bytes/s of data-centre GPUs by CUDA's name, from their data sheets.
+_GPUS = {
+    "NVIDIA H200": (989e12, 4.8e12),
+    "NVIDIA H100 80GB HBM3": (989e12, 3.35e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 2.04e12),
+}
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,8 @@ def machine_peaks(device: torch.device) -> Peaks:
     """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        for known, (flops, bandwidth) in _GPUS.items():
-            if known in name:
-                return Peaks(flops, bandwidth, f"data sheet of the {known}")
+        if name in _GPUS:
+            return Peaks(*_GPUS[name], f"data sheet of the {name}")
         raise ValueError(f"the peak rates of '{name}' are not known; add them to rl/benchmarks/limits.py")
     left, right = torch.rand(2048, 2048), torch.rand(2048, 2048)
     numbers = torch.rand(1 << 26)

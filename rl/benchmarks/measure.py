@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from rl.benchmarks.limits import decoder_flops, machine_peaks, token_seconds, update_flops
+from rl.benchmarks.limits import Peaks, decoder_flops, token_seconds, update_flops
 from rl.benchmarks.sizes import SIZES, Size
 from rl.benchmarks.step_parts import Parts
 from rl.benchmarks.workload import make_workload
@@ -45,7 +45,6 @@ class Report:
     device: str
     parts: list[Part]
     tokens: int
-    plain_tokens_per_second: float
     longest: int
     memory_gib: float
     limits: dict[str, float | str]
@@ -70,7 +69,7 @@ class Report:
             "plain_step_seconds": plain,
             "tokens": self.tokens,
             "tokens_per_second": self.tokens / self.part("rollout").ours,
-            "plain_tokens_per_second": self.plain_tokens_per_second,
+            "plain_tokens_per_second": self.tokens / self.part("rollout").plain,
             "milliseconds_per_token": self.part("rollout").ours / self.longest * 1e3,
             "memory_gib": self.memory_gib,
             **self.limits,
@@ -79,16 +78,20 @@ class Report:
 
 
 class _Clock:
-    """Seconds of both sides of each part, by part, one pair per round."""
+    """Seconds of both sides of each part, by part, one pair per round, and our side's peak memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.memory_gib = 0.0
         self.pairs: dict[str, list[tuple[float, float]]] = {}
 
     def both(self, part: str, ours: Callable[[], A], plain: Callable[[], B]) -> tuple[A, B]:
         """Time both sides, one after the other, and return their results."""
         print(f"{part} …", end=" ", flush=True, file=sys.stderr)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         own, seconds = self._timed(ours)
+        self.memory_gib = max(self.memory_gib, _memory(self.device))
         other, plain_seconds = self._timed(plain)
         print(f"{seconds:.2f} s, plain {plain_seconds:.2f} s", file=sys.stderr)
         self.pairs.setdefault(part, []).append((seconds, plain_seconds))
@@ -118,7 +121,7 @@ class _Clock:
             torch.cuda.synchronize(self.device)
 
 
-def measure(name: str, repeats: int, device: torch.device) -> Report:
+def measure(name: str, repeats: int, device: torch.device, peaks: Peaks) -> Report:
     """Run both sides `repeats` times and take medians.
 
     Rollouts of the plain side differ in length; their time is scaled to our number of tokens. The plain
@@ -130,25 +133,23 @@ def measure(name: str, repeats: int, device: torch.device) -> Report:
     if device.type == "cuda":  # compile and capture: once per run
         parts.update(parts.rollout(), packed=True)
         parts.optimizer.zero_grad()
-        torch.cuda.reset_peak_memory_stats(device)
     clock = _Clock(device)
     rounds = [_round(parts, clock) for _ in range(repeats)]
-    completions, memory = rounds[-1]
+    completions = rounds[-1]
     tokens, medians = _count(completions, size.vocabulary.pad), clock.medians()
     return Report(
         size=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         parts=medians,
         tokens=tokens,
-        plain_tokens_per_second=tokens / clock.pairs["rollout"][-1][1],
         longest=completions.shape[1],
-        memory_gib=memory,
-        limits=_limits(size, medians, tokens, completions.shape[1], device),
+        memory_gib=clock.memory_gib,
+        limits=_limits(size, medians, tokens, completions.shape[1], peaks),
     )
 
 
-def _round(parts: Parts, clock: _Clock) -> tuple[Tensor, float]:
-    """One step of both sides; our completions, and the memory of training, GiB."""
+def _round(parts: Parts, clock: _Clock) -> Tensor:
+    """One step of both sides; returns our completions."""
     size = parts.work.size
     pad = size.vocabulary.pad
     completions, others = clock.both("rollout", parts.rollout, parts.plain_rollout)
@@ -156,7 +157,7 @@ def _round(parts: Parts, clock: _Clock) -> tuple[Tensor, float]:
     for part, run in (("reference", parts.reference), ("update", parts.update)):
         clock.both(part, partial(run, completions, packed=True), partial(run, completions, packed=False))
     clock.both("optimiser", parts.optimise, parts.optimise)
-    memory = _memory(clock.device)
+    parts.optimizer.zero_grad()
     codes = [codes for *_, codes in parts.read(completions)]
     weights, timed = clock.both(
         "decode", partial(parts.decode, codes), partial(parts.plain_decode, codes, size.decoder_share)
@@ -164,14 +165,11 @@ def _round(parts: Parts, clock: _Clock) -> tuple[Tensor, float]:
     clock.scale_plain("decode", sum(map(len, codes)) / timed)
     rigs = parts.rigs(completions, weights)
     clock.both("score", partial(parts.score, rigs), partial(parts.plain_score, rigs))
-    return completions, memory
+    return completions
 
 
-def _limits(
-    size: Size, parts: list[Part], tokens: int, longest: int, device: torch.device
-) -> dict[str, float | str]:
+def _limits(size: Size, parts: list[Part], tokens: int, longest: int, peaks: Peaks) -> dict[str, float | str]:
     """Shares of the machine's peaks: 1 is the limit."""
-    peaks = machine_peaks(device)
     seconds = {part.name: part.ours for part in parts}
     bones = (tokens - 2 * size.rows) // (3 + size.tokens_per_skin)
     return {
@@ -207,7 +205,7 @@ def _count(completions: Tensor, pad: int) -> int:
 
 
 def _memory(device: torch.device) -> float:
-    """Peak memory so far, GiB: allocated on the GPU, or resident on a CPU."""
+    """Peak memory, GiB: allocated on the GPU since the last reset; on a CPU, resident so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -120,7 +120,7 @@ SIZES = {
         decoder_share=0.25,
         half=False,
     ),
-    # The shipped pair's sizes and a step of recipes/quickstart.yaml, for rl.benchmarks.sweep.
+    # The shipped pair's sizes and a third of a step of recipes/quickstart.yaml, for rl.benchmarks.sweep.
     "shipped": Size(
         hidden=192,
         layers=5,
@@ -136,7 +136,7 @@ SIZES = {
         vae_layers=3,
         vae_condition=64,
         vae_latent=64,
-        meshes=6,
+        meshes=2,
         group=8,
         joints=(25, 25),
         points=512,

@@ -124,7 +124,6 @@ class Parts:
     def optimise(self) -> None:
         """The optimiser's step, the same on both sides."""
         self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def _micro_batches(self, packed: bool) -> list[slice]:
         size = self.work.size

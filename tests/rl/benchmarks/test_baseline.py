@@ -52,4 +52,4 @@ def test_the_committed_baseline_has_every_ratio_of_the_small_size():
     assert set(baseline) == set(RATIOS)
     targets = {"rollout_ratio": 3.0, "logprob_ratio": 2.0, "decoder_ratio": 1.5, "step_ratio": 2.5}
     for name, target in targets.items():
-        assert baseline[name]["value"] >= target
+        assert baseline[name]["value"] * (1 - baseline[name]["tolerance"]) >= target
