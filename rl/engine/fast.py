@@ -9,7 +9,7 @@ from torch import Tensor
 
 from policy.tokens.grammar import Grammar, GrammarState
 from rl.engine.buffers import BufferPool
-from rl.engine.capture import StepGraphs
+from rl.engine.capture import Step, StepGraphs
 from rl.engine.draw import DrawSettings
 from rl.engine.layers import run_prefixes
 from rl.engine.memory import stage_of
@@ -69,16 +69,20 @@ class FastSampler:
         settings = DrawSettings(request.temperature, request.top_k, request.top_p)
         buffers, hidden = self._start(request)
         self._step.draw(hidden, buffers, torch.zeros_like(buffers.position), settings)
+        step: Step | None = None  # looked up again when the buffers change, because that compares addresses
         for used in range(1, limit):  # own positions that hold a key after the step
             count = self._remaining(buffers, used)
             if count == 0:
                 return buffers.ids[:, :used].clone(), buffers.log_probs[:, :used].clone()
             if count < len(buffers.tokens):
                 buffers = self._pool.keep(buffers, self._kept(buffers, count), used - 1)
+                step = None
             capacity = stage_of(used, limit - 1)
             if capacity > buffers.own_keys[0].shape[2]:
                 buffers = self._pool.grow(buffers, capacity, used - 1)
-            self._replay(buffers, settings)
+                step = None
+            step = step or self._prepared(buffers, settings)
+            step()
         return buffers.ids.clone(), buffers.log_probs.clone()
 
     def _start(self, request: SamplingRequest) -> tuple[StepBuffers, Tensor]:
@@ -117,10 +121,14 @@ class FastSampler:
     def _finished(self, buffers: StepBuffers) -> Tensor:
         return self.grammar.finished(GrammarState(buffers.state, buffers.bones, buffers.skin))
 
-    def _replay(self, buffers: StepBuffers, settings: DrawSettings) -> None:
-        if not self._static:
+    def _prepared(self, buffers: StepBuffers, settings: DrawSettings) -> Step:
+        """The step on these buffers, as a captured graph on CUDA."""
+
+        def step() -> None:
             self._step(buffers, settings)
-            return
+
+        if not self._static:
+            return step
         key = (*buffers.shape(), settings)
         fixed = [*buffers.fixed(), *self._weights.tensors()]
-        self._graphs.prepare(key, lambda: self._step(buffers, settings), buffers.changing(), fixed)()
+        return self._graphs.prepare(key, step, buffers.changing(), fixed)
