@@ -27,6 +27,8 @@ _MAY_CHANGE = (
     "ray",
     "eval",
     "rig",
+    "train_guard",
+    "profile",
     "train.max_steps",
     "train.save_steps",
     "train.save_total_limit",

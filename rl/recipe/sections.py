@@ -9,6 +9,7 @@ from data.creatures import CREATURE_KINDS
 from data.field_docs import KEY_DOCS
 from data.typed_recipe import RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
+from rl.recipe.run_control import ProfileRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
 
 
@@ -361,6 +362,12 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=dict, metadata={KEY_DOCS: train_docs})
     """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
     Source: TRL."""
+
+    train_guard: TrainGuardRecipe = field(default_factory=TrainGuardRecipe)
+    """Non-finite steps, and saving and stopping by the clock."""
+
+    profile: ProfileRecipe = field(default_factory=ProfileRecipe)
+    """Profiling of some steps."""
 
     resume: bool = True
     """Resume from the last checkpoint in `output_dir`, if there is one; false starts over and moves the

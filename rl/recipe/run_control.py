@@ -1,0 +1,45 @@
+"""Keys and defaults of the recipe sections train_guard and profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from data.typed_recipe import RecipeError, require_positive
+
+
+@dataclass(frozen=True)
+class TrainGuardRecipe:
+    """What a run does about steps that are not finite, and when it saves and stops by the clock."""
+
+    max_bad_steps: int = 3
+    """Consecutive steps with a loss or gradient that is not finite after which the run stops; above 0. Such a
+    step is skipped, counted, and written to `output_dir/bad_steps/`. Source: this project."""
+
+    save_every_minutes: float | None = None
+    """Also save a checkpoint when this many minutes have passed since the last one; above 0, or null. Source:
+    this project."""
+
+    stop_after_minutes: float | None = None
+    """Finish the step, save and exit with 0 when the command has run for this many minutes, for queues with a
+    time limit; the same command resumes. Above 0, or null. Source: this project."""
+
+    def __post_init__(self) -> None:
+        limits = [
+            name for name in ("save_every_minutes", "stop_after_minutes") if getattr(self, name) is not None
+        ]
+        require_positive("train_guard", self, "max_bad_steps", *limits)
+
+
+@dataclass(frozen=True)
+class ProfileRecipe:
+    """A profile of some steps by torch's profiler."""
+
+    steps: tuple[int, int] | None = None
+    """First and last step to profile, such as [3, 5]; null for none. The trace goes to
+    `output_dir/profile/`. Source: this project."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and not 1 <= self.steps[0] <= self.steps[1]:
+            raise RecipeError(
+                f"'profile.steps' {list(self.steps)} must be the first and the last step, such as [3, 5]"
+            )
