@@ -72,6 +72,7 @@ class RigRollout:
             temperature=trainer.args.temperature,
             batch_size=self.recipe.rollout.batch_size,
             skeletons=tokens_of(trainer.given, used.tolist()),
+            names=self.bank.names(used.tolist()),
         )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
@@ -280,8 +281,8 @@ class RigGRPOTrainer(GRPOTrainer):
         return norm
 
     def _describe_rows(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        meshes = [self.bank.samples[index].name for index in self.bank.index_of(batch["prompt_ids"]).tolist()]
-        return describe_rows(batch, meshes, self.reward_func_names)
+        meshes = self.bank.index_of(batch["prompt_ids"]).tolist()
+        return describe_rows(batch, self.bank.names(meshes), self.reward_func_names)
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """TRL's log, but a NaN stays a NaN: TRL drops it from the means."""
