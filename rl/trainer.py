@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from data.command_line import RunFailedError
+from policy.finite import damage, non_finite_names, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rl.bad_steps import describe_rows
 from rl.engine.choose import make_sampler
 from rl.engine.sampler import Sampler
 from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
@@ -24,10 +29,13 @@ from rl.mesh_schedule import mesh_schedule, schedule_length
 from rl.phases import LOG_PROBS, ROLLOUT, UpdatePhase, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
+from rl.reporting import mean_metrics
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
+from rl.reward_record import RewardRecord, mark_reward_metrics
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.step_guard import StepGuard
 from rl.whole_groups import regroup
 
 
@@ -39,6 +47,7 @@ class RigRollout:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
         self._last_step, self._calls_in_step = -1, 0
+        self.seeds: list[int] = []  # of the last call's rows
 
     @phase(ROLLOUT)
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
@@ -54,16 +63,18 @@ class RigRollout:
         sampler, model = self._sampler(trainer), trainer.accelerator.unwrap_model(trainer.model)
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
+        self.seeds = row_seeds(len(prompts), *self._seed_key(trainer))
         rollouts = sample_rigs(
             sampler,
             trainer.mesh_embeds(model, used),
             mesh_index,
             torch.tensor([class_id for _, class_id in parsed]),
             max_new_tokens=trainer.args.max_completion_length,
-            seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
+            seeds=self.seeds,
             temperature=trainer.args.temperature,
             batch_size=self.recipe.rollout.batch_size,
             skeletons=tokens_of(trainer.given, used.tolist()),
+            names=self.bank.names(used.tolist()),
         )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
@@ -146,11 +157,11 @@ class RigGRPOTrainer(GRPOTrainer):
         # and yields no batch when there are fewer meshes than groups in a batch.
         schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
+        self._rewards = RewardRecord()
+        rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches)
         super().__init__(
             model=model,
-            reward_funcs=RigRewards(
-                list(recipe.rewards.weights), recipe.workers.max_failed_batches
-            ).functions(),
+            reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
@@ -166,6 +177,17 @@ class RigGRPOTrainer(GRPOTrainer):
         self._sampled_at = -1
         self._update = UpdatePhase()
         self.callback_handler.callbacks.insert(0, self._update)
+        self.guard = StepGuard(
+            self.accelerator, Path(recipe.output_dir), recipe.train_guard.max_bad_steps, self._describe_rows
+        )
+        self.add_callback(self.guard)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """TRL's training; raises RunFailedError after too many bad steps, with a checkpoint saved."""
+        output = super().train(*arguments, **options)
+        if self.guard.failure is not None:
+            raise RunFailedError(self.guard.failure)
+        return output
 
     def mesh_embeds(self, model: TokenRigForCausalLM, meshes: Tensor) -> Tensor:
         """Conditioning (B, T, hidden) of meshes (B,), without gradient; cached if the encoder is frozen."""
@@ -231,10 +253,21 @@ class RigGRPOTrainer(GRPOTrainer):
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
 
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch with each row's rewards and seed, for the step guard."""
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        mark_reward_metrics(self._metrics["train"])
+        rewards, has_reward = self._rewards.table(self.accelerator.device)
+        seeds = torch.tensor(self.rollout_func.seeds, device=self.accelerator.device)
+        return {**batch, "rewards": rewards, "has_reward": has_reward, "row_seed": seeds}
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        """TRL's loss; logs how far the trained distribution is from the sampled one before it moves."""
+        """TRL's loss, for the step guard to watch; logs how far the trained distribution is from the sampled
+        one before it moves."""
         self._update.begin()
         loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self.model.training:
+            self.guard.watch(loss, inputs, self._last_log_probs)
         if self.model.training and self.state.global_step == self._sampled_at:
             metrics = self._metrics["train"]
             for name, value in sampling_difference(
@@ -246,6 +279,41 @@ class RigGRPOTrainer(GRPOTrainer):
                 # TRL logs the mean of the list, which must not average maxima.
                 metrics[name] = [max([value, *metrics[name]])] if name == LARGEST else [*metrics[name], value]
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
+        return norm
+
+    def _describe_rows(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        meshes = self.bank.index_of(batch["prompt_ids"]).tolist()
+        return describe_rows(batch, self.bank.names(meshes), self.reward_func_names)
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """TRL's log, but a NaN stays a NaN: TRL drops it from the means."""
+        metrics = self._metrics["train"]
+        logs.update(mean_metrics(metrics))
+        metrics.clear()
+        if "loss" in logs:
+            self._tr_loss.zero_()  # transformers subtracts it from itself, which keeps a NaN for ever
+            logs.update(self.guard.take_counts())
+        super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint; raises RunFailedError on all processes if its content is not finite."""
+        own = non_finite_names(training_state(self.model, self.optimizer))
+        refuse_to_save(sorted(set(gather_object(own))), f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the last part of a checkpoint; raises RunFailedError if its content is not finite."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            own = non_finite_names(training_state(self.model, self.optimizer))
+            found = sorted(set(gather_object(own)))
+            if found:
+                raise RunFailedError(damage(checkpoint, found))
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""
