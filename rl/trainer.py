@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rl.checkpoints import writing
 from rl.engine.choose import make_sampler
 from rl.engine.sampler import Sampler
 from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
@@ -240,6 +242,11 @@ class RigGRPOTrainer(GRPOTrainer):
                 # TRL logs the mean of the list, which must not average maxima.
                 metrics[name] = [max([value, *metrics[name]])] if name == LARGEST else [*metrics[name], value]
         return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The trainer's, which leaves no partial checkpoint behind and reports a full disk as such."""
+        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""
