@@ -20,6 +20,7 @@ from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rl.bad_steps import describe_rows
+from rl.checkpoints import writing
 from rl.engine.choose import make_sampler
 from rl.engine.sampler import Sampler
 from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
@@ -301,10 +302,11 @@ class RigGRPOTrainer(GRPOTrainer):
         super().log(logs, start_time)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save a checkpoint; raises RunFailedError on all processes if its content is not finite."""
+        """Save a checkpoint whole; raises RunFailedError if its content is not finite or the disk is full."""
         own = non_finite_names(training_state(self.model, self.optimizer))
         refuse_to_save(sorted(set(gather_object(own))), f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the last part of a checkpoint; raises RunFailedError if its content is not finite."""
