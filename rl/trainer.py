@@ -147,7 +147,7 @@ class RigGRPOTrainer(GRPOTrainer):
         super().__init__(
             model=model,
             reward_funcs=RigRewards(
-                list(recipe.rewards.weights), recipe.workers.max_failed_batches
+                list(recipe.rewards.weights), recipe.workers.max_failed_batches, service
             ).functions(),
             args=args,
             train_dataset=prompts,
