@@ -159,7 +159,7 @@ class RigGRPOTrainer(GRPOTrainer):
         schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
-        rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches)
+        rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
         super().__init__(
             model=model,
             reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
