@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data.command_line import RunFailedError
 from rewards.worker import GroupScore, RolloutScore
+from rl.phases import REWARD_WAIT, phase
 from rl.scoring import PendingScore
 
 LogMetric = Callable[[str, float], None]
@@ -75,7 +76,8 @@ class RigRewards:
         log_metric("seconds/rollout", batch.rollout_seconds)
         log_metric("tokens_per_second", batch.tokens / batch.rollout_seconds)
         started = time.perf_counter()
-        groups = list({id(group): group for group in (row.score.group() for row in rollouts)}.values())
+        with phase(REWARD_WAIT):
+            groups = list({id(group): group for group in (row.score.group() for row in rollouts)}.values())
         log_metric("seconds/wait_for_rewards", batch.submit_seconds + time.perf_counter() - started)
         log_metric("seconds/decode", sum(group.decode_seconds for group in groups))
         log_metric("seconds/score", sum(group.score_seconds for group in groups))

@@ -21,6 +21,7 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.phases import LOG_PROBS, ROLLOUT, UpdatePhase, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
@@ -39,6 +40,7 @@ class RigRollout:
         self._engine: Sampler | None = None
         self._last_step, self._calls_in_step = -1, 0
 
+    @phase(ROLLOUT)
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
         """Prompt ids, completion ids, log-probabilities and `ScoredRollout`s: lists with one entry per row.
 
@@ -162,6 +164,8 @@ class RigGRPOTrainer(GRPOTrainer):
             model.config,
         )
         self._sampled_at = -1
+        self._update = UpdatePhase()
+        self.callback_handler.callbacks.insert(0, self._update)
 
     def mesh_embeds(self, model: TokenRigForCausalLM, meshes: Tensor) -> Tensor:
         """Conditioning (B, T, hidden) of meshes (B,), without gradient; cached if the encoder is frozen."""
@@ -171,6 +175,7 @@ class RigGRPOTrainer(GRPOTrainer):
                 return base.encode_mesh(*self.bank.clouds(meshes, base.device))
         return self.bank.embeds(meshes, base)
 
+    @phase(LOG_PROBS)
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -228,6 +233,7 @@ class RigGRPOTrainer(GRPOTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """TRL's loss; logs how far the trained distribution is from the sampled one before it moves."""
+        self._update.begin()
         loss = super().compute_loss(model, inputs, *arguments, **options)
         if self.model.training and self.state.global_step == self._sampled_at:
             metrics = self._metrics["train"]

@@ -28,6 +28,7 @@ from rl.given_skeleton import SkeletonRoom, true_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import check_training, load_policy
+from rl.profiling import PROFILE_FOLDER, ProfileSteps
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
@@ -166,6 +167,8 @@ def build_trainer(
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks.insert(0, StepTimes())
+    if recipe.profile.steps is not None:
+        trainer.add_callback(ProfileSteps(*recipe.profile.steps, Path(recipe.output_dir) / PROFILE_FOLDER))
     return trainer
 
 
