@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from data.creatures import CREATURE_KINDS
 from data.field_docs import KEY_DOCS
-from data.typed_recipe import RecipeError, require_not_negative, require_positive
+from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
 from rl.recipe.run_control import ProfileRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
@@ -17,11 +17,11 @@ from rl.recipe.train import train_docs
 class DataRecipe:
     """The meshes to rig, for training and held out for evaluation."""
 
-    meshes: str | list[str] | None = None
+    meshes: PathText | list[PathText] | None = None
     """Training meshes: files, folders, patterns or a list of them; a folder made by `python -m data.prepare`
     gives its training split; null for procedural creatures. Source: this project."""
 
-    eval_meshes: str | list[str] | None = None
+    eval_meshes: PathText | list[PathText] | None = None
     """Held-out meshes, given as in `data.meshes`; a prepared folder gives its held-out split. null holds out
     `data.eval_count` meshes: creatures of other seeds, or some of `data.meshes`. Source: this project."""
 
@@ -118,10 +118,10 @@ class LoraRecipe:
 class PolicyRecipe:
     """The policy to refine, and which of its weights are trained."""
 
-    path: str = "checkpoints/small"
+    path: PathText = "checkpoints/small"
     """Policy directory: TokenRig, its tokenizer and the skin VAE. Source: this project."""
 
-    skin_vae: str | None = None
+    skin_vae: PathText | None = None
     """Directory of another skin VAE to decode SkinTokens with; null for the policy's own. Source: this
     project."""
 
@@ -285,7 +285,7 @@ class EvalRecipe:
     pruned and vertices selected as in Puppeteer's evaluation; `puppeteer_modelsresource`: the same, with its
     threshold for ModelsResource. Source: specification, section 17."""
 
-    compare: tuple[str, ...] = ()
+    compare: tuple[PathText, ...] = ()
     """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
     project."""
 
@@ -309,14 +309,14 @@ class EvalRecipe:
 class RigRecipe:
     """Rigging one mesh file with `python -m rl.rig`."""
 
-    mesh: str | None = None
+    mesh: PathText | None = None
     """Mesh file to rig; `rl.rig` requires it. Source: this project."""
 
-    out: str | None = None
+    out: PathText | None = None
     """GLB file to write, with a picture next to it; null for `<mesh>_rigged.glb` next to the mesh. Source:
     this project."""
 
-    skeleton: str | None = None
+    skeleton: PathText | None = None
     """Skeleton to keep: `own`, that of `rig.mesh`, or a file with one (GLB, glTF or VRM with a skin, JSON,
     prepared rig NPZ) in the frame and unit of the mesh file. The policy only skins it. null: the policy
     writes the skeleton. Source: this project."""
@@ -351,7 +351,7 @@ class RigRecipe:
 class Recipe:
     """One GRPO run; evaluation and rigging use the same recipe."""
 
-    output_dir: str = "outputs/grpo"
+    output_dir: PathText = "outputs/grpo"
     """Directory for checkpoints, metrics and the refined policy. Source: this project."""
 
     data: DataRecipe = field(default_factory=DataRecipe)
