@@ -27,6 +27,7 @@ from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.sharding import shard, whole_weights
 from rl.whole_groups import regroup
 
 
@@ -49,20 +50,20 @@ class RigRollout:
         vocabulary = self.bank.vocabulary
         parsed = [parse_mesh_prompt(prompt, vocabulary) for prompt in prompts]
         meshes = [index for index, _ in parsed]
-        sampler, model = self._sampler(trainer), trainer.accelerator.unwrap_model(trainer.model)
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
-        rollouts = sample_rigs(
-            sampler,
-            trainer.mesh_embeds(model, used),
-            mesh_index,
-            torch.tensor([class_id for _, class_id in parsed]),
-            max_new_tokens=trainer.args.max_completion_length,
-            seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
-            temperature=trainer.args.temperature,
-            batch_size=self.recipe.rollout.batch_size,
-            skeletons=tokens_of(trainer.given, used.tolist()),
-        )
+        with whole_weights(trainer.model_wrapped, trainer.accelerator):
+            rollouts = sample_rigs(
+                self._sampler(trainer),
+                trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
+                mesh_index,
+                torch.tensor([class_id for _, class_id in parsed]),
+                max_new_tokens=trainer.args.max_completion_length,
+                seeds=self._seeds(len(prompts), trainer),
+                temperature=trainer.args.temperature,
+                batch_size=self.recipe.rollout.batch_size,
+                skeletons=tokens_of(trainer.given, used.tolist()),
+            )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
         rigs = [
@@ -101,12 +102,18 @@ class RigRollout:
         """Drop the rollout engine with its copy of the weights and its buffers."""
         self._engine = None
 
-    def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
-        """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""
-        step = trainer.state.global_step
+    def _seeds(self, rows: int, trainer: RigGRPOTrainer) -> list[int]:
+        """Seeds of this process's rows from (run seed, step, batch within the step, row of the whole batch).
+
+        So a resumed run samples as if uninterrupted, and a run in several processes, each of which has
+        `rows` consecutive rows of the batch, as one process would.
+        """
+        step, rank = trainer.state.global_step, trainer.accelerator.process_index
         self._calls_in_step = self._calls_in_step + 1 if step == self._last_step else 0
         self._last_step = step
-        return trainer.args.seed, step, self._calls_in_step, trainer.accelerator.process_index
+        # The 0 keeps the rollouts of earlier versions, which had the rank in its place.
+        seeds = row_seeds((rank + 1) * rows, trainer.args.seed, step, self._calls_in_step, 0)
+        return seeds[rank * rows :]
 
 
 class RigGRPOTrainer(GRPOTrainer):
@@ -155,6 +162,7 @@ class RigGRPOTrainer(GRPOTrainer):
             rollout_func=RigRollout(bank, service, recipe),
             **options,
         )
+        shard(self.model, self.accelerator)
         self._log_probs = LogProbEngine(
             recipe.log_probs.engine,
             self.accelerator.device,
