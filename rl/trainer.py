@@ -36,6 +36,7 @@ from rl.reward_record import RewardRecord, mark_reward_metrics
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.sharding import shard, whole_weights
 from rl.step_guard import StepGuard
 from rl.whole_groups import regroup
 
@@ -61,22 +62,22 @@ class RigRollout:
         vocabulary = self.bank.vocabulary
         parsed = [parse_mesh_prompt(prompt, vocabulary) for prompt in prompts]
         meshes = [index for index, _ in parsed]
-        sampler, model = self._sampler(trainer), trainer.accelerator.unwrap_model(trainer.model)
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
-        self.seeds = row_seeds(len(prompts), *self._seed_key(trainer))
-        rollouts = sample_rigs(
-            sampler,
-            trainer.mesh_embeds(model, used),
-            mesh_index,
-            torch.tensor([class_id for _, class_id in parsed]),
-            max_new_tokens=trainer.args.max_completion_length,
-            seeds=self.seeds,
-            temperature=trainer.args.temperature,
-            batch_size=self.recipe.rollout.batch_size,
-            skeletons=tokens_of(trainer.given, used.tolist()),
-            names=self.bank.names(used.tolist()),
-        )
+        self.seeds = self._seeds(len(prompts), trainer)
+        with whole_weights(trainer.model_wrapped, trainer.accelerator):
+            rollouts = sample_rigs(
+                self._sampler(trainer),
+                trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
+                mesh_index,
+                torch.tensor([class_id for _, class_id in parsed]),
+                max_new_tokens=trainer.args.max_completion_length,
+                seeds=self.seeds,
+                temperature=trainer.args.temperature,
+                batch_size=self.recipe.rollout.batch_size,
+                skeletons=tokens_of(trainer.given, used.tolist()),
+                names=self.bank.names(used.tolist()),
+            )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
         rigs = [
@@ -115,12 +116,18 @@ class RigRollout:
         """Drop the rollout engine with its copy of the weights and its buffers."""
         self._engine = None
 
-    def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
-        """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""
-        step = trainer.state.global_step
+    def _seeds(self, rows: int, trainer: RigGRPOTrainer) -> list[int]:
+        """Seeds of this process's rows from (run seed, step, batch within the step, row of the whole batch).
+
+        So a resumed run samples as if uninterrupted, and a run in several processes, each of which has
+        `rows` consecutive rows of the batch, as one process would.
+        """
+        step, rank = trainer.state.global_step, trainer.accelerator.process_index
         self._calls_in_step = self._calls_in_step + 1 if step == self._last_step else 0
         self._last_step = step
-        return trainer.args.seed, step, self._calls_in_step, trainer.accelerator.process_index
+        # The 0 keeps the rollouts of earlier versions, which had the rank in its place.
+        seeds = row_seeds((rank + 1) * rows, trainer.args.seed, step, self._calls_in_step, 0)
+        return seeds[rank * rows :]
 
 
 class RigGRPOTrainer(GRPOTrainer):
@@ -169,6 +176,7 @@ class RigGRPOTrainer(GRPOTrainer):
             rollout_func=RigRollout(bank, service, recipe),
             **options,
         )
+        shard(self.model, self.accelerator)
         self._log_probs = LogProbEngine(
             recipe.log_probs.engine,
             self.accelerator.device,

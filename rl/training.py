@@ -36,6 +36,7 @@ from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
+from rl.sharding import check_launch, whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
 from rl.trainer import RigGRPOTrainer, RigRollout
@@ -63,6 +64,7 @@ def train(recipe: Recipe, start: ServiceStart) -> None:
         args = GRPOConfig(**grpo_arguments(recipe))
     except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
+    check_launch(args)
     if args.process_index == 0:
         start.begin()
     policy = load_policy(recipe)
@@ -175,9 +177,7 @@ def optimise(
         assert isinstance(rollout, RigRollout)
         rollout.release()  # the evaluation that follows has an engine of its own
         log.close()  # so that an error message starts on its own line
-    # Remove the mixed-precision wrapper, so that the model evaluated is the model saved.
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    return trained.merge_and_unload() if recipe.policy.lora else trained
+    return whole_model(trainer.model_wrapped, trainer.accelerator)
 
 
 def build_trainer(
