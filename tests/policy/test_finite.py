@@ -121,6 +121,8 @@ def test_a_released_checkpoint_that_is_not_finite_is_not_imported(tmp_path, caps
     assert not (tmp_path / "out").exists()
     assert main(["import", str(RIG), "--vae", str(VAE), "--out", str(tmp_path / "out")]) == 0
     spoil(tmp_path / "out" / "model.safetensors", NORM)
+    assert main(["info", str(tmp_path / "out")]) == 0
+    assert f"1 of them NOT FINITE, such as {NORM}" in capsys.readouterr().out
     assert main(["export", str(tmp_path / "out"), "--out", str(tmp_path / "x.ckpt")]) == 2
     assert f"{NORM} contains NaN" in capsys.readouterr().err
     assert not (tmp_path / "x.ckpt").exists()
