@@ -266,9 +266,9 @@ class RigGRPOTrainer(GRPOTrainer):
         """TRL's batch with each row's rewards and seed, for the step guard."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
-        rewards, has_reward = self._rewards.table(self.accelerator.device)
-        seeds = torch.tensor(self.rollout_func.seeds, device=self.accelerator.device)
-        return {**batch, "rewards": rewards, "has_reward": has_reward, "row_seed": seeds}
+        device = self.accelerator.device
+        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """TRL's loss, for the step guard to watch; logs how far the trained distribution is from the sampled
