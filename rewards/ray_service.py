@@ -422,11 +422,10 @@ class _Preparation:
             self._quarantined = self._attempts.quarantined
             if self._quarantined is None:
                 if self._attempts.exhausted:
-                    reason = f"{mesh.name}: no worker could prepare it ({failure}); simplify the mesh if it is large"
-                    return StoredMesh(mesh.key, mesh.name, reason, 0, None, None)
+                    reason = f"no worker could prepare it ({failure}); simplify the mesh if it is large"
+                    return StoredMesh(mesh.key, mesh.name, f"{mesh.name}: {reason}", 0, None, None)
                 self._attempts.begin()
                 self._replies = self._service.start_preparing(mesh, self._source)
-        reason = (
-            f"{mesh.name}: {self._quarantined.sentence()}" if self._quarantined.stage == "prepare" else None
-        )
+        refused = f"{mesh.name}: {self._quarantined.sentence()}"
+        reason = refused if self._quarantined.stage == "prepare" else None
         return StoredMesh(mesh.key, mesh.name, reason, 0, None, None)

@@ -1,4 +1,4 @@
-"""Watches Ray and the supervisor from a process of the job: reports failures, ends a run that cannot go on."""
+"""Watches Ray and the supervisor from a process of the job: reports failures, ends a doomed run."""
 
 from __future__ import annotations
 

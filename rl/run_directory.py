@@ -11,6 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
+from rewards.quarantine import QUARANTINE_FILE
 from rl.checkpoints import CHECKPOINTS_FOLDER, TRAINER_STATE_FILE, find_checkpoints
 from rl.recipe import Recipe
 
@@ -29,6 +30,7 @@ _MAY_CHANGE = (
     "rig",
     "train_guard",
     "profile",
+    "data.max_quarantined",
     "train.max_steps",
     "train.save_steps",
     "train.save_total_limit",
@@ -43,8 +45,8 @@ _MAY_CHANGE = (
 def open_run(recipe: Recipe) -> Path | None:
     """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
-    With `resume` false, the checkpoints, metrics and recipe of an earlier run that has a complete checkpoint
-    are moved to `previous-N/`; its other results are overwritten.
+    With `resume` false, the checkpoints, metrics, recipe and list of quarantined meshes of an earlier run
+    that has a complete checkpoint are moved to `previous-N/`; its other results are overwritten.
 
     Raises:
         RecipeError: the directory cannot be used, or holds a run of a different recipe.
@@ -111,7 +113,7 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE):
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE):
         if (output / name).exists():
             (output / name).rename(aside / name)
 
