@@ -176,7 +176,7 @@ def report_functions(state: MKLState, options: argparse.Namespace) -> int:
 
 
 def report_policy(state: MKLState, options: argparse.Namespace) -> int:
-    """Print how many different mesh conditions the processes computed; return 1 if initialised ones differ."""
+    """Print the mesh conditions that the processes computed; return 1 if initialised ones differ."""
     from data.creatures import make_creature
     from data.sampling import sample_surface
     from policy import load
