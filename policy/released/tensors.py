@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from policy.finite import damage, non_finite_names
 from policy.released.checkpoint import CheckpointError
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.skin_vae import SkinVAE
@@ -55,7 +56,7 @@ def check_tensors(
     """Compare names and shapes of a file's tensors with the expected ones; return the names that are unused.
 
     `vae_assumed` adds a hint to pass the VAE's checkpoint. Raises CheckpointError listing every missing,
-    unexpected and wrongly shaped tensor.
+    unexpected and wrongly shaped tensor, and for one that is not finite.
     """
     extra = [name for name in tensors if name not in expected]
     unused = [name for name in extra if _CONSTANT_BUFFERS.search(name) or not name.startswith(_PARTS)]
@@ -76,6 +77,9 @@ def check_tensors(
     if problems:
         hint = " (for another VAE, pass its checkpoint with --vae)" if vae_assumed else ""
         raise CheckpointError(f"{path}: tensors do not match the configuration{hint}; {'; '.join(problems)}")
+    not_finite = non_finite_names(tensors.items())
+    if not_finite:
+        raise CheckpointError(damage(path, not_finite))
     return tuple(unused)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.typed_recipe import build, read_recipe
+from data.typed_recipe import RecipeError, build, read_recipe
 from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
 from rl.recipe.train import FIXED, check_train
@@ -26,6 +26,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe, checked and with its `train` section completed; raises RecipeError."""
     train = check_train(recipe.train)
+    steps = recipe.profile.steps
+    if steps is not None and steps[1] > train["max_steps"]:
+        raise RecipeError(
+            f"'profile.steps' {list(steps)} ends after the last step, 'train.max_steps' {train['max_steps']}"
+        )
     reward_settings(recipe)
     return replace(recipe, train=train)
 

@@ -62,6 +62,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "num_train_epochs": (3.0, "'train.max_steps' sets the length of a run"),
     "shuffle_dataset": (False, "this project orders the meshes, so that a resumed run keeps the order"),
     "eval_strategy": ("no", _OWN_EVALUATION),
+    "logging_nan_inf_filter": (False, "it would log a loss that is not finite as the mean of the others"),
     "eval_on_start": (False, _OWN_EVALUATION),
     "load_best_model_at_end": (
         False,
