@@ -159,8 +159,8 @@ def _train_tables() -> str:
         f"{_TRAIN}{_table(('key', 'here', 'TRL', 'why'), changed)}\n\n"
         f"**Fixed keys**: any other value is refused.\n\n"
         f"{_table(('key', 'value', 'why'), fixed)}\n\n"
-        f"**Keys without effect**: any value but TRL's default is refused. So is a key that does nothing because "
-        f"of another one, such as `train.delta` with a loss that does not clip.\n\n"
+        f"**Keys without effect**: any value but TRL's default is refused. So is a key that does nothing "
+        f"because of another one, such as `train.delta` with a loss that does not clip.\n\n"
         f"{_table(('keys', 'why'), unused)}\n\n"
         f"**Keys set elsewhere**\n\n{_table(('key', 'set by'), elsewhere)}\n"
     )
