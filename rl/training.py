@@ -31,7 +31,7 @@ from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.policy_setup import check_training, load_policy
 from rl.profiling import PROFILE_FOLDER, ProfileSteps
-from rl.recipe import LoraRecipe, Recipe, grpo_arguments
+from rl.recipe import PolicyRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
@@ -210,7 +210,7 @@ def build_trainer(
         args=args,
         processing_class=build_text_tokenizer(policy.vocabulary),
         callbacks=[*([] if stop is None else [stop]), saving, log],
-        peft_config=lora_config(recipe.policy.lora),
+        peft_config=lora_config(recipe.policy),
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
@@ -229,8 +229,18 @@ def checkpoint_bytes(model: PreTrainedModel, args: GRPOConfig) -> int:
     return moments + (trained if hasattr(model, "peft_config") else weights)
 
 
-def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
-    """PEFT's configuration of the recipe's adapters; None for full fine-tuning."""
+def lora_config(policy: PolicyRecipe) -> LoraConfig | None:
+    """PEFT's configuration of the recipe's adapters; None for full fine-tuning.
+
+    A trained mesh encoder is a copy that PEFT keeps, saves and merges with the adapters: without them, as in
+    the KL reference, the model has its original encoder.
+    """
+    lora = policy.lora
     if lora is None:
         return None
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        modules_to_save=["mesh_encoder", "output_proj"] if policy.train_mesh_encoder else None,
+    )
