@@ -27,8 +27,11 @@ def run_command(
     run: Callable[[R], Any],
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    dry_run: Callable[[R], Any] | None = None,
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
+
+    With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
 
     0: success. 1: the run failed. 2: invalid input. 130: stopped with Ctrl-C.
     Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit with
@@ -45,13 +48,22 @@ def run_command(
     parser.add_argument(
         "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
+    if dry_run is not None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="do one step of everything in a temporary folder, print times and memory, and exit",
+        )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
             print(to_commented_yaml(recipe), end="")
             return 0
-        run(recipe)
+        if dry_run is not None and arguments.dry_run:
+            dry_run(recipe)
+        else:
+            run(recipe)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,13 +21,14 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
-from rl.phases import LOG_PROBS, ROLLOUT, UpdatePhase, phase
+from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.update_phase import UpdatePhase
 from rl.whole_groups import regroup
 
 
@@ -246,6 +247,11 @@ class RigGRPOTrainer(GRPOTrainer):
                 # TRL logs the mean of the list, which must not average maxima.
                 metrics[name] = [max([value, *metrics[name]])] if name == LARGEST else [*metrics[name], value]
         return loss
+
+    @phase(CHECKPOINT)
+    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
+        """transformers' checkpoint."""
+        super()._save_checkpoint(*arguments, **options)
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""

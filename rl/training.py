@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig
@@ -27,6 +28,7 @@ from rl.evaluation_tables import make_console, print_means
 from rl.given_skeleton import SkeletonRoom, true_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import load_meshes, prepare_meshes, with_given_skeletons
+from rl.phases import EXPORT, phase
 from rl.policy_setup import check_training, load_policy
 from rl.profiling import PROFILE_FOLDER, ProfileSteps
 from rl.recipe import LoraRecipe, Recipe, grpo_arguments
@@ -41,12 +43,12 @@ from rl.trainer import RigGRPOTrainer, RigRollout
 EXAMPLE_CANDIDATES = 4
 
 
-def train(recipe: Recipe, start: ServiceStart) -> None:
+def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> None:
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
     `checkpoints/`, `policy/`, `rig.glb`, `rig.png`, and TRL's own files in `trainer/`. With `resume`, resumes
-    from the last checkpoint there.
+    from the last checkpoint there. `held_out`: evaluate at most that many meshes (a dry run).
 
     Raises:
         RecipeError, MeshError: the recipe or its meshes cannot be used.
@@ -63,6 +65,7 @@ def train(recipe: Recipe, start: ServiceStart) -> None:
     check_training(recipe, args, policy)
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
+    meshes = replace(meshes, held_out=meshes.held_out[:held_out])
     output = Path(recipe.output_dir)
     checkpoint = open_shared_run(recipe)
     with barrier_on_exit(), shared_service(start, policy) as service:
@@ -85,7 +88,8 @@ def train(recipe: Recipe, start: ServiceStart) -> None:
         if not main_process:
             return
         refined = RigPolicy(trained.eval(), policy.skin_vae)
-        refined.save(output / POLICY_FOLDER)
+        with phase(EXPORT):
+            refined.save(output / POLICY_FOLDER)
         bank.forget_embeds()
         if before is not None:
             after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
