@@ -1,8 +1,8 @@
 """`--dry-run`: runs every part of a training run once, in a temporary folder, and prints times and memory.
 
-Evaluates one held-out mesh, samples and scores a step's rollouts with the recipe's own backend, updates, saves
-a checkpoint, exports and rigs a mesh; then resumes from that checkpoint for a second step. The temporary folder
-lies beside `output_dir`, so that it is on the same disk, and is removed at the end, also after a failure.
+Evaluates one held-out mesh, samples and scores the rollouts of a step with the recipe's own backend, updates,
+saves a checkpoint, exports and rigs a mesh; then resumes from that checkpoint for a second step. The temporary
+folder lies beside `output_dir`, on the same disk, and is removed at the end, also after a failure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from trl import GRPOConfig
 
 from data.formats.load import find_meshes
 from data.sets.prepared import is_prepared
@@ -29,7 +30,7 @@ from rl.phases import watching
 from rl.preflight.disk import existing_parent
 from rl.preflight.finding import in_bytes, in_time
 from rl.preflight.launch import StepBatch
-from rl.recipe import Recipe
+from rl.recipe import Recipe, grpo_arguments
 from rl.reward_service import starting_service
 from rl.training import train
 
@@ -78,7 +79,12 @@ def dry_run(recipe: Recipe) -> None:
 
     Raises what `rl.training.train` raises.
     """
-    groups = StepBatch.of(recipe.train, PartialState().num_processes).groups
+    try:
+        # Before PartialState is used: these arguments decide how the processes find each other.
+        processes = GRPOConfig(**grpo_arguments(recipe)).world_size
+    except ValueError as error:
+        raise RecipeError(f"'train': {error}") from error
+    groups = StepBatch.of(recipe.train, processes).groups
     with temporary_directory(Path(recipe.output_dir)) as folder:
         first = shortened(recipe, folder / "run", groups)
         second = replace(

@@ -46,7 +46,7 @@ def thread_finding(
     if small and not cuda and processes == 1 and threads > 1:
         return warning(
             "threads",
-            f"{text}: on a model this small a second thread mostly waits for the first; set OMP_NUM_THREADS=1 "
+            f"{text}: on so small a model a second thread mostly waits; set OMP_NUM_THREADS=1 "
             f"and launch {cores} processes, each with its share of train.per_device_train_batch_size",
         )
     workers = recipe.workers.count
