@@ -114,8 +114,8 @@ def open_run(recipe: Recipe) -> Path | None:
     """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
     A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
-    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its other results are
-    overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be created.
+    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
+    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be created.
     """
     output = make_directory(recipe)
     plan = plan_run(recipe)
