@@ -9,7 +9,18 @@ from data import make_creature, write_skinned_glb
 from data.gltf.document import read_gltf
 from tests.data.mesh_files import OBJ, OFF, PLY, exported
 
-NUMBERS = (b"nan", b"-inf", b"1e400", b"1e-400", b"-1", b"0", b"99999999999999999999", b"2147483648", b"1e30", b"")
+NUMBERS = (
+    b"nan",
+    b"-inf",
+    b"1e400",
+    b"1e-400",
+    b"-1",
+    b"0",
+    b"99999999999999999999",
+    b"2147483648",
+    b"1e30",
+    b"",
+)
 
 
 def good_files(folder: Path) -> dict[str, bytes]:
@@ -32,7 +43,9 @@ def damage(rng: np.random.Generator, content: bytes) -> bytes:
     for _ in range(int(rng.integers(1, 4))):
         place = int(rng.integers(0, len(data) + 1))
         length = int(rng.integers(1, 40))
-        match rng.choice(["flip", "head", "cut", "remove", "repeat", "noise", "zeros", "ones", "number", "line"]):
+        match rng.choice(
+            ["flip", "head", "cut", "remove", "repeat", "noise", "zeros", "ones", "number", "line"]
+        ):
             case "flip":
                 _flip(rng, data, length)
             case "head":

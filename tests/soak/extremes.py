@@ -51,7 +51,9 @@ def mesh(rng: np.random.Generator, name: str) -> RewardMesh:
             case "far away":
                 vertices = vertices + 10.0 ** rng.integers(0, 12)
             case "soup":
-                vertices = vertices[faces.reshape(-1)] if faces.size and faces.max() < len(vertices) else vertices
+                vertices = (
+                    vertices[faces.reshape(-1)] if faces.size and faces.max() < len(vertices) else vertices
+                )
                 faces = np.arange(len(vertices) // 3 * 3).reshape(-1, 3)
             case "unused vertices":
                 vertices = np.concatenate([vertices, rng.uniform(-5, 5, (7, 3))])
@@ -136,5 +138,3 @@ def tokens(rng: np.random.Generator, vocabulary_size: int, valid: list[int]) -> 
             case "add":
                 row.insert(place, int(rng.integers(0, vocabulary_size)))
     return row
-
-
