@@ -1,4 +1,4 @@
-"""Runs one function on many seeds: with a progress bar, a record to resume from, and a limit of time per seed."""
+"""Runs one function on many seeds, with a record to resume from and a limit of time per seed."""
 
 import json
 import os

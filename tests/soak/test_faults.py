@@ -1,4 +1,4 @@
-"""One long run that suffers every fault in turn: its final policy equals the undisturbed one's bit for bit."""
+"""One long run suffers every fault in turn; its final policy equals the undisturbed one's bit for bit."""
 
 import json
 import os
@@ -67,6 +67,17 @@ def wait(ready, limit: float = TIMEOUT) -> None:
         time.sleep(0.05)
 
 
+def await_steps(output: Path, process: subprocess.Popen) -> None:
+    """Until the run has made STEPS_BETWEEN more steps, or ended."""
+    goal = last_step(output) + STEPS_BETWEEN
+    wait(lambda: last_step(output) >= goal or process.poll() is not None)
+
+
+def await_text(text: str, file: Path, start: int, process: subprocess.Popen) -> None:
+    """Until the file has `text` after its first `start` characters, or the run ended."""
+    wait(lambda: text in file.read_text()[start:] or process.poll() is not None)
+
+
 def command(start: str, recipe: Path, *overrides: str) -> list:
     script = [ROOT / "rl/train_grpo.py", recipe, *overrides]
     if start == "accelerate":
@@ -106,14 +117,13 @@ def suffer(fault: Fault, recipe: Path, output: Path, folder: Path, more: list[Fa
             run = Running(psutil.Process(process.pid), recipe, output, head)
             try:
                 for each in [fault, *more]:
-                    from_step = last_step(output)
-                    wait(lambda: last_step(output) >= from_step + STEPS_BETWEEN or process.poll() is not None)
+                    await_steps(output, process)
                     if each.start != "full_disk.py":
                         assert process.poll() is None, f"{each.name}: {errors.read_text()}"
                     said = len(errors.read_text())
                     each.inject(run)
                     if each.exit_code is None and each.says:
-                        wait(lambda: each.says in errors.read_text()[said:] or process.poll() is not None)
+                        await_text(each.says, errors, said, process)
                         assert process.poll() is None, f"{each.name}: {errors.read_text()}"
                 process.wait(TIMEOUT)
                 wait(lambda: not owner_alive(output))
