@@ -1,9 +1,12 @@
 """Training with two processes on the CPU: plain data parallel with Ray, and DeepSpeed ZeRO-2."""
 
+import json
+import math
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,10 @@ from tests.rl.commands import BIN, ROOT, TIMEOUT, metrics, steps
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
-def launch_two(recipe: Path, cwd: Path, *arguments: object, **environment: str) -> str:
-    """Two processes on the CPU; their standard error."""
+def launch_two(
+    recipe: Path, cwd: Path, *arguments: object, script: Sequence[object] = (), **environment: str
+) -> str:
+    """Two processes on the CPU; their standard error. script: one that runs the recipe, and its arguments."""
     result = subprocess.run(
         [
             BIN / "accelerate",
@@ -26,11 +31,10 @@ def launch_two(recipe: Path, cwd: Path, *arguments: object, **environment: str) 
             "--main_process_port",
             "0",
             *arguments,
-            ROOT / "rl/train_grpo.py",
-            recipe,
+            *([script[0], recipe, *script[1:]] if script else [ROOT / "rl/train_grpo.py", recipe]),
         ],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -89,3 +93,59 @@ def test_zero_2_trains_as_plain_data_parallel_does(policy_path, tmp_path, here):
             assert own[key] == pytest.approx(other[key], rel=1e-3, abs=1e-6)
     assert to_mapping(load_recipe(tmp_path / "zero" / "recipe.yaml"))["train"]["ddp_backend"] == "gloo"
     assert load(tmp_path / "zero" / "policy")
+
+
+FAULTY = {
+    **TWO_PROCESSES,
+    "train.max_steps": 7,
+    "train.save_steps": 7,
+    "train.max_completion_length": 40,
+    "train.lr_scheduler_type": "linear",
+    "eval.before_and_after": False,
+}
+PLAIN = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ddp",
+        pytest.param(
+            "zero2",
+            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles with g++"),
+        ),
+    ],
+)
+def test_a_fault_on_one_rank_skips_the_step_on_both(policy_path, tmp_path, kind):
+    """A NaN loss, an infinite gradient, and a step without scores: see two_ranks_with_faults."""
+    changes = {**FAULTY, "train.ddp_backend": "gloo"} if kind == "zero2" else FAULTY
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "run", changes)
+    script = (ROOT / "tests/rl/two_ranks_with_faults.py", tmp_path)
+    if kind == "zero2":
+        configuration = (ROOT / "recipes/accelerate/zero2.yaml").read_text()
+        (tmp_path / "c.yaml").write_text(re.sub(r"num_processes: \d+", "num_processes: 2", configuration))
+        launch_two(
+            recipe, tmp_path, "--config_file", tmp_path / "c.yaml", script=script, DS_ACCELERATOR="cpu"
+        )
+    else:
+        launch_two(
+            recipe, tmp_path, *PLAIN, "--dynamo_backend", "no", script=script, ACCELERATE_USE_CPU="true"
+        )
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0] == ranks[1]
+    digests = ranks[0]["digests"]
+    updates = [now != before for before, now in zip(digests, digests[1:], strict=False)]
+    assert updates == [False, True, False, True, False, True]
+    assert ranks[0]["rates"] == pytest.approx([1e-3 * (7 - step) / 7 for step in range(1, 8)])
+    lines = metrics(tmp_path / "run")
+    assert [line["train_guard/bad_steps"] for line in lines] == [0, 1, 0, 1, 0, 0, 0]
+    assert [line["train_guard/unscored_steps"] for line in lines] == [0, 0, 0, 0, 0, 1, 0]
+    assert [math.isfinite(line["loss"]) for line in lines] == [True, False, *[True] * 5]
+    records = {path.name: json.loads(path.read_text()) for path in (tmp_path / "run/bad_steps").iterdir()}
+    assert sorted(records) == [f"step-{step}-rank-{rank}.json" for step in (2, 4) for rank in (0, 1)]
+    assert records["step-2-rank-1.json"]["causes_here"][0] == "loss"
+    assert "loss" not in records["step-2-rank-0.json"]["causes_here"]
+    assert records["step-2-rank-0.json"]["causes"][0] == "loss"
+    assert records["step-4-rank-0.json"]["causes"] == ["gradient"]
+    assert len(records["step-4-rank-1.json"]["rows"]) == 4
+    assert load(tmp_path / "run" / "policy")
