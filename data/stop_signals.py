@@ -66,7 +66,7 @@ class StopSignals:
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:
-        """For training: a signal only sets `requested`. StopRun at the end if it came too late for the loop."""
+        """For training: a signal only sets `requested`. StopRun at the end if the loop did not see it."""
         self._deferred = True
         try:
             yield

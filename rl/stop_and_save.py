@@ -63,11 +63,12 @@ class StopAndSave(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop here after a signal that came while the checkpoint was written, which may take long."""
+        """Stop here if a signal came or the time ran out while the checkpoint was written."""
         self._saved = self._clock()
-        if self.stopped_by is None and (signum := self._agree()[0]):
+        signum, time_is_up, _ = self._agree()
+        if self.stopped_by is None and (signum or time_is_up):
             self.stopped_by = signum
-            control.should_training_stop = True
+            control.should_log = control.should_training_stop = True
 
     def raise_if_stopped(self, max_steps: int) -> None:
         """After training: StopRun if a signal or the clock ended it, with exit code 0 for the clock.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 
+from data.run_lock import run_lock
 from data.typed_recipe import RecipeError, write_recipe
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import is_main_process
 
 
-def start_run(recipe: Any, loop: LoopRecipe) -> Path:
-    """Create the output directory, write the resolved recipe into it, and return the directory.
+@contextmanager
+def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
+    """Create the output directory, lock it for the block, write the resolved recipe into it, and yield it.
 
-    Raises RecipeError if the directory is not writable, or if DeepSpeed launched this process and the recipe
-    uses Muon.
+    Raises RecipeError if the directory is not writable or in use by a live run, or if DeepSpeed launched this
+    process and the recipe uses Muon.
     """
     # Checked before the processes connect.
     if loop.optimizer == "muon" and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
