@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.stop_signals import StopRun, StopSignals
+from policy.pretraining.processes import largest
 from rl.recipe.run_control import TrainGuardRecipe
 
 
@@ -99,8 +99,5 @@ class StopAndSave(TrainerCallback):
             int(main and stop is not None and now - self.started >= 60 * stop),
             int(main and save is not None and now - self._saved >= 60 * save),
         ]
-        if PartialState().num_processes > 1:
-            shared = torch.tensor(own, device=PartialState().device)
-            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-            own = shared.tolist()
-        return own[0], bool(own[1]), bool(own[2])
+        signum, time_is_up, save_now = largest(own)
+        return signum, bool(time_is_up), bool(save_now)

@@ -21,7 +21,7 @@ from policy.pretraining.metrics_log import RunningMeans
 
 
 def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: RunningMeans) -> None:
-    """Write `state-<step>` under a temporary name, then its manifest, rename it, and delete older checkpoints.
+    """Write `state-<step>` with its manifest under a temporary name, rename it, delete older checkpoints.
 
     Raises RunFailedError if the disk is full; the last checkpoint is kept.
     """
@@ -45,8 +45,8 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: Ru
         if reason is None:
             raise
         raise RunFailedError(
-            f"{final.name} could not be written to {output} ({reason}): the disk at {mount_point(output)} had "
-            f"{readable(free)} free; the last checkpoint is kept, free some space and run the command again"
+            f"{final.name} could not be written to {output} ({reason}): the disk at {mount_point(output)} "
+            f"had {readable(free)} free; the last checkpoint is kept, free some space and run it again"
         ) from error
     if accelerator.is_main_process:
         shutil.rmtree(old, ignore_errors=True)
@@ -96,8 +96,8 @@ def _last_whole(output: Path) -> Path | str | None:
     if not problems:
         return None
     return (
-        f"'loop.output_dir': no checkpoint in '{output}' is whole ({'; '.join(problems)}); restore the files of "
-        "one, or start over with loop.resume=false"
+        f"'loop.output_dir': no checkpoint in '{output}' is whole ({'; '.join(problems)}); restore the files "
+        "of one, or start over with loop.resume=false"
     )
 
 

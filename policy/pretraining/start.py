@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import parse_flag_from_env
 
-from data.run_lock import run_lock
 from data.typed_recipe import RecipeError, write_recipe
 from policy.pretraining.loop_recipe import LoopRecipe
-from policy.pretraining.processes import is_main_process
+from policy.pretraining.processes import is_main_process, shared_lock
 
 
 @contextmanager
@@ -31,13 +30,14 @@ def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
     output = Path(loop.output_dir)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if is_main_process():
-            write_recipe(recipe, output / "recipe.yaml")
     except OSError as error:
         raise RecipeError(
             f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
         ) from error
-    return output
+    with shared_lock(output, "loop.output_dir"):
+        if is_main_process():
+            write_recipe(recipe, output / "recipe.yaml")
+        yield output
 
 
 def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
