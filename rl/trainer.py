@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
-from policy.finite import damage, non_finite_names, refuse_to_save, training_state
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
@@ -325,7 +325,7 @@ class RigGRPOTrainer(GRPOTrainer):
             own = non_finite_names(training_state(self.model, self.optimizer))
             found = sorted(set(gather_object(own)))
             if found:
-                raise RunFailedError(damage(checkpoint, found))
+                raise RunFailedError(not_finite_message(checkpoint, found))
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""
