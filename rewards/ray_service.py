@@ -158,7 +158,7 @@ class RayRewardService:
         )
         scorers = [
             remote(ScoringActor)
-            .options(name=name, num_cpus=1, **restart, **common)
+            .options(name=name, num_cpus=1, scheduling_strategy="SPREAD", **restart, **common)
             .remote(f"scorer-{i}", supervisor, settings)
             for i, name in enumerate(where.scorers)
         ]

@@ -292,6 +292,8 @@ class RigGRPOTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP2: each process has the norm of its part
+            norm = norm.full_tensor()
         self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
         return norm
 
