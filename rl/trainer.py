@@ -48,6 +48,7 @@ class RigRollout:
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
+        self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
         self.seeds: list[int] = []  # of the last call's rows
 
@@ -108,8 +109,9 @@ class RigRollout:
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
             self._engine = make_sampler(model, self.recipe)
-        elif trainer.state.global_step != self._last_step:
+        elif trainer.state.global_step != self._weights_of:
             self._engine.refresh()
+        self._weights_of = trainer.state.global_step
         return self._engine
 
     def release(self) -> None:
