@@ -266,12 +266,12 @@ def shown(value: Any) -> str:
 
 
 def quoting_hint(place: str, hint: Any, value: Any) -> str:
-    """The advice for a word without quotes that YAML read as true or false, where text belongs; else empty."""
+    """Advice for an unquoted word that YAML read as true or false where text belongs; otherwise empty."""
     if not isinstance(value, bool) or not any(_is_text(option) for option in options(hint)):
         return ""
     words, word = ("yes or on", "yes") if value else ("no or off", "no")
     return (
-        f"; YAML reads an unquoted {words} as {shown(value)}: put the word in quotes, such as \"{word}\" (on "
+        f'; YAML reads an unquoted {words} as {shown(value)}: put the word in quotes, such as "{word}" (on '
         f"a command line {place}='\"{word}\"')"
     )
 
@@ -341,7 +341,9 @@ def _check_finite(value: Any, place: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"'{place}' must be a finite number, not {shown(value)}")
     elif isinstance(value, int) and abs(value) >= 2**1024:
-        raise RecipeError(f"'{place}' must be a number that fits into 64 bits, not one of {len(str(value))} digits")
+        raise RecipeError(
+            f"'{place}' must be a number that fits into 64 bits, not one of {len(str(value))} digits"
+        )
 
 
 def _expand(path: str, place: str) -> str:

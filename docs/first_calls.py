@@ -3,7 +3,7 @@
 MKL's vector functions (sin, exp, log, tanh, …) choose their kernel from one variable, set without a lock when
 the process first calls any of them: first to the CPU's raw number, then to its final one. Where those differ,
 as on Intel CPUs with AVX-512 (9, then 5), a second thread that reads in between takes a kernel of lower
-accuracy or of another CPU. `policy/vector_math.py` makes that first call on one thread.
+accuracy or of another CPU. `policy/layers/vector_math.py` makes that first call on one thread.
 
 Each process is forked from one that imported torch but never computed. That process's memory of MKL is reset
 before each fork, so it may load a policy. On CPUs whose two numbers are equal (AMD) nothing can go wrong;
@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
@@ -145,7 +146,7 @@ def first_call(function: Callable[[Tensor], Tensor], state: MKLState, cpu: int, 
 
 def initialise_vector_math() -> None:
     """The project's own first call."""
-    from policy.vector_math import initialise
+    from policy.layers.vector_math import initialise
 
     initialise()
 
@@ -169,12 +170,13 @@ def report_functions(state: MKLState, options: argparse.Namespace) -> int:
             failed |= initialise and right < options.processes
         uses = in_fork(lambda: first_call(FUNCTIONS[name], state, -1, False)) != "never"  # noqa: B023
         text = ", ".join(f"{count} x {what}" for what, count in errors.most_common(3))
-        print(f"{name:14}{counts[0]:>22}{counts[1]:>28}  {text}" + ("" if uses else "(does not use MKL's)"))
+        note = "" if uses else "(does not use MKL)"
+        print(f"{name:14}{counts[0]:>22}{counts[1]:>28}  {text}{note}", flush=True)
     return int(failed)
 
 
 def report_policy(state: MKLState, options: argparse.Namespace) -> int:
-    """Print how many different mesh conditions the processes computed; return 1 if initialised ones differ."""
+    """Print the mesh conditions that the processes computed; return 1 if initialised ones differ."""
     from data.creatures import make_creature
     from data.sampling import sample_surface
     from policy import load
@@ -182,7 +184,8 @@ def report_policy(state: MKLState, options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     policy = load(options.policy)
     mesh = make_creature(7).mesh
-    points, normals = (torch.from_numpy(part)[None] for part in sample_surface(mesh, 2048, seed=7))
+    surface = sample_surface(mesh.vertices, mesh.faces, 2048, np.random.default_rng(7))
+    points, normals = (torch.from_numpy(part)[None] for part in surface)
 
     def condition(initialise: bool) -> str:
         state.forget(options.cpu)
@@ -203,7 +206,9 @@ def report_policy(state: MKLState, options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 1 if a process differs although MKL had been initialised."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("functions", nargs="*", metavar="FUNCTION", help=f"of {', '.join(FUNCTIONS)}")
     parser.add_argument("--processes", type=int, default=200, help="per function (200)")
     parser.add_argument("--cpu", type=int, default=-1, choices=range(10), help="MKL's raw number of a CPU")

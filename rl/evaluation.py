@@ -27,6 +27,7 @@ from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skel
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
@@ -45,6 +46,7 @@ class _Pick:
     rig: RolloutRig | None
 
 
+@phase(EVALUATION)
 def evaluate(
     policy: RigPolicy,
     bank: MeshBank,

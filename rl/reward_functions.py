@@ -116,8 +116,8 @@ class RigRewards:
                 log_metric(f"rig/{name}", number)
 
     def _count_failures(self, rigs: Sequence[ScoredRollout]) -> None:
-        """`rigs`: the rows that are rigs; the others score 0 without a worker. Those of quarantined meshes are
-        another budget's, `data.max_quarantined`."""
+        """`rigs`: the rows that are rigs; the others score 0 without a worker. Rows of quarantined meshes do
+        not count: they have a budget of their own, `data.max_quarantined`."""
         counted = [row.score for row in rigs if not row.score.group().quarantined]
         if not counted:
             return

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from data.run_lock import Process, RunLock, run_lock
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
+from rewards.quarantine import QUARANTINE_FILE
 from rl.checkpoints import (
     CHECKPOINTS_FOLDER,
     TRAINER_STATE_FILE,
@@ -40,6 +41,7 @@ _MAY_CHANGE = (
     "rig",
     "train_guard",
     "profile",
+    "data.max_quarantined",
     "train.max_steps",
     "train.save_steps",
     "train.save_total_limit",
@@ -112,8 +114,8 @@ def open_run(recipe: Recipe) -> Path | None:
     """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
     A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
-    checkpoints, metrics and recipe of an earlier run are moved to `previous-N/`; its other results are
-    overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be created.
+    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
+    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be created.
     """
     output = make_directory(recipe)
     plan = plan_run(recipe)
@@ -195,7 +197,7 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE):
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE):
         if (output / name).exists():
             (output / name).rename(aside / name)
 

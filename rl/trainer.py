@@ -27,7 +27,7 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
-from rl.phases import LOG_PROBS, ROLLOUT, UpdatePhase, phase
+from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reporting import mean_metrics
@@ -38,6 +38,7 @@ from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
 from rl.sharding import shard, whole_weights
 from rl.step_guard import StepGuard
+from rl.update_phase import UpdatePhase
 from rl.whole_groups import regroup
 
 
@@ -268,9 +269,9 @@ class RigGRPOTrainer(GRPOTrainer):
         """TRL's batch with each row's rewards and seed, for the step guard."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
-        rewards, has_reward = self._rewards.table(self.accelerator.device)
-        seeds = torch.tensor(self.rollout_func.seeds, device=self.accelerator.device)
-        return {**batch, "rewards": rewards, "has_reward": has_reward, "row_seed": seeds}
+        device = self.accelerator.device
+        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """TRL's loss, for the step guard to watch; logs how far the trained distribution is from the sampled
@@ -313,6 +314,7 @@ class RigGRPOTrainer(GRPOTrainer):
             logs.update(self.guard.take_counts())
         super().log(logs, start_time)
 
+    @phase(CHECKPOINT)
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint whole; raises RunFailedError if its content is not finite or the disk is full."""
         own = non_finite_names(training_state(self.model, self.optimizer))
