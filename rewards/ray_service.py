@@ -159,7 +159,7 @@ class RayRewardService:
         )
         scorers = [
             remote(ScoringActor)
-            .options(name=name, num_cpus=1, **restart, **common)
+            .options(name=name, num_cpus=1, scheduling_strategy="SPREAD", **restart, **common)
             .remote(f"scorer-{i}", supervisor_name, settings)
             for i, name in enumerate(where.scorers)
         ]

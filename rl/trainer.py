@@ -49,6 +49,7 @@ class RigRollout:
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
+        self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
         self.seeds: list[int] = []  # of the last call's rows
 
@@ -109,8 +110,9 @@ class RigRollout:
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
             self._engine = make_sampler(model, self.recipe)
-        elif trainer.state.global_step != self._last_step:
+        elif trainer.state.global_step != self._weights_of:
             self._engine.refresh()
+        self._weights_of = trainer.state.global_step
         return self._engine
 
     def release(self) -> None:
@@ -293,6 +295,8 @@ class RigGRPOTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP2: each process has the norm of its part
+            norm = norm.full_tensor()
         self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
         return norm
 
