@@ -1,4 +1,4 @@
-"""Checks of the machine: versions, CUDA build, threads, GPU, disk, Ray, W&B; each with its failure injected."""
+"""Checks of the machine (versions, CUDA build, threads, GPU, disk, Ray, W&B), with each failure injected."""
 
 import socket
 from pathlib import Path
