@@ -152,6 +152,7 @@ def _decode(
                 beams=beams,
                 length_penalty=settings.length_penalty,
                 skeletons=tokens_of(given, rows[part]),
+                names=bank.names(rows[part]),
             )
         else:
             rollouts = sample_for_meshes(

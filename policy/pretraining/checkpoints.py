@@ -9,14 +9,29 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
 
 from data.typed_recipe import RecipeError
+from policy.finite import damage, non_finite_names, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
 
 
-def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: RunningMeans) -> None:
-    """Write `state-<step>` under a temporary name, rename it, and delete older checkpoints."""
+def save_checkpoint(
+    accelerator: Accelerator,
+    output: Path,
+    step: int,
+    means: RunningMeans,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write `state-<step>` under a temporary name, rename it, and delete older checkpoints.
+
+    Raises RunFailedError on all processes, and keeps the older ones, if a weight or moment is not finite.
+    """
+    refuse_to_save(_not_finite(model, optimizer), f"state-{step}")
     partial, final, old = output / "state.partial", output / f"state-{step}", output / "state.old"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -36,10 +51,12 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: Ru
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
+def load_checkpoint(
+    accelerator: Accelerator, output: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, RunningMeans]:
     """Load the last checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
-    Raises RecipeError if the checkpoint has different sizes or a different optimizer.
+    Raises RecipeError if the checkpoint has different sizes or a different optimizer, or is not finite.
     """
     states = _states(output)
     if not states:
@@ -52,8 +69,16 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, Runnin
             f"'loop.output_dir': '{last}' is a checkpoint of a different model size or optimizer; choose "
             "another directory, or start over with loop.resume=false"
         ) from error
+    not_finite = _not_finite(model, optimizer)
+    if not_finite:
+        raise RecipeError(f"'loop.output_dir': {damage(last, not_finite)}")
     means = last / "means.json"
     return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
+
+
+def _not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of weights and moments that are not finite on any process."""
+    return sorted(set(gather_object(non_finite_names(training_state(model, optimizer)))))
 
 
 def _states(output: Path) -> Sequence[Path]:

@@ -75,7 +75,7 @@ def run_training(
     process. Under `accelerate launch`, each process has its own batches and gradients are averaged.
 
     Raises:
-        RunFailedError: the loss or its gradient is not finite; the last checkpoint is kept.
+        RunFailedError: the loss, its gradient or a weight is not finite; the last checkpoint is kept.
         RecipeError: the checkpoint has different sizes or a different optimizer, or the launcher does not
             support the recipe.
     """
@@ -85,7 +85,9 @@ def run_training(
     if recipe.gradient_checkpointing:
         _enable_checkpointing(model)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    first_step, means = load_checkpoint(accelerator, output) if recipe.resume else (0, RunningMeans())
+    first_step, means = 0, RunningMeans()
+    if recipe.resume:
+        first_step, means = load_checkpoint(accelerator, output, wrapped, optimizer)
     accumulate = recipe.gradient_accumulation_steps
     batches = DataLoader(
         examples,
@@ -145,7 +147,7 @@ def run_training(
                 print(json.dumps({"step": done, **logged, "seconds_per_step": seconds}), file=log, flush=True)
                 accelerator.log(logged, step=done)
             if done % recipe.save_steps == 0 or done == recipe.max_steps:
-                save_checkpoint(accelerator, output, done, means)
+                save_checkpoint(accelerator, output, done, means, wrapped, optimizer)
     return accelerator.unwrap_model(wrapped)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 
+from data.stop_signals import StopRun
 from data.typed_recipe import RecipeError
 from policy.pretraining.loop_recipe import LoopRecipe
 
@@ -20,14 +23,45 @@ def is_main_process() -> bool:
     return bool(_state().is_main_process)
 
 
+# Numbers the blocks of `main_process_only`; every process enters the same ones in the same order.
+_blocks = itertools.count()
+
+
+@contextmanager
+def main_process_only() -> Iterator[bool]:
+    """True in the main process; the others get False and wait at the end of the block for the main one's end.
+
+    They wait without a time limit, unlike at a barrier or in a collective operation, which gives up after
+    `ddp_timeout`: for an evaluation that may take longer. If the block fails, the launcher ends the others.
+    """
+    state = _state()
+    if state.num_processes == 1:
+        yield True
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()
+    key = f"tokenrig/main_process_only/{next(_blocks)}"
+    yield state.is_main_process
+    if state.is_main_process:
+        store.set(key, "done")
+        return
+    while not store.check([key]):
+        time.sleep(0.2)
+
+
 @contextmanager
 def barrier_on_exit() -> Iterator[None]:
     """Wait for all processes of the run at the end of the block, and close their process group at exit.
 
-    A process that exits while others are still connected to it can be aborted during its shutdown.
+    A process that exits while others are still connected to it can be aborted during its shutdown. A run that
+    a signal stopped after a step ends like any other: all processes leave the block together.
     """
-    yield
     state = _state()
+    try:
+        yield
+    except StopRun as stop:
+        if stop.together:
+            state.wait_for_everyone()
+        raise
     state.wait_for_everyone()
     atexit.register(state.destroy_process_group)
 
