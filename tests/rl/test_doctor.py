@@ -10,6 +10,7 @@ import trimesh
 from safetensors.torch import load_file, save_file
 
 from data import make_creature
+from data.run_lock import run_lock
 from rl import doctor
 from rl.preflight.launch import Launch, StepBatch, launch_from_environment, launch_from_file
 from rl.preflight.step_time import PartTimes, estimate_step, measure_parts, reward_wait
@@ -97,7 +98,7 @@ def test_a_weight_that_is_not_finite(examine, policy_path, tmp_path):
     status, found = examine(policy=damaged(policy_path, tmp_path / "copy", poison))
     assert status == 2
     assert found["policy"].startswith("problem")
-    assert "finite" in found["policy"]
+    assert "NaN" in found["policy"]
     assert "norm.weight" in found["policy"]
 
 
@@ -131,6 +132,10 @@ def test_a_directory_that_cannot_be_used(examine, here, tmp_path):
     status, found = examine("--no-measure", train__max_steps=2, eval__before_and_after=False)
     assert status == 0
     assert "resumes from checkpoint-1" in found["output_dir"]
+    with run_lock(tmp_path / "run"):
+        status, found = examine("--no-measure", train__max_steps=2, eval__before_and_after=False)
+    assert status == 2
+    assert str(os.getpid()) in found["output_dir"]  # another run: its process is reported
     status, found = examine("--no-measure", train__learning_rate=0.5)
     assert status == 2
     assert "different 'train.learning_rate'" in found["output_dir"]
