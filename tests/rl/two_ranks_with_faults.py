@@ -1,4 +1,4 @@
-"""What each of two processes runs in test_multi_process: training with faults on rank 1 alone.
+"""What each of two processes runs in test_faults_on_one_rank: training with faults on rank 1 alone.
 
 python two_ranks_with_faults.py RECIPE FOLDER writes to FOLDER/rank-R.json which steps changed the weights, a
 digest of them, and the learning rates.
