@@ -271,7 +271,7 @@ def quoting_hint(place: str, hint: Any, value: Any) -> str:
         return ""
     words, word = ("yes or on", "yes") if value else ("no or off", "no")
     return (
-        f"; YAML reads an unquoted {words} as {shown(value)}: put the word in quotes, such as \"{word}\" (on "
+        f'; YAML reads an unquoted {words} as {shown(value)}: put the word in quotes, such as "{word}" (on '
         f"a command line {place}='\"{word}\"')"
     )
 
@@ -341,7 +341,9 @@ def _check_finite(value: Any, place: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise RecipeError(f"'{place}' must be a finite number, not {shown(value)}")
     elif isinstance(value, int) and abs(value) >= 2**1024:
-        raise RecipeError(f"'{place}' must be a number that fits into 64 bits, not one of {len(str(value))} digits")
+        raise RecipeError(
+            f"'{place}' must be a number that fits into 64 bits, not one of {len(str(value))} digits"
+        )
 
 
 def _expand(path: str, place: str) -> str:

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import PathText, RecipeError, build, read_recipe, require_not_negative, require_positive
+from data.typed_recipe import (
+    PathText,
+    RecipeError,
+    build,
+    read_recipe,
+    require_not_negative,
+    require_positive,
+)
 from policy.bundle import atomic_directory
 from policy.policy_folder import PolicyError, find_skin_vae
 from policy.pretraining.loop import Losses, run_training

@@ -274,7 +274,10 @@ def test_wrong_types_name_the_key_the_type_and_the_value(values, message):
         ("loop: {size: [1, .inf]}", "'loop.size[1]' must be a finite number, not .inf"),
         ("scores: {a: .nan}", "'scores.a' must be a finite number, not .nan"),
         ("extra: {deep: {er: [1, .inf]}}", "'extra.deep.er[1]' must be a finite number, not .inf"),
-        (f"loop: {{rate: 1{'0' * 400}}}", "'loop.rate' must be a number that fits into 64 bits, not one of 401 "),
+        (
+            f"loop: {{rate: 1{'0' * 400}}}",
+            "'loop.rate' must be a number that fits into 64 bits, not one of 401 ",
+        ),
     ],
 )
 def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(tmp_path, text, message):
@@ -298,13 +301,20 @@ def test_a_word_that_yaml_reads_as_false_is_to_be_quoted(tmp_path, key, word):
 
 
 def test_a_word_that_yaml_reads_as_true_is_to_be_quoted(tmp_path):
-    with pytest.raises(RecipeError, match=r"'name' must be text, not true; YAML reads an unquoted yes or on as"):
+    with pytest.raises(
+        RecipeError, match=r"'name' must be text, not true; YAML reads an unquoted yes or on as"
+    ):
         load(write(tmp_path, recipe="name: on"))
 
 
 @pytest.mark.parametrize(
     ("word", "number"),
-    [("010", "8 (octal)"), ("-07", "-7 (octal)"), ("12:30", "750 (base 60)"), ("1:2:3.5", "3723.5 (base 60)")],
+    [
+        ("010", "8 (octal)"),
+        ("-07", "-7 (octal)"),
+        ("12:30", "750 (base 60)"),
+        ("1:2:3.5", "3723.5 (base 60)"),
+    ],
 )
 def test_numbers_of_another_base_are_refused(tmp_path, word, number):
     path = write(tmp_path, recipe=f"loop:\n  steps: {word}\n")
@@ -343,7 +353,9 @@ def test_paths_that_cannot_be_expanded_are_refused(monkeypatch):
     message = "'out': the environment variable NOWHERE in '$NOWHERE/a' is not set; set it"
     assert refusal(Files, {"out": "$NOWHERE/a"}) == message
     assert "'meshes[0]'" in refusal(Files, {"meshes": ["${NOWHERE}/a"]})
-    assert refusal(Files, {"out": "~nobody-of-this-name/a"}).startswith("'out': '~nobody-of-this-name/a' names no")
+    assert refusal(Files, {"out": "~nobody-of-this-name/a"}).startswith(
+        "'out': '~nobody-of-this-name/a' names no"
+    )
     assert refusal(Files, {"out": 3}) == "'out' must be text, not 3"
     assert refusal(Files, {"meshes": 3}) == "'meshes' must be text or a list or null, not 3"
 
