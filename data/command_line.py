@@ -34,12 +34,13 @@ def run_command(
     run: Callable[[R], Any],
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    dry_run: Callable[[R], Any] | None = None,
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
     0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
     SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
-    with 0 and 2.
+    with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -52,6 +53,12 @@ def run_command(
     parser.add_argument(
         "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
+    if dry_run is not None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="do one step of everything in a temporary folder, print times and memory, and exit",
+        )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
         recipe = load(arguments.recipe, arguments.overrides)
@@ -59,7 +66,10 @@ def run_command(
             print(to_commented_yaml(recipe), end="")
             return 0
         with handling_stop_signals():
-            run(recipe)
+            if dry_run is not None and arguments.dry_run:
+                dry_run(recipe)
+            else:
+                run(recipe)
     except USER_ERRORS as error:
         show_error(f"error: {error}")
         return 2

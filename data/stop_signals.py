@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 import psutil
 
@@ -68,7 +67,7 @@ class StopSignals:
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:
-        """For training: a signal only sets `requested`. StopRun at the end if it came too late for the loop."""
+        """For training: a signal only sets `requested`. StopRun at the end if the loop did not see it."""
         self._deferred = True
         try:
             yield
@@ -138,7 +137,7 @@ def handling_stop_signals() -> Iterator[StopSignals]:
             signal.signal(signum, handler)
 
 
-def ignore_stop_signals(*_: Any) -> None:
+def ignore_stop_signals() -> None:
     """For a helper process, such as a data loader's worker: it ends with the run, not before it.
 
     A terminal and Slurm send signals to all processes, and a run that finishes its step needs its workers.

@@ -266,7 +266,7 @@ def shown(value: Any) -> str:
 
 
 def quoting_hint(place: str, hint: Any, value: Any) -> str:
-    """The advice for a word without quotes that YAML read as true or false, where text belongs; else empty."""
+    """Advice for an unquoted word that YAML read as true or false where text belongs; otherwise empty."""
     if not isinstance(value, bool) or not any(_is_text(option) for option in options(hint)):
         return ""
     words, word = ("yes or on", "yes") if value else ("no or off", "no")

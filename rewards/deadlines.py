@@ -1,4 +1,4 @@
-"""How long a reward worker's task may take: limits from the recipe, and deadlines that follow observed times."""
+"""Deadlines of reward workers' tasks: limits from the recipe, and times that follow those observed."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ class TaskTimes:
 def deadline(units: int, slowest_per_unit: float | None, limits: WorkerLimits) -> float:
     """Seconds that a task of `units` units of work may take.
 
-    Ten times what the slowest task took per unit, but at least `min_deadline_s` and at most `timeout_s`, which
-    also counts while no task of the kind has finished (None). With `timeout_s` below `min_deadline_s` it is
-    `timeout_s`.
+    Ten times what the slowest task took per unit, but at least `min_deadline_s` and at most `timeout_s`.
+    `timeout_s` itself while no task of the kind has finished (None).
     """
     if slowest_per_unit is None:
         return limits.timeout_s

@@ -74,8 +74,8 @@ def read_quarantine(path: Path) -> list[QuarantinedMesh]:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is not a list of quarantined meshes ({error}); repair it, or delete it to try all meshes "
-            "again"
+            f"{path} is not a list of quarantined meshes ({error}); repair it, or delete it to try all "
+            "meshes again"
         ) from error
 
 

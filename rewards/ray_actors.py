@@ -1,4 +1,4 @@
-"""Ray actors that do the work of the reward service: skin decoder and scorer. Their client is ray_service.py."""
+"""Ray actors that do the work of the reward service: skin decoder and scorer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,19 @@ class StoredMesh(NamedTuple):
     ready: Any  # reference to a ScoringMesh
 
 
+class SupervisorName(NamedTuple):
+    """Where workers find the supervisor."""
+
+    name: str
+    namespace: str
+
+
 class Worker:
     """What all workers share: they report their tasks to the supervisor, and answer when it calls."""
 
-    def __init__(self, name: str, supervisor: Any) -> None:
-        self._name, self._supervisor = name, supervisor
+    def __init__(self, name: str, supervisor: SupervisorName) -> None:
+        # By name: Ray warns of handles in the constructor's arguments.
+        self._name, self._supervisor = name, ray.get_actor(supervisor.name, supervisor.namespace)
         self._process = own_process()
 
     @ray.method(concurrency_group=PULSE)
@@ -79,7 +87,9 @@ class Worker:
 class DecoderActor(Worker):
     """Actor that turns the SkinTokens of a group into skinning weights; it may decode several at once."""
 
-    def __init__(self, name: str, supervisor: Any, skin_vae: str, device: str, dtype: DecoderDtype) -> None:
+    def __init__(
+        self, name: str, supervisor: SupervisorName, skin_vae: str, device: str, dtype: DecoderDtype
+    ) -> None:
         # Only this actor imports torch: the scorers do without its memory.
         import torch
 
@@ -113,7 +123,7 @@ class DecoderActor(Worker):
 class ScoringActor(Worker):
     """Actor that prepares meshes and scores decoded rigs."""
 
-    def __init__(self, name: str, supervisor: Any, settings: RewardSettings) -> None:
+    def __init__(self, name: str, supervisor: SupervisorName, settings: RewardSettings) -> None:
         super().__init__(name, supervisor)
         compile_kernels(settings)
         self._settings = settings

@@ -28,7 +28,8 @@ from rewards.ray_folder import ray_folder_problem
 _HEAD_GONE_S = 5.0
 # Closing a connection to a dead cluster can block in Ray.
 _SHUTDOWN_S = 15.0
-_RESUME = "run the same command again to resume from the last checkpoint"
+# How to go on after a failed run.
+RESUME = "run the same command again to resume from the last checkpoint"
 
 
 class RayUnavailableError(RunFailedError):
@@ -45,8 +46,8 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Actors that request no GPU still see all of them.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Without its head, Ray ends this process after 60 s, in the middle of a step. The run notices much earlier,
-    # and ends by itself when the step needs Ray.
+    # Without its head, Ray ends this process after 60 s, in the middle of a step. `ClusterHealth` notices
+    # earlier, and the run ends by itself.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "3600")
     options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "error"}
     if address is None:
@@ -64,7 +65,8 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
     except (OSError, RuntimeError, ValueError) as error:
         where = "a local Ray" if address is None else f"Ray at '{address}'"
         raise RayUnavailableError(
-            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address'"
+            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address', and set "
+            "RAY_AUTH_MODE=token if the cluster asks for a token"
         ) from error
     # Ray prints dozens of lines of its log when a worker or a node dies; the service says it in one.
     ray_driver.print_to_stdstream = lambda data, ignore_prefix: None
@@ -102,10 +104,10 @@ class ClusterHealth:
     def problem(self) -> str | None:
         """Why the cluster cannot be used any more, None if it can. Cheap: opens no connection."""
         if self._raylet is not None and not _runs(self._raylet):
-            return f"Ray's node process (raylet, pid {self._raylet.pid}) on this machine died; {_RESUME}"
+            return f"Ray's node process (raylet, pid {self._raylet.pid}) on this machine died; {RESUME}"
         refused = self._refused_since
         if refused is not None and time.monotonic() - refused > _HEAD_GONE_S:
-            return f"the Ray head at {self._head} does not answer any more; {_RESUME}"
+            return f"the Ray head at {self._head} does not answer any more; {RESUME}"
         return None
 
     def call_head(self) -> None:
@@ -156,7 +158,7 @@ def reason_of(error: RayError) -> str:
         return "Ray's object store is full and the disk it spills to as well; free space in its folder"
     if isinstance(cause, ObjectStoreFullError):
         return "Ray's object store is full; start Ray with more of it (ray start --object-store-memory)"
-    if isinstance(cause, OutOfMemoryError) or ("OOM" in str(cause) and "memory monitor" in str(cause)):
+    if isinstance(cause, OutOfMemoryError) or "memory monitor" in str(cause):
         return "a node ran out of memory and Ray killed a worker; lower 'workers.count' or add memory"
     if isinstance(cause, ObjectLostError):
         return "a node that held a mesh or its rigs' weights left the cluster"

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rewards.deadlines import WorkerLimits
 from rewards.quarantine import QuarantinedMesh, QuarantineFile
-from rewards.ray_actors import PULSE, DecoderActor, ScoringActor, StoredMesh
+from rewards.ray_actors import PULSE, DecoderActor, ScoringActor, StoredMesh, SupervisorName
 from rewards.ray_connection import (
     RayUnavailableError,
     connect,
@@ -137,6 +137,7 @@ class RayRewardService:
             )
             .remote(limits, self._quarantine_file.meshes)
         )
+        supervisor_name = SupervisorName(where.supervisor, namespace)
         # A nominal fraction of a GPU: the decoder shares it with the training. `cuda:N` needs all GPUs
         # visible.
         gpus = 0.01 if device == "cuda" else 0
@@ -154,12 +155,12 @@ class RayRewardService:
                 **restart,
                 **common,
             )
-            .remote("decoder", supervisor, str(Path(skin_vae).resolve()), device, dtype)
+            .remote("decoder", supervisor_name, str(Path(skin_vae).resolve()), device, dtype)
         )
         scorers = [
             remote(ScoringActor)
-            .options(name=name, num_cpus=1, **restart, **common)
-            .remote(f"scorer-{i}", supervisor, settings)
+            .options(name=name, num_cpus=1, scheduling_strategy="SPREAD", **restart, **common)
+            .remote(f"scorer-{i}", supervisor_name, settings)
             for i, name in enumerate(where.scorers)
         ]
         self._set_up(where, supervisor, decoder, scorers, limits)
@@ -191,8 +192,8 @@ class RayRewardService:
             if pending and time.monotonic() > limit:
                 raise RayUnavailableError(
                     f"Ray had no room for {len(self._scorers)} scoring workers and a decoder on '{device}' "
-                    f"within {self.limits.startup_timeout_s:g} s; lower 'workers.count', give Ray more CPUs, or "
-                    "raise 'workers.startup_timeout_s'"
+                    f"within {self.limits.startup_timeout_s:g} s; lower 'workers.count', give Ray more CPUs, "
+                    "or raise 'workers.startup_timeout_s'"
                 )
 
     @classmethod
@@ -410,8 +411,8 @@ class _Preparation:
             self._replies = service.start_preparing(mesh, self._source)
 
     def result(self) -> StoredMesh:
-        """The prepared mesh. One that stopped workers while it was prepared is refused; one that did later has
-        no scores."""
+        """The prepared mesh. One that stopped workers while it was prepared is refused; one that did later
+        has no scores."""
         mesh = self._mesh
         while self._quarantined is None:
             failure = self._attempts.outcome({0: self._replies[0]})
@@ -421,11 +422,10 @@ class _Preparation:
             self._quarantined = self._attempts.quarantined
             if self._quarantined is None:
                 if self._attempts.exhausted:
-                    reason = f"{mesh.name}: no worker could prepare it ({failure}); simplify the mesh if it is large"
-                    return StoredMesh(mesh.key, mesh.name, reason, 0, None, None)
+                    reason = f"no worker could prepare it ({failure}); simplify the mesh if it is large"
+                    return StoredMesh(mesh.key, mesh.name, f"{mesh.name}: {reason}", 0, None, None)
                 self._attempts.begin()
                 self._replies = self._service.start_preparing(mesh, self._source)
-        reason = (
-            f"{mesh.name}: {self._quarantined.sentence()}" if self._quarantined.stage == "prepare" else None
-        )
+        refused = f"{mesh.name}: {self._quarantined.sentence()}"
+        reason = refused if self._quarantined.stage == "prepare" else None
         return StoredMesh(mesh.key, mesh.name, reason, 0, None, None)

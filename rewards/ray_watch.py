@@ -1,4 +1,4 @@
-"""A client's watch over the reward service: is the cluster alive, whom did the supervisor replace, must we stop?"""
+"""Watches Ray and the supervisor from a process of the job: reports failures, ends a doomed run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from tqdm import tqdm
 
 from rewards.quarantine import QuarantinedMesh
-from rewards.ray_connection import ClusterHealth, RayUnavailableError, reason_of
+from rewards.ray_connection import RESUME, ClusterHealth, RayUnavailableError, reason_of
 from rewards.supervision import Status
 
 _PERIOD_S = 0.5
@@ -25,8 +25,8 @@ class ServiceWatch:
 
     Args:
         supervisor: handle.
-        on_quarantine: called, in the thread, for each newly quarantined mesh; returns a sentence. With it, what
-            happened to workers and meshes is printed on standard error; one process of a job has it.
+        on_quarantine: called, in the thread, for each newly quarantined mesh; returns a sentence. With it,
+            failures are printed on standard error; one process of a job has it.
     """
 
     def __init__(self, supervisor: Any, on_quarantine: Callable[[QuarantinedMesh], str] | None) -> None:
@@ -92,7 +92,7 @@ class ServiceWatch:
             if self._unheard >= _SUPERVISOR_CALLS:
                 raise RayUnavailableError(
                     "the supervisor of the reward workers does not answer any more (for "
-                    f"{_SUPERVISOR_CALLS * _SUPERVISOR_ANSWER_S:g} s); run the same command again to resume from the last checkpoint"
+                    f"{_SUPERVISOR_CALLS * _SUPERVISOR_ANSWER_S:g} s); {RESUME}"
                 ) from None
             return None
         except RayError as error:
@@ -100,8 +100,7 @@ class ServiceWatch:
                 return None
             raise RayUnavailableError(
                 self._cluster.problem()
-                or f"the supervisor of the reward workers died ({reason_of(error)}); run the same command "
-                "again to resume from the last checkpoint"
+                or f"the supervisor of the reward workers died ({reason_of(error)}); {RESUME}"
             ) from error
         self._unheard = 0
         return status

@@ -43,10 +43,10 @@ class Permit(NamedTuple):
 class Status(NamedTuple):
     """What the clients of the service need to know.
 
-    restarts, hung: workers replaced, and those of them that hung, since the service started. quarantined: all
-    meshes, earlier ones first. struck: keys of meshes that stopped a worker and have not been scored since, with
-    how often. failure: why the run must stop. events: number of starts and ends of tasks and workers so far.
-    running: number of tasks. messages: one line for each worker that was replaced.
+    restarts, hung: workers replaced, and those of them that hung, since the service started. quarantined:
+    all meshes, earlier ones first. struck: keys of meshes that stopped a worker and have not been scored
+    since, with how often. failure: why the run must stop. events: number of starts and ends of tasks and
+    workers so far. running: number of tasks. messages: one line for each worker that was replaced.
     """
 
     restarts: int
@@ -86,9 +86,9 @@ class _Worker:
 class Supervision:
     """Watches workers by what they report; thread-safe.
 
-    A worker's process that is gone is counted as a restart. If it was working on rigs of one mesh, that mesh gets a
-    strike; with several at once, each becomes a suspect and works alone from then on, until it is cleared or
-    gets its strikes. Whoever waits in a queue is never blamed.
+    A worker's process that is gone is counted as a restart. If it was working on one mesh, that mesh gets a
+    strike; with several at once, each becomes a suspect, and has a worker for itself until it is cleared or
+    gets its strikes. What waits in a queue is never blamed.
 
     Args:
         limits: deadlines and budgets.
@@ -178,7 +178,7 @@ class Supervision:
                 return
             if worker.process is not None:
                 self._bury(name, worker)
-            worker.process = process
+            self._workers[name].process = process
             self._counts["events"] += 1
 
     def gone(self, name: str, process: WorkerProcess | None) -> None:
@@ -192,8 +192,8 @@ class Supervision:
         """A worker cannot be restarted."""
         with self._lock:
             self._fail(
-                f"{name} cannot be restarted ({reason}); check the Ray logs and run the same command again to "
-                "resume from the last checkpoint"
+                f"{name} cannot be restarted ({reason}); check the Ray logs and run the same command again "
+                "to resume from the last checkpoint"
             )
 
     def scored(self, key: str) -> None:
@@ -290,8 +290,8 @@ class Supervision:
             names = ", ".join(mesh.name for mesh in found[:5]) + (", …" if len(found) > 5 else "")
             self._fail(
                 f"{len(found)} of {len(self._expected)} meshes are quarantined ({names}), more than "
-                f"'data.max_quarantined' ({self._limits.max_quarantined:g}) allows; quarantine.json gives the "
-                "reasons: remove or repair these meshes, or raise data.max_quarantined"
+                f"'data.max_quarantined' ({self._limits.max_quarantined:g}) allows; quarantine.json has "
+                "the reasons: remove or repair these meshes, or raise data.max_quarantined"
             )
 
     def _fail(self, sentence: str) -> None:

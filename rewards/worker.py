@@ -87,8 +87,8 @@ class RolloutScore:
 class GroupScore:
     """Scores of the rollouts of one mesh, in order, and the seconds spent on decoding and scoring them.
 
-    `failure` is the reason why rollouts have no rewards (None), if any; `quarantined`: it is that their mesh is
-    quarantined.
+    `failure` is the reason why rollouts have no rewards (None), if any; `quarantined`: that is because their
+    mesh is quarantined.
     """
 
     scores: list[RolloutScore]

@@ -43,9 +43,9 @@ def describe_rows(
 ) -> list[dict[str, Any]]:
     """One dictionary per row of a micro-batch: mesh, seed, tokens, rewards and advantage.
 
-    batch: with `completion_ids`, `completion_mask` and `advantages` of TRL, and `rewards` (B, F) float,
-    `has_reward` (B, F) bool and `row_seed` (B,) int64. A reward that the row did not receive is None. With
-    its seed, the weights before the step give the row's tokens again.
+    batch: with `completion_ids`, `completion_mask` and `advantages` of TRL, the columns of `RewardRecord`,
+    and `row_seed` (B,) int64. A reward that the row did not receive is None. With its seed, the weights that
+    sampled the row give its tokens again.
     """
     lengths = batch["completion_mask"].sum(dim=1).tolist()
     columns: list[list[Any]] = [

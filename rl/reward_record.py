@@ -19,6 +19,7 @@ class RewardRecord:
 
     def __init__(self) -> None:
         self._last: dict[str, Sequence[float | None]] = {}
+        self._is_rig: list[bool] = []
 
     def recorded(self, function: RewardFunction) -> RewardFunction:
         """`function`, with its rewards recorded, and every one that is not finite passed on as infinity.
@@ -31,16 +32,25 @@ class RewardRecord:
         def recorded(*arguments: Any, **columns: Any) -> list[float | None]:
             rewards = function(*arguments, **columns)
             self._last[function.__name__] = rewards
+            self._is_rig = [rollout.joints is not None for rollout in columns["scored_rollout"]]
             return [value if value is None or math.isfinite(value) else math.inf for value in rewards]
 
         return recorded
 
-    def table(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Rewards (B, F) float32, and (B, F) bool: whether the row received that reward."""
+    def columns(self, device: torch.device) -> dict[str, Tensor]:
+        """What the step guard reads, by row.
+
+        `rewards` (B, F) float32; `has_reward` (B, F) bool, whether the row received that reward; `is_rig`
+        (B,) bool, False for tokens that are no rig, whose rewards are 0 without any scoring.
+        """
         rows = list(zip(*self._last.values(), strict=True))
         rewards = [[math.nan if value is None else value for value in row] for row in rows]
         received = [[value is not None for value in row] for row in rows]
-        return torch.tensor(rewards, device=device), torch.tensor(received, device=device)
+        return {
+            "rewards": torch.tensor(rewards, device=device),
+            "has_reward": torch.tensor(received, device=device),
+            "is_rig": torch.tensor(self._is_rig, device=device),
+        }
 
 
 def mark_reward_metrics(metrics: defaultdict[str, list[Any]]) -> None:

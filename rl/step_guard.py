@@ -22,6 +22,9 @@ from rl.bad_steps import BAD_STEPS_FOLDER, BadStep, write_bad_step
 # What may be non-finite, in the order in which one causes the next.
 CAUSES = ("reward", "log-probability", "advantage", "loss", "gradient")
 
+# Places of two more counts: scored rigs, and rows that should have a score and have none.
+_SCORED, _AWAITED = len(CAUSES), len(CAUSES) + 1
+
 _LIKELY_FIX = {
     "reward": "a reward function is at fault: score those rigs with it",
     "log-probability": "activations overflow: set train.bf16 and train.fp16 to false, or start from an "
@@ -38,16 +41,18 @@ class StepGuard(TrainerCallback):
     """Decides before each update, on all processes alike, whether the step may change the weights.
 
     A step is *bad* if a reward, log-probability, advantage, loss or the gradient norm is not finite on any
-    process, and *unscored* if no row on any process has a score. Neither changes weights, moments or weight
-    decay. Both count as steps: `global_step`, the learning-rate schedule and the meshes move on, so that a
-    resumed run stays aligned. A bad step's rows are written to `output_dir/bad_steps/`; after `max_bad_steps`
-    in a row the run saves its (unchanged) weights and stops, see `failure`. Unscored steps are only counted.
+    process. It is *unscored* if rigs on some process await a score and none on any process has one: neither
+    the zeros of tokens that are no rig nor the KL term alone may train. Neither kind changes the weights or
+    the optimizer's state. Both count as steps: `global_step`, the learning-rate schedule and the meshes move
+    on, so that a resumed run stays aligned. A bad step's rows are written to `output_dir/bad_steps/`; after
+    `max_bad_steps` in a row the run saves its (unchanged) weights and stops, see `failure`. Unscored steps
+    are only counted.
 
     In float16, a non-finite gradient from a finite loss is how the loss scale is found: accelerate and
     DeepSpeed skip that step and lower the scale. It is bad only once the scale is 1 or less.
 
     The trainer calls `watch` for each micro-batch and `decide` once before the update. The check costs one
-    all-reduce of six numbers and one copy to the host per step. DeepSpeed updates the weights inside the
+    all-reduce of seven numbers and one copy to the host per step. DeepSpeed updates the weights inside the
     backward pass, so there the loss is agreed on before it, and a step to skip gets a NaN gradient, which
     DeepSpeed's own check discards on all processes.
     """
@@ -55,11 +60,8 @@ class StepGuard(TrainerCallback):
     def __init__(
         self, accelerator: Accelerator, output: Path, max_bad_steps: int, describe: Describe
     ) -> None:
-        self.accelerator, self.folder, self.max_bad_steps = (
-            accelerator,
-            output / BAD_STEPS_FOLDER,
-            max_bad_steps,
-        )
+        self.accelerator, self.max_bad_steps = accelerator, max_bad_steps
+        self.folder = output / BAD_STEPS_FOLDER
         self.failure: str | None = None
         self._describe = describe
         self._in_a_row = 0
@@ -67,7 +69,7 @@ class StepGuard(TrainerCallback):
         self._start_step()
 
     def _start_step(self) -> None:
-        self._here: Tensor | None = None  # (5,) flags of this process, as CAUSES, then its number of scores
+        self._here: Tensor | None = None  # (7,) counts of this process: CAUSES, _SCORED, _AWAITED
         self._agreed: list[float] | None = None  # the same, summed over processes
         self._batches: list[tuple[Mapping[str, Any], Tensor]] = []
         self._skip = False
@@ -80,21 +82,23 @@ class StepGuard(TrainerCallback):
         batch: as for `describe_rows`. log_probs: of the policy, (B, C).
         """
         others = [batch[key] for key in ("ref_per_token_logps", "old_per_token_logps") if key in batch]
+        received = batch["has_reward"].any(dim=1)
         flags = torch.stack(
             [
-                _some_bad(batch["rewards"][batch["has_reward"]]),
+                (batch["has_reward"] & ~batch["rewards"].isfinite()).any(),
                 torch.stack([_some_bad(values) for values in (log_probs, *others)]).any(),
                 _some_bad(batch["advantages"]),
                 _some_bad(loss.detach()),
-                torch.zeros((), dtype=torch.bool, device=loss.device),
-                batch["has_reward"].sum(),
+                torch.zeros((), dtype=torch.bool, device=loss.device),  # the gradient: not known yet
+                (batch["is_rig"] & received).sum(),
+                (~received).sum(),
             ]
         ).float()
         self._here = flags if self._here is None else self._here + flags
         self._batches.append((batch, loss.detach()))
         if self._deepspeed and self.accelerator.sync_gradients:
             self._agreed = self._agree(self._here)
-            if any(self._agreed[:-1]) or not self._agreed[-1]:
+            if any(self._agreed[: len(CAUSES)]) or self._unscored:
                 # The value stays, for the logs; only the gradient becomes NaN.
                 loss.register_hook(lambda gradient: gradient * math.nan)
 
@@ -108,6 +112,10 @@ class StepGuard(TrainerCallback):
             RunFailedError: DeepSpeed updated the weights all the same.
         """
         assert self._here is not None, "decide without watch"
+        if isinstance(grad_norm, Tensor) and hasattr(
+            grad_norm, "full_tensor"
+        ):  # FSDP2's, one share per process
+            grad_norm = grad_norm.full_tensor()
         if self._agreed is None:
             if grad_norm is not None:
                 self._here[CAUSES.index("gradient")] = _some_bad(torch.as_tensor(grad_norm))
@@ -120,7 +128,7 @@ class StepGuard(TrainerCallback):
         if causes:
             self._skip = True
             self._record(step, sampled_at, causes, None if grad_norm is None else float(grad_norm))
-        elif not self._agreed[-1]:
+        elif self._unscored:
             self._skip = True
             self._counts["train_guard/unscored_steps"] += 1
             self._say(f"step {step} has no scores: it updates nothing")
@@ -172,12 +180,16 @@ class StepGuard(TrainerCallback):
     def _deepspeed(self) -> bool:
         return bool(self.accelerator.distributed_type == DistributedType.DEEPSPEED)
 
+    @property
+    def _unscored(self) -> bool:
+        assert self._agreed is not None
+        return bool(self._agreed[_AWAITED]) and not self._agreed[_SCORED]
+
     def _agree(self, flags: Tensor) -> list[float]:
         return list(self.accelerator.reduce(flags, reduction="sum").tolist())
 
     def _after_deepspeed(self, causes: list[str]) -> list[str]:
         """The causes with DeepSpeed's own finding about the gradient, which it has acted on."""
-        assert self._agreed is not None
         engine = self.accelerator.deepspeed_engine_wrapped.engine
         discarded = getattr(engine.optimizer, "overflow", None)
         if discarded is None:
@@ -185,12 +197,12 @@ class StepGuard(TrainerCallback):
                 "DeepSpeed checks no gradients in this configuration (ZeRO stage 0); set 'zero_stage: 2' in "
                 "the accelerate configuration"
             )
-        if (causes or not self._agreed[-1]) and not discarded:
+        if (causes or self._unscored) and not discarded:
             raise RunFailedError(
                 "DeepSpeed updated the weights with non-finite gradients; set 'bf16.check_grad_overflow' to "
                 "true in its configuration and run again to resume from the last checkpoint"
             )
-        return ["gradient"] if discarded and not causes and self._agreed[-1] else causes
+        return ["gradient"] if discarded and not causes and not self._unscored else causes
 
     def _scale_is_being_found(self) -> bool:
         if self._deepspeed:

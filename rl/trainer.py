@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
-from policy.finite import damage, non_finite_names, refuse_to_save, training_state
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
@@ -27,7 +27,7 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
-from rl.phases import LOG_PROBS, ROLLOUT, UpdatePhase, phase
+from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
 from rl.reporting import mean_metrics
@@ -38,6 +38,7 @@ from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
 from rl.sharding import shard, whole_weights
 from rl.step_guard import StepGuard
+from rl.update_phase import UpdatePhase
 from rl.whole_groups import regroup
 
 
@@ -48,6 +49,7 @@ class RigRollout:
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
+        self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
         self.seeds: list[int] = []  # of the last call's rows
 
@@ -108,8 +110,9 @@ class RigRollout:
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
             self._engine = make_sampler(model, self.recipe)
-        elif trainer.state.global_step != self._last_step:
+        elif trainer.state.global_step != self._weights_of:
             self._engine.refresh()
+        self._weights_of = trainer.state.global_step
         return self._engine
 
     def release(self) -> None:
@@ -266,9 +269,9 @@ class RigGRPOTrainer(GRPOTrainer):
         """TRL's batch with each row's rewards and seed, for the step guard."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
-        rewards, has_reward = self._rewards.table(self.accelerator.device)
-        seeds = torch.tensor(self.rollout_func.seeds, device=self.accelerator.device)
-        return {**batch, "rewards": rewards, "has_reward": has_reward, "row_seed": seeds}
+        device = self.accelerator.device
+        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         """TRL's loss, for the step guard to watch; logs how far the trained distribution is from the sampled
@@ -292,6 +295,8 @@ class RigGRPOTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP2: each process has the norm of its part
+            norm = norm.full_tensor()
         self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
         return norm
 
@@ -309,6 +314,7 @@ class RigGRPOTrainer(GRPOTrainer):
             logs.update(self.guard.take_counts())
         super().log(logs, start_time)
 
+    @phase(CHECKPOINT)
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save a checkpoint whole; raises RunFailedError if its content is not finite or the disk is full."""
         own = non_finite_names(training_state(self.model, self.optimizer))
@@ -323,7 +329,7 @@ class RigGRPOTrainer(GRPOTrainer):
             own = non_finite_names(training_state(self.model, self.optimizer))
             found = sorted(set(gather_object(own)))
             if found:
-                raise RunFailedError(damage(checkpoint, found))
+                raise RunFailedError(not_finite_message(checkpoint, found))
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from policy.finite import damage, non_finite_names
+from policy.finite import non_finite_names, not_finite_message
 from policy.released.checkpoint import CheckpointError
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.skin_vae import SkinVAE
@@ -56,7 +57,7 @@ def check_tensors(
     """Compare names and shapes of a file's tensors with the expected ones; return the names that are unused.
 
     `vae_assumed` adds a hint to pass the VAE's checkpoint. Raises CheckpointError listing every missing,
-    unexpected and wrongly shaped tensor, and for one that is not finite.
+    unexpected and wrongly shaped tensor.
     """
     extra = [name for name in tensors if name not in expected]
     unused = [name for name in extra if _CONSTANT_BUFFERS.search(name) or not name.startswith(_PARTS)]
@@ -77,10 +78,14 @@ def check_tensors(
     if problems:
         hint = " (for another VAE, pass its checkpoint with --vae)" if vae_assumed else ""
         raise CheckpointError(f"{path}: tensors do not match the configuration{hint}; {'; '.join(problems)}")
-    not_finite = non_finite_names(tensors.items())
-    if not_finite:
-        raise CheckpointError(damage(path, not_finite))
     return tuple(unused)
+
+
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a weight of the file or folder `path` is NaN or infinite."""
+    found = non_finite_names(tensors.items())
+    if found:
+        raise CheckpointError(not_finite_message(path, found))
 
 
 def stored_dtypes(config: TokenRigConfig, names: Iterable[str]) -> dict[str, torch.dtype]:

@@ -185,8 +185,8 @@ class WorkersRecipe:
     timeout_s: float = 300.0
     """Longest time that a worker may take to prepare a mesh, to decode a group or to score its share of one,
     seconds; above 0. A worker that takes longer is killed and replaced, and its rigs are scored again. Once
-    such tasks have finished, a worker gets ten times as long as the slowest of them took for the same amount of
-    work, if that is shorter. Source: this project."""
+    such tasks have finished, a worker gets ten times as long as the slowest of them took for the same amount
+    of work, if that is shorter. Source: this project."""
 
     min_deadline_s: float = 30.0
     """A worker gets at least this many seconds, however fast earlier ones were; above 0. An idle worker that
@@ -198,8 +198,8 @@ class WorkersRecipe:
 
     retries: int = 2
     """How often a group is scored again after its own mesh stopped a worker, or after `timeout_s` in which no
-    worker did anything; at least 0. Rollouts that still fail are dropped from their group. Groups that another
-    mesh or a dead machine kept from being scored are always scored again. Source: this project."""
+    worker did anything; at least 0. Rollouts that still fail are dropped from their group. Groups that lost
+    a worker through no fault of theirs are always scored again. Source: this project."""
 
     max_restarts: int = 20
     """Workers replaced, dead or hung, after which the run stops; at least 0. The budget for failures of the

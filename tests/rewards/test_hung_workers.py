@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import ray.exceptions
 
 from rewards.deadlines import WorkerLimits
 from rewards.quarantine import QuarantineFile
@@ -67,11 +68,6 @@ def inline() -> InlineRewardService:
 
 def pid_of(service, worker: str) -> int:
     return ray.get(service._workers()[worker].pulse.remote(), timeout=60).pid
-
-
-def small(skin_vae, folder, **changes) -> RayRewardService:
-    """A service of its own with one scorer, on the running Ray."""
-    return RayRewardService(skin_vae, faulty_settings(folder), workers=1, limits=replace(LIMITS, **changes))
 
 
 # ---------------------------------------------------------------- replaced, and the same numbers
@@ -185,73 +181,65 @@ def test_a_quarantined_mesh_stays_so_after_a_resume(service, skin_vae, folder, t
         resumed.close()
 
 
-# ---------------------------------------------------------------- budgets
+# ---------------------------------------------------------------- budgets, starting and closing
 
 
-def test_budgets_of_restarts_and_of_quarantined_meshes(service, skin_vae, folder, tmp_path):
-    frail = small(skin_vae, folder, max_restarts=1, max_quarantined=0)
+def test_restarts_are_bounded_and_closing_with_stopped_workers_takes_seconds(service, skin_vae, folder):
+    limits = replace(LIMITS, max_restarts=1, min_deadline_s=100)  # the stopped workers stay
+    frail = RayRewardService(skin_vae, faulty_settings(folder), workers=1, limits=limits)
     try:
         frail.prepare_meshes(MESHES)
         plan(folder, "score-201", "exit")
         assert frail.submit(0, group(0, 2), 201).result().failure is None  # one is allowed
         plan(folder, "score-202", "exit")
+        last = frail.submit(0, group(0, 2), 202)
         with pytest.raises(
             RayUnavailableError,
             match=r"replaced 2 times, more than 'workers\.max_restarts' \(1\) allows .* resume from the last",
         ):
-            frail.submit(0, group(0, 2), 202).result()
+            last.result()
         with pytest.raises(RayUnavailableError, match=r"workers\.max_restarts"):
             frail.submit(0, group(0, 2), 203)
-    finally:
-        frail.close()
-    frail = small(skin_vae, folder, max_quarantined=0)
-    try:
-        frail.prepare_meshes(MESHES)
-        plan(folder, "score-204", "exit", "exit")
-        with pytest.raises(
-            RayUnavailableError, match=r"1 of 3 meshes are quarantined .*data\.max_quarantined"
-        ):
-            frail.submit(0, group(0, 2), 204).result()
-            frail.watch.fresh()
-    finally:
-        frail.close()
-    assert service.watch.status.failure is None  # the services stand beside each other
-
-
-def test_without_retries_a_group_whose_mesh_stops_a_worker_has_no_scores(service, skin_vae, folder, inline):
-    frail = small(skin_vae, folder, retries=0)
-    try:
-        frail.prepare_meshes(MESHES)
-        plan(folder, "score-301", "exit")
-        bad, behind = frail.submit(0, group(0, 2), 301), frail.submit(1, group(1, 2), 302)
-        result = bad.result()
-        assert [score.rewards for score in result.scores] == [None, None]
-        assert result.failure.startswith("Actor")  # Ray's first error, not the ones it caused
-        assert "\n" not in result.failure
-        assert not result.quarantined
-        # What only waited in the queue is scored all the same.
-        assert behind.result().scores == inline.submit(1, group(1, 2), 302).result().scores
-    finally:
-        frail.close()
-
-
-# ---------------------------------------------------------------- starting and closing
-
-
-def test_closing_with_stopped_workers_takes_seconds(service, skin_vae, folder):
-    frail = small(skin_vae, folder)
-    pids = [pid_of(frail, name) for name in frail._workers()]
-    for pid in pids:
+        assert service.watch.status.failure is None  # the services stand beside each other
+        pid = pid_of(frail, "decoder")  # the scorer is dead for good
         os.kill(pid, signal.SIGSTOP)
-    began = time.monotonic()
-    frail.close()
+        began = time.monotonic()
+    finally:
+        frail.close()
     assert time.monotonic() - began < 10
     # Ray gives a process 5 s to exit by itself.
-    assert not psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], 30)[1]
+    left = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+    assert not psutil.wait_procs(left, 60)[1]
+
+
+def test_without_retries_a_group_whose_mesh_stops_a_worker_has_no_scores(
+    prepared, folder, inline, monkeypatch
+):
+    monkeypatch.setattr(prepared, "limits", replace(LIMITS, retries=0))
+    plan(folder, "score-301", "exit")
+    bad, behind = prepared.submit(0, group(0, 2), 301), prepared.submit(1, group(1, 6), 302)
+    result = bad.result()
+    assert [score.rewards for score in result.scores] == [None, None]
+    assert result.failure.startswith("Actor")  # Ray's first error, not the ones it caused
+    assert "\n" not in result.failure
+    assert not result.quarantined
+    # What only waited in the queue is scored all the same.
+    assert behind.result().scores == inline.submit(1, group(1, 6), 302).result().scores
 
 
 def test_a_start_that_is_no_longer_needed_gives_up(service, skin_vae):
     abandon = threading.Event()
     abandon.set()
     with pytest.raises(RayUnavailableError, match="no longer needed"):
-        RayRewardService(skin_vae, SETTINGS, workers=50, limits=LIMITS, abandon=abandon)
+        RayRewardService(skin_vae, SETTINGS, workers=9, limits=LIMITS, abandon=abandon)
+
+
+def test_a_full_object_store_is_reported(prepared, monkeypatch):
+    def full(value):
+        raise ray.exceptions.ObjectStoreFullError("the local object store is full")
+
+    monkeypatch.setattr(ray, "put", full)
+    with pytest.raises(
+        RayUnavailableError, match=r"mesh 'new' could not be stored: .* full; .*--object-store-memory"
+    ):
+        prepared.prepare_meshes([replace(MESHES[0], name="new")])
