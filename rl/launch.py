@@ -3,10 +3,10 @@
 As `accelerate launch rl/train_grpo.py RECIPE.yaml`, and with its options before the recipe, but:
 
 1. the recipe is read before anything starts, and an error is one sentence, printed once for all processes;
-2. the exit code is the run's: 0, 1 (failed), 2 (the user's mistake), 130, 143 and 138 after SIGINT, SIGTERM and
-   SIGUSR1; `accelerate launch` makes each of them 1 and adds a traceback of its own;
-3. SIGUSR1 is passed on too, and processes that finish their step and save after a signal get an hour for it, not
-   30 seconds (PET_SHUTDOWN_TIMEOUT);
+2. the exit code is the run's: 0, 1 (failed), 2 (the user's mistake), and 130, 143 or 138 after SIGINT, SIGTERM
+   or SIGUSR1; `accelerate launch` makes each of them 1 and adds a traceback of its own;
+3. SIGUSR1 is passed on too, and after a signal processes get an hour to finish their step and save, not 30
+   seconds (PET_SHUTDOWN_TIMEOUT);
 4. a single process replaces the launcher instead of running under it;
 5. several processes on CPUs (`distributed_type: MULTI_CPU`, or `--cpu --num_processes 2`) really start, where
    `accelerate launch` starts one unless it is given an MPI.
