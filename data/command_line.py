@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from data.commented_yaml import to_commented_yaml
 from data.mesh import MeshError
+from data.stop_signals import StopRun, handling_stop_signals, is_first_rank
 from data.typed_recipe import RecipeError
 
 R = TypeVar("R")
 
 # What the user can fix: exit code 2 and one sentence. A failed run exits with 1.
 USER_ERRORS: tuple[type[Exception], ...] = (RecipeError, MeshError)
+
+
+# Of OSError: no space left on the file system, or in the user's quota.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFailedError(RuntimeError):
@@ -27,12 +33,13 @@ def run_command(
     run: Callable[[R], Any],
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    dry_run: Callable[[R], Any] | None = None,
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
-    0: success. 1: the run failed. 2: invalid input. 130: stopped with Ctrl-C.
-    Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit with
-    0 and 2.
+    0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
+    SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
+    with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -45,20 +52,38 @@ def run_command(
     parser.add_argument(
         "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
+    if dry_run is not None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="do one step of everything in a temporary folder, print times and memory, and exit",
+        )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
             print(to_commented_yaml(recipe), end="")
             return 0
-        run(recipe)
+        with handling_stop_signals():
+            if dry_run is not None and arguments.dry_run:
+                dry_run(recipe)
+            else:
+                run(recipe)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except RunFailedError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume from the last checkpoint", file=sys.stderr)
-        return 130
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"failed: the disk is full ({error.strerror}){where}; free some space", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        stop = interrupt if isinstance(interrupt, StopRun) else StopRun()
+        if is_first_rank():
+            print(stop.message, file=sys.stderr)
+        return 128 + stop.signum if stop.signum else 0
     return 0

@@ -31,7 +31,7 @@ def examine(recipe: Recipe, launch: Launch, measure: bool = True) -> Iterator[Fi
     from rl.preflight.at_start import start_findings
     from rl.preflight.finding import ok, problem
     from rl.preflight.gpu import find_device, host_memory_finding
-    from rl.preflight.launch import StepBatch, batch_finding
+    from rl.preflight.launch import StepBatch, batch_finding, launch_finding
     from rl.preflight.memory_need import host_memory, training_memory
     from rl.preflight.mesh_files import check_meshes
     from rl.preflight.model_size import model_size
@@ -44,6 +44,7 @@ def examine(recipe: Recipe, launch: Launch, measure: bool = True) -> Iterator[Fi
     from rl.preflight.versions import cuda_finding_here
 
     batch = StepBatch.of(recipe.train, launch.processes)
+    yield launch_finding(launch)
     yield batch_finding(recipe, batch)
     yield from start_findings(recipe, launch)
     yield from filter(None, [cuda_finding_here()])
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with importing():
         quiet_libraries()
-        from rl.preflight.finding import ok, problem
+        from rl.preflight.finding import counted, ok, problem
         from rl.preflight.launch import launch_from_environment, launch_from_file
 
     problems = warnings = 0
@@ -116,11 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem("recipe", str(error)))
         problems += 1
     if problems:
-        print(f"this run cannot start: {problems} problem{'s' if problems > 1 else ''}")
+        print(f"this run cannot start: {counted(problems, 'problem')}")
         return 2
-    print(
-        "this run can start" + (f", with {warnings} warning{'s' if warnings > 1 else ''}" if warnings else "")
-    )
+    print("this run can start" + (f", with {counted(warnings, 'warning')}" if warnings else ""))
     return 0
 
 

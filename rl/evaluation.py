@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.command_line import RunFailedError
+from data.run_lock import run_lock
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from policy.skintokens.skin_vae import SkinVAE
@@ -27,12 +29,15 @@ from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skel
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.run_directory import make_directory
 from rl.scoring import PendingScore, read_rollout, submit_scores
+
+EVALUATION_LOCK = "evaluation.lock"
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class _Pick:
     rig: RolloutRig | None
 
 
+@phase(EVALUATION)
 def evaluate(
     policy: RigPolicy,
     bank: MeshBank,
@@ -150,6 +156,7 @@ def _decode(
                 beams=beams,
                 length_penalty=settings.length_penalty,
                 skeletons=tokens_of(given, rows[part]),
+                names=bank.names(rows[part]),
             )
         else:
             rollouts = sample_for_meshes(
@@ -252,6 +259,11 @@ def same_weights(first: SkinVAE, second: SkinVAE) -> bool:
 def run(recipe: Recipe) -> None:
     """Evaluate; write `evaluation.json` and `evaluation.csv` to `output_dir`, print the tables."""
     output = make_directory(recipe)
+    with run_lock(output, name=EVALUATION_LOCK):  # its own: a run in training may be evaluated there
+        _evaluate_and_write(recipe, output)
+
+
+def _evaluate_and_write(recipe: Recipe, output: Path) -> None:
     evaluations = evaluate_policies(recipe)
     write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
     write_csv(evaluations, output / "evaluation.csv")

@@ -1,15 +1,15 @@
-"""Marks the phases of a training step (rollout, log-probs, reward wait, update) for profiles and timings."""
+"""Marks the phases of a run (rollout, log-probs, reward wait, update, …) for profiles and timings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager
+from typing import Protocol
 
 from torch.profiler import record_function
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 ROLLOUT, LOG_PROBS, REWARD_WAIT, UPDATE = "rollout", "log-probs", "reward wait", "update"
+EVALUATION, CHECKPOINT, EXPORT, RIG = "evaluation", "checkpoint", "export", "rig"
 
 
 class PhaseWatcher(Protocol):
@@ -44,24 +44,3 @@ def watching(watcher: PhaseWatcher) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(watcher)
-
-
-class UpdatePhase(TrainerCallback):
-    """The update of a step: from its first loss (`begin`) to the end of the step, optimiser included."""
-
-    def __init__(self) -> None:
-        self._open: ExitStack | None = None
-
-    def begin(self) -> None:
-        """Begin the phase unless an earlier micro-batch of the step has."""
-        if self._open is None:
-            self._open = ExitStack()
-            self._open.enter_context(phase(UPDATE))
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """End the phase."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None

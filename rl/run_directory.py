@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
-from rl.checkpoints import CHECKPOINTS_FOLDER, TRAINER_STATE_FILE, find_checkpoints
+from policy.pretraining.processes import exit_together, shared_lock
+from rewards.quarantine import QUARANTINE_FILE
+from rl.checkpoints import (
+    CHECKPOINTS_FOLDER,
+    TRAINER_STATE_FILE,
+    checkpoint_folders,
+    checkpoint_processes,
+    last_whole_checkpoint,
+)
 from rl.recipe import Recipe
 
 RECIPE_FILE = "recipe.yaml"
@@ -29,6 +42,7 @@ _MAY_CHANGE = (
     "rig",
     "train_guard",
     "profile",
+    "data.max_quarantined",
     "train.max_steps",
     "train.save_steps",
     "train.save_total_limit",
@@ -40,43 +54,110 @@ _MAY_CHANGE = (
 )
 
 
-def open_run(recipe: Recipe) -> Path | None:
-    """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that this process takes part in: where it resumes, and the lock if this is the main process."""
 
-    With `resume` false, the checkpoints, metrics and recipe of an earlier run that has a complete checkpoint
-    are moved to `previous-N/`; its other results are overwritten.
+    checkpoint: Path | None
+    lock: RunLock | None
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do in its output directory.
+
+    Attributes:
+        checkpoint: the checkpoint that it resumes from, if any.
+        problems: clauses about newer checkpoints that are damaged.
+        starts_over: whether an earlier run's checkpoints are moved away first.
+    """
+
+    checkpoint: Path | None
+    problems: list[str]
+    starts_over: bool
+
+
+def plan_run(recipe: Recipe) -> RunPlan:
+    """What a run of this recipe would do in its output directory; writes nothing.
 
     Raises:
-        RecipeError: the directory cannot be used, or holds a run of a different recipe.
+        RecipeError: the directory holds something else than a run, a run of a different recipe, or only
+            damaged checkpoints.
     """
-    output = make_directory(recipe)
+    output = Path(recipe.output_dir)
     try:
         check_replaceable(output / POLICY_FOLDER)  # fail before training, not after
     except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
-    checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
-    if checkpoints and not recipe.resume:
-        _set_aside(output)
-        checkpoints = []
+    folder = output / CHECKPOINTS_FOLDER
+    if not checkpoint_folders(folder):
+        return RunPlan(None, [], False)
+    if not recipe.resume:
+        return RunPlan(None, [], True)
     written = output / RECIPE_FILE
-    if checkpoints and written.is_file():
+    if written.is_file():
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
                 f"'output_dir' {output} holds a run with a different '{key}'; choose another directory, or "
                 "start over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
-    write_recipe(recipe, written)
-    return checkpoints[-1] if checkpoints else None
+    checkpoint, problems = last_whole_checkpoint(folder)
+    if checkpoint is None:
+        raise RecipeError(
+            f"'output_dir': no checkpoint in {folder} is whole ({'; '.join(problems)}); restore the files of "
+            "one, or start over with resume=false (they are kept in previous-N/)"
+        )
+    return RunPlan(checkpoint, problems, False)
 
 
-def open_shared_run(recipe: Recipe) -> Path | None:
-    """`open_run` in a multi-process run: the main process opens it, every process gets the checkpoint."""
+def open_run(recipe: Recipe) -> Path | None:
+    """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
+
+    A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
+    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
+    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be
+    created.
+    """
+    output = make_directory(recipe)
+    plan = plan_run(recipe)
+    if plan.starts_over:
+        _set_aside(output)
+    for problem in plan.problems:
+        print(f"skipping a damaged checkpoint: {output / CHECKPOINTS_FOLDER / problem}", file=sys.stderr)
+    write_recipe(recipe, output / RECIPE_FILE)
+    return plan.checkpoint
+
+
+@contextmanager
+def shared_run(recipe: Recipe) -> Iterator[OpenRun]:
+    """Lock and open the output directory: the main process does, every process gets the checkpoint.
+
+    Raises RecipeError, as `open_run` does, or if a live run holds the directory. Only the main process
+    reports it; the others exit with the same code.
+    """
     state = PartialState()
-    checkpoint = [open_run(recipe) if state.is_main_process else None]
-    if state.num_processes > 1:
-        broadcast_object_list(checkpoint)
-    return checkpoint[0]
+    with shared_lock(make_directory(recipe), "output_dir") as lock:
+        opened: list[Path | None] = [None]
+        failure = None
+        if state.is_main_process:
+            try:
+                opened = [open_run(recipe)]
+            except RecipeError as error:
+                failure = error
+        exit_together(failure)
+        if state.num_processes > 1:
+            broadcast_object_list(opened)
+        checkpoint = opened[0]
+        if checkpoint is not None and state.is_main_process:
+            saved_by = checkpoint_processes(checkpoint)
+            if saved_by != state.num_processes:
+                print(
+                    f"{checkpoint} was saved by {saved_by} processes and this run has {state.num_processes}: "
+                    "its random states start anew, so the steps differ from those of an undisturbed run",
+                    file=sys.stderr,
+                )
+        yield OpenRun(checkpoint, lock)
 
 
 def make_directory(recipe: Recipe) -> Path:
@@ -111,7 +192,7 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE):
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE):
         if (output / name).exists():
             (output / name).rename(aside / name)
 

@@ -1,16 +1,28 @@
-"""The processes of a pre-training run: accelerator, main process, barrier at the end."""
+"""The processes of a run: accelerator, main process, shared lock and decisions, barrier at the end."""
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 
+from data.run_lock import Process, RunLock, run_lock
+from data.stop_signals import StopRun
 from data.typed_recipe import RecipeError
 from policy.pretraining.loop_recipe import LoopRecipe
 
@@ -21,13 +33,87 @@ def is_main_process() -> bool:
 
 
 @contextmanager
+def shared_lock(directory: Path, key: str) -> Iterator[RunLock | None]:
+    """Lock an existing directory for the processes of this run; the main process gets the lock.
+
+    The lock names all processes: while one of them lives, the run does. Raises RecipeError, naming `key`, if
+    a live run holds it; only the main process reports it, the others exit with the same code.
+    """
+    state, processes = _state(), [Process.current()]
+    if state.num_processes > 1:
+        processes = gather_object(processes)
+    with ExitStack() as stack:
+        lock: RunLock | None = None
+        failure: RecipeError | None = None
+        if state.is_main_process:
+            try:
+                lock = stack.enter_context(run_lock(directory, key, processes))
+            except RecipeError as error:
+                failure = error
+        exit_together(failure)
+        yield lock
+
+
+def exit_together(failure: RecipeError | None) -> None:
+    """Raise the main process's `failure`, if any; the others then exit with the code of a user error."""
+    failed = [failure is not None]
+    if _state().num_processes > 1:
+        broadcast_object_list(failed)
+    if failure is not None:
+        raise failure
+    if failed[0]:
+        sys.exit(2)
+
+
+def largest(values: Sequence[int]) -> list[int]:
+    """The largest of each value over all processes, so that all of them decide alike."""
+    state = _state()
+    if state.num_processes == 1:
+        return list(values)
+    shared = torch.tensor(values, device=state.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return shared.tolist()
+
+
+# Numbers the blocks of `main_process_only`; every process enters the same ones in the same order.
+_blocks = itertools.count()
+
+
+@contextmanager
+def main_process_only() -> Iterator[bool]:
+    """True in the main process; the others get False and wait at the end of the block for the main one's end.
+
+    They wait without a time limit, unlike at a barrier or in a collective operation, which gives up after
+    `ddp_timeout`: for an evaluation that may take longer. If the block fails, the launcher ends the others.
+    """
+    state = _state()
+    if state.num_processes == 1:
+        yield True
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()
+    key = f"tokenrig/main_process_only/{next(_blocks)}"
+    yield state.is_main_process
+    if state.is_main_process:
+        store.set(key, "done")
+        return
+    while not store.check([key]):
+        time.sleep(0.2)
+
+
+@contextmanager
 def barrier_on_exit() -> Iterator[None]:
     """Wait for all processes of the run at the end of the block, and close their process group at exit.
 
-    A process that exits while others are still connected to it can be aborted during its shutdown.
+    A process that exits while others are still connected to it can be aborted during its shutdown. A run that
+    a signal stopped after a step ends like any other: all processes leave the block together.
     """
-    yield
     state = _state()
+    try:
+        yield
+    except StopRun as stop:
+        if stop.together:
+            state.wait_for_everyone()
+        raise
     state.wait_for_everyone()
     atexit.register(state.destroy_process_group)
 

@@ -35,6 +35,11 @@ def problem(check: str, text: str) -> Finding:
     return Finding(check, "problem", text)
 
 
+def counted(count: int, word: str, plural: str = "s") -> str:
+    """A number with its noun, such as `1 process` or `2 processes`."""
+    return f"{count} {word}{'' if count == 1 else plural}"
+
+
 def in_bytes(size: float) -> str:
     """A size with three digits, such as `1.23 GiB` or `76.3 MiB`."""
     unit, name = next(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from data.typed_recipe import RecipeError
-from rl.preflight.finding import Finding, ok, warning
+from rl.preflight.finding import Finding, counted, ok, warning
 from rl.recipe import Recipe
 
 Sharding = Literal["none", "zero1", "zero2", "zero3", "fsdp"]
@@ -23,6 +23,7 @@ class Launch:
     """Processes of the whole run and of this machine, how they share the model's state, and their device.
 
     threads: of each process, None for torch's default. cpu: the launcher keeps processes off the GPU.
+    trap: what the launch does not do that its configuration seems to say, with the fix.
     """
 
     processes: int = 1
@@ -30,6 +31,7 @@ class Launch:
     sharding: Sharding = "none"
     threads: int | None = None
     cpu: bool = False
+    trap: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,19 @@ def launch_from_file(path: Path, environment: Mapping[str, str] = os.environ) ->
         raise RecipeError(
             f"--config_file {path} is not a configuration of accelerate ({error}); see recipes/accelerate/"
         ) from error
-    kind, local = str(found.get("distributed_type")), max(1, processes // machines)
+    kind = str(found.get("distributed_type"))
+    trap = None
+    if (
+        processes > 1
+        and kind == "MULTI_CPU"
+        and not (found.get("mpirun_config") or {}).get("mpirun_hostfile")
+    ):
+        trap = (
+            f"accelerate starts 1 process, not {processes}: MULTI_CPU needs an mpirun_hostfile; set "
+            f"distributed_type: MULTI_GPU in {path} and ACCELERATE_USE_CPU=true in the environment"
+        )
+        processes = machines = 1
+    local = max(1, processes // machines)
     deepspeed = found.get("deepspeed_config") or {}
     sharding: Sharding = "none"
     if kind == "DEEPSPEED":
@@ -124,16 +138,25 @@ def launch_from_file(path: Path, environment: Mapping[str, str] = os.environ) ->
         sharding,
         int(threads) if threads.isdigit() else None,
         bool(found.get("use_cpu")) or kind == "MULTI_CPU",
+        trap,
     )
+
+
+def launch_finding(launch: Launch) -> Finding:
+    """How many processes the launch starts, or what is wrong with its configuration."""
+    if launch.trap is not None:
+        return warning("launch", launch.trap)
+    shared = "" if launch.sharding == "none" else f", state sharded with {launch.sharding}"
+    return ok("launch", f"{counted(launch.processes, 'process', 'es')}{shared}")
 
 
 def batch_finding(recipe: Recipe, batch: StepBatch) -> Finding:
     """The rollouts of a step; warns of groups that micro-batches split."""
     rows = batch.rows * batch.processes
     text = (
-        f"{batch.processes} process{'es' if batch.processes > 1 else ''} x {batch.rows} rollouts = "
+        f"{counted(batch.processes, 'process', 'es')} x {batch.rows} rollouts = "
         f"{rows // batch.group} meshes of {batch.group} rollouts per batch, in "
-        f"{-(-batch.rows // batch.micro_batch)} micro-batches of {batch.micro_batch}"
+        f"{counted(-(-batch.rows // batch.micro_batch), 'micro-batch', 'es')} of {batch.micro_batch}"
     )
     if batch.micro_batch % batch.group and recipe.log_probs.engine != "plain":
         return warning(

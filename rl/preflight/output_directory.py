@@ -1,17 +1,16 @@
-"""Checks that `output_dir` can be written, and what an earlier run left there."""
+"""Checks that `output_dir` can be written and is free, and what an earlier run left there."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from data.typed_recipe import RecipeError, read_recipe, to_mapping
-from policy.policy_folder import PolicyError, check_replaceable
-from rl.checkpoints import CHECKPOINTS_FOLDER, find_checkpoints
+from data.run_lock import refuse_live_owner
+from data.typed_recipe import RecipeError
 from rl.preflight.disk import existing_parent
-from rl.preflight.finding import Finding, ok, problem
+from rl.preflight.finding import Finding, ok, problem, warning
 from rl.recipe import Recipe
-from rl.run_directory import POLICY_FOLDER, RECIPE_FILE, first_difference
+from rl.run_directory import plan_run
 
 
 def output_finding(recipe: Recipe) -> Finding:
@@ -23,23 +22,15 @@ def output_finding(recipe: Recipe) -> Finding:
     if not os.access(parent, os.W_OK | os.X_OK):
         return problem("output_dir", f"'output_dir' {output}: {parent} cannot be written; choose another")
     try:
-        check_replaceable(output / POLICY_FOLDER)
-    except PolicyError as error:
-        return problem("output_dir", f"'output_dir': {error}")
-    checkpoints = find_checkpoints(output / CHECKPOINTS_FOLDER)
-    if not checkpoints:
-        return ok("output_dir", f"{output}, a new run")
-    if not recipe.resume:
-        return ok("output_dir", f"{output}, whose earlier run is moved to previous-N/ (resume=false)")
-    try:
-        written = output / RECIPE_FILE
-        key = first_difference(read_recipe(written), to_mapping(recipe)) if written.is_file() else None
+        refuse_live_owner(output)
+        plan = plan_run(recipe)
     except RecipeError as error:
         return problem("output_dir", str(error))
-    if key is not None:
-        return problem(
-            "output_dir",
-            f"'output_dir' {output} holds a run with a different '{key}'; choose another directory, or start "
-            "over with resume=false (the earlier checkpoints are kept in previous-N/)",
-        )
-    return ok("output_dir", f"{output}, where the run resumes from {checkpoints[-1].name}")
+    if plan.starts_over:
+        return ok("output_dir", f"{output}, whose earlier run is moved to previous-N/ (resume=false)")
+    if plan.checkpoint is None:
+        return ok("output_dir", f"{output}, a new run")
+    resumes = f"{output}, where the run resumes from {plan.checkpoint.name}"
+    if plan.problems:
+        return warning("output_dir", f"{resumes}; newer ones are damaged ({'; '.join(plan.problems)})")
+    return ok("output_dir", resumes)

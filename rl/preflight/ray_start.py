@@ -83,16 +83,16 @@ def external_ray(recipe: Recipe) -> Finding:
     """Connect to the recipe's cluster and look at what is free."""
     import ray
 
-    from rewards.ray_service import RayUnavailableError, _connect
+    from rewards.ray_connection import RayUnavailableError, connect, disconnect
 
     assert recipe.ray.address is not None
     try:
-        connected = _connect(recipe.ray.address, recipe.ray.namespace, recipe.workers.count)
+        connected = connect(recipe.ray.address, recipe.ray.namespace, recipe.workers.count)
     except RayUnavailableError as error:
         return problem("Ray", str(error))
     try:
         available: dict[str, Any] = ray.available_resources()
     finally:
         if connected:
-            ray.shutdown()
+            disconnect()
     return cluster_finding(recipe, available)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from rl.preflight.finding import Finding, ok, warning
+from rl.preflight.finding import Finding, counted, ok, warning
 from rl.preflight.launch import Launch
 from rl.recipe import Recipe
 
@@ -35,8 +35,7 @@ def thread_finding(
 ) -> Finding:
     """One line on threads; warns of too many, and of a second thread that a small model cannot use."""
     processes, threads = launch.local_processes, threads_per_process(launch, cores)
-    plural = "es" if processes > 1 else ""
-    text = f"{processes} process{plural} x {threads} thread{'s' if threads > 1 else ''} on {cores} cores"
+    text = f"{counted(processes, 'process', 'es')} x {counted(threads, 'thread')} on {counted(cores, 'core')}"
     if not cuda and processes * threads > cores:
         return warning(
             "threads",
@@ -47,10 +46,8 @@ def thread_finding(
     if small and not cuda and processes == 1 and threads > 1:
         return warning(
             "threads",
-            f"{text}: on a model of so few weights a second thread mostly "
-            "waits, and two processes of one thread train about twice as fast; set OMP_NUM_THREADS=1 and "
-            "launch with --config_file recipes/accelerate/two_cores.yaml and half of "
-            "train.per_device_train_batch_size",
+            f"{text}: on so small a model a second thread mostly waits; set OMP_NUM_THREADS=1 "
+            f"and launch {cores} processes, each with its share of train.per_device_train_batch_size",
         )
     workers = recipe.workers.count
     if recipe.workers.backend == "ray" and recipe.ray.address is None and workers > cores:

@@ -63,13 +63,18 @@ class DataRecipe:
     SkinTokens are sampled and trained; meshes without a rig are skipped. null: whole rigs are sampled.
     Source: specification, section 9.2 (prompt with a complete skeleton)."""
 
+    max_quarantined: float = 0.1
+    """Quarantined meshes after which the run stops: a share of all meshes below 1 (at least one mesh), else a
+    number; at least 0. A mesh is quarantined when workers die or hang on it twice: it is listed in
+    `output_dir/quarantine.json` and its rigs are not scored any more. Source: this project."""
+
     kinds: tuple[str, ...] | None = None
     """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
 
     def __post_init__(self) -> None:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
-        require_not_negative("data", self, "seed")
+        require_not_negative("data", self, "seed", "max_quarantined")
         if not 0 <= self.max_turn_deg <= 180:
             raise RecipeError(f"'data.max_turn_deg' must be between 0 and 180, not {self.max_turn_deg}")
         for name in ("meshes", "eval_meshes"):
@@ -178,15 +183,31 @@ class WorkersRecipe:
     """Ray actors that score, and groups that a CPU decodes at once; above 0. Source: this project."""
 
     timeout_s: float = 300.0
-    """Limit for preparing a mesh, for starting the actors and for each attempt to score a group, seconds;
-    above 0. Source: this project."""
+    """Longest time that a worker may take to prepare a mesh, to decode a group or to score its share of one,
+    seconds; above 0. A worker that takes longer is killed and replaced, and its rigs are scored again. Once
+    such tasks have finished, a worker gets ten times as long as the slowest of them took for the same amount
+    of work, if that is shorter. Source: this project."""
+
+    min_deadline_s: float = 30.0
+    """A worker gets at least this many seconds, however fast earlier ones were; above 0. An idle worker that
+    does not answer for this long is replaced too. Source: this project."""
+
+    startup_timeout_s: float = 300.0
+    """Limit for starting or restarting the workers (imports, compilation, model), seconds; above 0. Source:
+    this project."""
 
     retries: int = 2
-    """Retries after a dead worker or a timeout; at least 0. Rollouts that still fail are dropped from their
-    group. Source: this project."""
+    """How often a group is scored again after its own mesh stopped a worker, or after `timeout_s` in which no
+    worker did anything; at least 0. Rollouts that still fail are dropped from their group. Groups that lost
+    a worker through no fault of theirs are always scored again. Source: this project."""
+
+    max_restarts: int = 20
+    """Workers replaced, dead or hung, after which the run stops; at least 0. The budget for failures of the
+    infrastructure: it counts from the start of the command. Source: this project."""
 
     max_failed_batches: int = 3
-    """Consecutive batches without any score after which the run stops; above 0. Source: this project."""
+    """Consecutive batches without any score after which the run stops; above 0. Batches of quarantined meshes
+    do not count. Source: this project."""
 
     decoder_device: str = "cpu"
     """Device on which SkinTokens are decoded: `cpu`, `cuda` or `cuda:N`. Source: this project."""
@@ -196,8 +217,12 @@ class WorkersRecipe:
     differ by rounding (docs/decoder_study.md). Source: this project."""
 
     def __post_init__(self) -> None:
-        require_positive("workers", self, "count", "timeout_s", "max_failed_batches")
-        require_not_negative("workers", self, "retries")
+        require_positive(
+            "workers",
+            self,
+            *("count", "timeout_s", "min_deadline_s", "startup_timeout_s", "max_failed_batches"),
+        )
+        require_not_negative("workers", self, "retries", "max_restarts")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from rl.meshes import load_meshes, prepare_meshes
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, grpo_arguments, reward_settings
 from rl.reporting import MetricsLog
+from rl.run_directory import OpenRun
 from rl.trainer import RigGRPOTrainer
 from rl.training import build_trainer, optimise
 
@@ -37,7 +38,7 @@ class Run:
         return build_trainer(*self._parts(), MetricsLog(self.metrics_file))
 
     def optimise(self) -> TokenRigForCausalLM:
-        return optimise(*self._parts(), checkpoint=None)
+        return optimise(*self._parts(), OpenRun(None, None))
 
     def _parts(self):
         return self.recipe, self.args, self.policy, self.bank, self.train_meshes, self.service

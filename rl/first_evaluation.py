@@ -1,0 +1,94 @@
+"""Keeps the evaluation before training with a fingerprint of all it depends on, and reuses it on resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from data.manifest import file_hash
+from data.sets.dataset import MeshSample
+from data.typed_recipe import to_mapping
+from policy.policy_folder import adapter_base
+from rl.evaluation_results import Evaluation, write_evaluation
+from rl.recipe import Recipe
+
+BEFORE_FILE = "before.json"
+FINGERPRINT_FILE = "before.fingerprint"
+# Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
+_SECTIONS = ("eval", "rewards", "rollout")
+
+
+def first_evaluation(
+    recipe: Recipe, samples: Sequence[MeshSample], evaluate: Callable[[], Evaluation]
+) -> Evaluation:
+    """`before.json` in `output_dir` if it is of this policy and these meshes, otherwise a new one.
+
+    `samples` are the held-out meshes. It is not reused with `resume` false.
+    """
+    output = Path(recipe.output_dir)
+    path, mark = output / BEFORE_FILE, output / FINGERPRINT_FILE
+    now = fingerprint(recipe, samples)
+    if recipe.resume and path.is_file():
+        if mark.is_file() and mark.read_text() == now and (found := _read(path)) is not None:
+            print(f"reusing {path}: same policy, meshes and evaluation", file=sys.stderr)
+            return found
+        print(f"evaluating again: {path} is of another policy, other meshes or settings", file=sys.stderr)
+    mark.unlink(missing_ok=True)  # so that it never describes another file
+    evaluation = evaluate()
+    write_evaluation(evaluation, path)
+    mark.write_text(now)
+    return evaluation
+
+
+def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
+    """SHA-256 over everything the evaluation depends on: files of the policy, meshes, recipe, version."""
+    values = to_mapping(recipe)
+    total = hashlib.sha256()
+    known: dict[str, Any] = {
+        **{name: values[name] for name in _SECTIONS},
+        "grammar": recipe.policy.grammar,
+        "class": recipe.data.class_name,
+        "length": recipe.train["max_completion_length"],
+        "decoder": recipe.workers.decoder_dtype,
+        "version": _version(),
+    }
+    total.update(json.dumps(known, sort_keys=True, default=str).encode())
+    for folder in _policy_folders(recipe):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".json", ".safetensors") and path.is_file():
+                total.update(f"{path.relative_to(folder)} {file_hash(path)}".encode())
+    for sample in samples:
+        total.update(sample.name.encode())
+        rig = sample.rig
+        truth = () if rig is None else (rig.joints, rig.parents, rig.weights)
+        for array in (sample.mesh.vertices, sample.mesh.faces, sample.points, sample.normals, *truth):
+            total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _policy_folders(recipe: Recipe) -> list[Path]:
+    policy = Path(recipe.policy.path)
+    base = adapter_base(policy)
+    vae = recipe.policy.skin_vae
+    return [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]
+
+
+def _read(path: Path) -> Evaluation | None:
+    try:
+        values = json.loads(path.read_text())
+        return Evaluation(**{field.name: values[field.name] for field in fields(Evaluation)})
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _version() -> str | None:
+    try:
+        return version("tokenrig-rl")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,67 @@
+"""Samples what the processes of a run use: memory, file descriptors, threads, and Ray's object store."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def sample(root: psutil.Process) -> dict[str, dict[str, int]]:
+    """What `root` and all its descendants use now, by the role of the process.
+
+    Returns:
+        For each process `rss`, `uss` and `pss` in bytes (from smaps: USS leaves out pages that other processes
+        map too, such as the object store), `fds` and `threads`. Processes that end meanwhile are skipped.
+    """
+    used: dict[str, dict[str, int]] = {}
+    seen: Counter[str] = Counter()
+    for process in (root, *root.children(recursive=True)):
+        try:
+            memory = process.memory_full_info()
+            values = {
+                "rss": memory.rss,
+                "uss": memory.uss,
+                "pss": memory.pss,
+                "fds": process.num_fds(),
+                "threads": process.num_threads(),
+            }
+            role = "trainer" if process.pid == root.pid else role_of(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        seen[role] += 1
+        used[role if seen[role] == 1 else f"{role} {seen[role]}"] = values
+    return used
+
+
+def role_of(process: psutil.Process) -> str:
+    """What a process of Ray does: `decoder`, `scorer`, `registry`, `raylet`, `gcs_server`, or its name."""
+    title = " ".join(process.cmdline())
+    for part, role in (
+        ("ray::DecoderActor", "decoder"),
+        ("ray::ScoringActor", "scorer"),
+        ("ray::MeshRegistry", "registry"),
+        ("ray::IDLE", "idle worker"),
+        ("dashboard/agent.py", "agent"),
+        ("runtime_env/agent", "runtime_env_agent"),
+        ("log_monitor.py", "log_monitor"),
+        ("monitor.py", "monitor"),
+    ):
+        if part in title:
+            return role
+    return process.name()
+
+
+def object_store_bytes() -> int:
+    """Bytes in use in the object store of the Ray that this process is connected to."""
+    import ray
+
+    total = ray.cluster_resources()["object_store_memory"]
+    return int(total - ray.available_resources().get("object_store_memory", 0.0))
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add one JSON line."""
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
