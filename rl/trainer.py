@@ -166,7 +166,8 @@ class RigGRPOTrainer(GRPOTrainer):
             self.given = true_skeletons(bank.samples, train_meshes, bank.vocabulary)
         # The dataset is the mesh schedule of the whole run. TRL's own shuffling would restart after a resume,
         # and yields no batch when there are fewer meshes than groups in a batch.
-        schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        schedule = mesh_schedule(train_meshes, schedule_length(args), seed)
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
         rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
