@@ -1,4 +1,4 @@
-"""Training in two processes on the CPU: DDP with Ray, two nodes, ZeRO-2, ZeRO-3, FSDP2, against one process."""
+"""Training in two processes on the CPU against one: DDP with Ray, two nodes, ZeRO-2, ZeRO-3, FSDP2."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def rewind(output: Path, to: Path) -> None:
     shutil.rmtree(to / "policy")
 
 
-def test_two_processes_share_one_reward_service(policy_path, tmp_path, here):
+def test_two_processes_share_one_reward_service(policy_path, tmp_path):
     changes = {**RUN, **HALF, "train.save_steps": 3, "workers": {"backend": "ray", "count": 1}}
     recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "two", changes)
     errors = finish(start(recipe, DDP, ON_CPU))
