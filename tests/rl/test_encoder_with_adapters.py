@@ -1,4 +1,4 @@
-"""A mesh encoder trained beside LoRA adapters: trained, sampled with, saved, resumed, exported; not in the KL."""
+"""A mesh encoder beside LoRA adapters: trained, sampled with, saved, resumed, exported; not in the KL."""
 
 import json
 
