@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "rl.recipe": {"rl"},
     "rl.engine": {"rl", "rl.recipe"},
     "rl.benchmarks": {"rl", "rl.engine"},
+    "rl.preflight": {"rl", "rl.recipe", "rl.engine"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},
