@@ -1,4 +1,4 @@
-"""Runs one function on many seeds: with a progress bar, a record to resume from, and a limit of time per seed."""
+"""Runs one function on many seeds, with a record to resume from and a limit of time per seed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def campaign(
 ) -> Counter[str]:
     """Outcomes of the seeds 0 to `count` − 1, counted.
 
-    After each chunk of seeds `folder/name.jsonl` gets a line with its outcomes; seeds in it are not run again.
+    Each chunk of seeds adds a line of outcomes to `folder/name.jsonl`; seeds in it are not run again.
     An exception is recorded with its seed and counts as a fault, so that one fault does not hide the others.
 
     Raises AssertionError at the end if there were faults, with the seeds and the first traceback.

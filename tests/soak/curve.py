@@ -1,4 +1,4 @@
-"""Reads the samples of a long run: growth of each process after the warm-up, by a line fitted to its samples."""
+"""Growth of each process of a long run after its warm-up, by a line fitted to the samples."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# Of a process's own memory (USS), per 500 steps after the warm-up. Ray's helpers are small: share and amount.
+# Of a process's anonymous memory, per 500 steps after the warm-up. Ray's helpers are small: share and amount.
 GROWTH_PERCENT, GROWTH_MB = 2.0, 5.0
 # Processes of this project, by role; the others are Ray's.
 OURS = ("trainer", "decoder", "scorer", "scorer 2", "supervisor", "registry")
@@ -21,23 +21,23 @@ def growth(samples: list[dict[str, Any]], warm_up: int, per_steps: int) -> dict[
     """How each process present in all samples after step `warm_up` grows in `per_steps` steps.
 
     Returns:
-        By role: `uss_mb`, the mean in MB; `growth_mb` and `growth_percent` of a robust line (the median of all
-        slopes between two samples, so that a page cache or a checkpoint in the making does not count);
-        `fds` and `threads`, smallest and largest; `uss_first_mb`, at the first sample of all.
+        By role: `mean_mb` of its anonymous memory; `growth_mb` and `growth_percent` of a robust line (the median
+        of all slopes between two samples, so that a page cache or a checkpoint in the making does not count);
+        `fds` and `threads`, smallest and largest; `first_mb`, at the first sample of all.
     """
     kept = [sample for sample in samples if sample["step"] >= warm_up]
     steps = np.array([sample["step"] for sample in kept], dtype=float)
     roles = set.intersection(*(set(sample["processes"]) for sample in kept))
     found = {}
     for role in sorted(roles):
-        uss = np.array([sample["processes"][role]["uss"] for sample in kept]) / 1e6
+        used = np.array([sample["processes"][role]["anon"] for sample in kept]) / 1e6
         first, second = np.triu_indices(len(steps), 1)
-        slope = float(np.median((uss[second] - uss[first]) / (steps[second] - steps[first])))
+        slope = float(np.median((used[second] - used[first]) / (steps[second] - steps[first])))
         found[role] = {
-            "uss_first_mb": round(samples[0]["processes"].get(role, {}).get("uss", 0) / 1e6, 1),
-            "uss_mb": round(float(uss.mean()), 1),
+            "first_mb": round(samples[0]["processes"].get(role, {}).get("anon", 0) / 1e6, 1),
+            "mean_mb": round(float(used.mean()), 1),
             "growth_mb": round(slope * per_steps, 2),
-            "growth_percent": round(100 * slope * per_steps / float(uss.mean()), 2),
+            "growth_percent": round(100 * slope * per_steps / float(used.mean()), 2),
         }
         for key in ("fds", "threads"):
             values = [sample["processes"][role][key] for sample in kept]

@@ -67,7 +67,7 @@ def mesh(rng: np.random.Generator, name: str) -> RewardMesh:
 
 
 def rig(rng: np.random.Generator) -> RolloutRig:
-    """A rig of 1 to 200 joints: random trees, chains and stars; coincident, outlying, tiny and huge joints."""
+    """A rig of 1 to 200 joints: random trees, chains and stars; joints coincide or lie outside."""
     count = int(rng.choice([1, 2, int(rng.integers(1, 30)), int(rng.integers(30, 201))]))
     shape = rng.choice(["tree", "chain", "star"])
     parents = np.arange(-1, count - 1)
@@ -117,7 +117,7 @@ def weights(rng: np.random.Generator, vertices: int, joints: int) -> NDArray[np.
 
 
 def tokens(rng: np.random.Generator, vocabulary_size: int, valid: list[int]) -> list[int]:
-    """A completion: random tokens, or a valid one with tokens changed, removed, repeated, moved or cut off."""
+    """A completion: random tokens, or a valid one with tokens changed, removed or repeated."""
     if rng.random() < 0.2:
         return rng.integers(-2, vocabulary_size + 2, int(rng.integers(0, 120))).tolist()
     row = list(valid)

@@ -1,4 +1,4 @@
-"""One long run that suffers every fault in turn: its final policy equals the undisturbed one's bit for bit."""
+"""One long run suffers every fault in turn; its final policy equals the undisturbed one's bit for bit."""
 
 import json
 import os
@@ -67,6 +67,17 @@ def wait(ready, limit: float = TIMEOUT) -> None:
         time.sleep(0.05)
 
 
+def await_steps(output: Path, process: subprocess.Popen) -> None:
+    """Until the run has made STEPS_BETWEEN more steps, or ended."""
+    goal = last_step(output) + STEPS_BETWEEN
+    wait(lambda: last_step(output) >= goal or process.poll() is not None)
+
+
+def await_text(text: str, file: Path, start: int, process: subprocess.Popen) -> None:
+    """Until the file has `text` after its first `start` characters, or the run ended."""
+    wait(lambda: text in file.read_text()[start:] or process.poll() is not None)
+
+
 def command(start: str, recipe: Path, *overrides: str) -> list:
     script = [ROOT / "rl/train_grpo.py", recipe, *overrides]
     if start == "accelerate":
@@ -106,17 +117,18 @@ def suffer(fault: Fault, recipe: Path, output: Path, folder: Path, more: list[Fa
             run = Running(psutil.Process(process.pid), recipe, output, head)
             try:
                 for each in [fault, *more]:
-                    from_step = last_step(output)
-                    wait(lambda: last_step(output) >= from_step + STEPS_BETWEEN or process.poll() is not None)
+                    await_steps(output, process)
+                    trainers = run.trainers()
                     if each.start != "full_disk.py":
                         assert process.poll() is None, f"{each.name}: {errors.read_text()}"
                     said = len(errors.read_text())
                     each.inject(run)
                     if each.exit_code is None and each.says:
-                        wait(lambda: each.says in errors.read_text()[said:] or process.poll() is not None)
+                        await_text(each.says, errors, said, process)
                         assert process.poll() is None, f"{each.name}: {errors.read_text()}"
                 process.wait(TIMEOUT)
-                wait(lambda: not owner_alive(output))
+                # The rank of a dead launcher finishes its step.
+                assert not psutil.wait_procs(trainers, TIMEOUT)[1]
             finally:
                 if process.poll() is None:
                     process.kill()
@@ -136,37 +148,31 @@ def default_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def owner_alive(output: Path) -> bool:
-    """Whether a process of the run that holds the directory is left, such as the rank of a dead launcher."""
-    try:
-        owner = json.loads((output / "run.lock").read_text())
-    except (OSError, ValueError):
-        return False
-    return any(
-        psutil.pid_exists(p["pid"]) and psutil.Process(p["pid"]).status() != "zombie"
-        for p in owner["processes"]
-    )
-
-
-def test_every_fault_in_one_run(tmp_path: Path):
-    tiny.make_policy().save(tmp_path / "policy")
-    output, undisturbed = tmp_path / "run", tmp_path / "undisturbed"
-    recipe = tiny.write_recipe_file(tmp_path / "recipe.yaml", tmp_path / "policy", output, CHANGES)
-    record = []
-    expected, segment = "", []
-    for fault in FAULTS:
+def test_every_fault_in_one_run():
+    """Resumes after the last fault that `SOAK_DIR/faults/done.json` lists; delete the folder to start over."""
+    folder = FOLDER / "faults"
+    output, undisturbed, done = folder / "run", folder / "undisturbed", folder / "done.json"
+    recipe = folder / "recipe.yaml"
+    if not recipe.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        tiny.make_policy().save(folder / "policy")
+        tiny.write_recipe_file(recipe, folder / "policy", output, CHANGES)
+    record = json.loads(done.read_text()) if done.exists() else []
+    assert [entry["fault"] for entry in record] == [fault.name for fault in FAULTS[: len(record)]]
+    expected = FAULTS[len(record) - 1].afterwards if record else ""
+    segment: list[Fault] = []
+    for fault in FAULTS[len(record) :]:
         segment.append(fault)
         if fault.exit_code is None:
             continue
         began, first = time.monotonic(), last_step(output)
-        text = suffer(segment[0], recipe, output, tmp_path, segment[1:])
+        text = suffer(segment[0], recipe, output, folder, segment[1:])
         assert expected in text, f"before {fault.name}: {text}"
-        for each in segment:
-            record.append({"fault": each.name, "exit_code": each.exit_code})
+        record += [{"fault": each.name, "exit_code": each.exit_code} for each in segment]
         record[-1] |= {"from": first, "to": last_step(output), "seconds": round(time.monotonic() - began)}
-        print(record[-1], file=sys.stderr, flush=True)
         if fault.damage is not None:
             fault.damage(output)
+        done.write_text(json.dumps(record, indent=1) + "\n")
         expected, segment = fault.afterwards, []
     assert not segment, "the last fault of the table must end the run"
     assert last_step(output) < STEPS, "the run ended before the faults did"
@@ -181,8 +187,6 @@ def test_every_fault_in_one_run(tmp_path: Path):
     for name in ("model.safetensors", "skin_vae/model.safetensors", "config.json"):
         assert (output / "policy" / name).read_bytes() == (undisturbed / "policy" / name).read_bytes(), name
     assert not list(output.glob("bad_steps/*"))
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / "faults.json").write_text(json.dumps({"steps": STEPS, "faults": record}, indent=1) + "\n")
 
 
 def without_service(output: Path) -> list[dict]:

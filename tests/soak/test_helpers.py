@@ -17,7 +17,7 @@ def test_a_growing_process_is_found():
             {
                 "step": step,
                 "processes": {
-                    role: {"uss": 300_000_000 + leak * step, "fds": 40 + fd * (step > 300), "threads": 9}
+                    role: {"anon": 300_000_000 + leak * step, "fds": 40 + fd * (step > 300), "threads": 9}
                     for role in ("trainer", "decoder", "scorer", "scorer 2")
                 },
             }

@@ -47,13 +47,13 @@ def test_500_steps_with_ray(tmp_path: Path):
 
 
 def summary(samples: list[dict], found: dict[str, dict[str, float]]) -> dict:
-    """What is committed: growth, and USS in MB at every 25th step."""
+    """What is committed: growth, and memory in MB at every 25th step."""
     curve = {
-        role: [round(s["processes"][role]["uss"] / 1e6, 1) for s in samples if s["step"] % 25 == 0]
+        role: [round(s["processes"][role]["anon"] / 1e6, 1) for s in samples if s["step"] % 25 == 0]
         for role in found
     }
     store = [sample["object_store"] for sample in samples if sample["step"] % 25 == 0]
-    return {"steps": STEPS, "warm_up": WARM_UP, "processes": found, "object_store": store, "uss_mb": curve}
+    return {"steps": STEPS, "warm_up": WARM_UP, "processes": found, "object_store": store, "memory_mb": curve}
 
 
 @pytest.mark.parametrize("stage", ["skin_vae", "tokenrig"])

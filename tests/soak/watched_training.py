@@ -1,4 +1,4 @@
-"""The training command with a callback that samples all its processes: `watched_training.py OUT EVERY RECIPE …`."""
+"""The training command, sampling all its processes: `watched_training.py OUT EVERY RECIPE …`."""
 
 import sys
 from pathlib import Path
