@@ -1,7 +1,7 @@
 """`--dry-run`: runs every part of a training run once, in a temporary folder, and prints times and memory.
 
 Evaluates one held-out mesh, samples and scores the rollouts of a step with the recipe's own backend, updates,
-saves a checkpoint, exports and rigs a mesh; then resumes from that checkpoint for a second step. The temporary
+saves a checkpoint, exports, rigs a mesh; then resumes from that checkpoint for a second step. The temporary
 folder lies beside `output_dir`, on the same disk, and is removed at the end, also after a failure.
 """
 

@@ -6,9 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from data.disk_space import free_bytes
 from data.typed_recipe import RecipeError
 from policy.policy_folder import PolicyError
-from rl.preflight.disk import already_written, disk_finding, disk_need, free_disk
+from rl.preflight.disk import already_written, disk_finding, disk_need
 from rl.preflight.finding import Finding
 from rl.preflight.gpu import device_findings, find_device, memory_finding
 from rl.preflight.launch import Launch, StepBatch, launch_from_environment
@@ -59,7 +60,7 @@ def start_findings(recipe: Recipe, launch: Launch) -> list[Finding]:
             findings.append(memory_finding(training_memory(recipe, size, batch, launch, cuda), device))
         output = Path(recipe.output_dir)
         need = disk_need(recipe, size)
-        findings.append(disk_finding(need, already_written(output), free_disk(output), output))
+        findings.append(disk_finding(need, already_written(output), free_bytes(output), output))
     if recipe.workers.backend == "ray" and recipe.ray.address is None:
         findings.append(local_ray(recipe))
     return findings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.disk_space import mount_point
 from rl.preflight.finding import Finding, in_bytes, ok, problem, warning
 from rl.preflight.memory_need import state_bytes
 from rl.preflight.model_size import ModelSize
@@ -38,7 +38,7 @@ def disk_need(recipe: Recipe, size: ModelSize) -> DiskNeed:
     While a checkpoint is saved there is one more than `train.save_total_limit`.
     """
     train = recipe.train
-    weights = 4 * (size.adapters or size.model)
+    weights = 4 * (size.trained if size.adapters else size.model)
     states = int(state_bytes(train) * size.trained)
     checkpoint = weights + _SMALL_FILES + (0 if train.get("save_only_model") else states)
     interval = train["save_steps"]
@@ -64,17 +64,13 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
-def free_disk(path: Path) -> int:
-    """Bytes free to this user on the disk that holds, or will hold, `path`."""
-    return shutil.disk_usage(existing_parent(path)).free
-
-
 def disk_finding(need: DiskNeed, written: int, free: int, output: Path) -> Finding:
     """The space that is still needed against the space that is free."""
     missing = max(0, need.total - written)
     text = (
         f"{in_bytes(need.total)} needed in {output} ({need.checkpoints} checkpoints of "
-        f"{in_bytes(need.checkpoint)}, policy {in_bytes(need.policy)}), {in_bytes(free)} free"
+        f"{in_bytes(need.checkpoint)}, policy {in_bytes(need.policy)}), {in_bytes(free)} free on the disk at "
+        f"{mount_point(output)}"
     )
     if missing > free:
         return problem(

@@ -1,4 +1,4 @@
-"""Checks that `output_dir` can be written, and what an earlier run left there."""
+"""Checks that `output_dir` can be written and is free, and what an earlier run left there."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def output_finding(recipe: Recipe) -> Finding:
         plan = plan_run(recipe)
     except RecipeError as error:
         return problem("output_dir", str(error))
-    if plan.problems:
-        damaged = "; ".join(plan.problems)
-        return warning("output_dir", f"{output} has damaged checkpoints, which are skipped: {damaged}")
     if plan.starts_over:
         return ok("output_dir", f"{output}, whose earlier run is moved to previous-N/ (resume=false)")
     if plan.checkpoint is None:
         return ok("output_dir", f"{output}, a new run")
-    return ok("output_dir", f"{output}, where the run resumes from {plan.checkpoint.name}")
+    resumes = f"{output}, where the run resumes from {plan.checkpoint.name}"
+    if plan.problems:
+        return warning("output_dir", f"{resumes}; newer ones are damaged ({'; '.join(plan.problems)})")
+    return ok("output_dir", resumes)

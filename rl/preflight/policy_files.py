@@ -1,8 +1,7 @@
-"""Checks that the recipe's policy and skin VAE load, fit together and hold finite numbers only."""
+"""Checks that the recipe's policy and skin VAE load (damaged and non-finite files do not) and fit together."""
 
 from __future__ import annotations
 
-import torch
 from trl import GRPOConfig
 
 from data.typed_recipe import RecipeError
@@ -19,17 +18,6 @@ def check_policy(recipe: Recipe) -> tuple[Finding, RigPolicy | None]:
         policy = load_policy(recipe)
     except RecipeError as error:
         return problem("policy", str(error)), None
-    for part, module in (("the policy", policy.model), ("the skin VAE", policy.skin_vae)):
-        bad = not_finite(module)
-        if bad is not None:
-            return (
-                problem(
-                    "policy",
-                    f"'policy.path': {recipe.policy.path}: {part} has numbers that are not finite in {bad}; "
-                    "restore its files",
-                ),
-                None,
-            )
     model, vae = (sum(p.numel() for p in part.parameters()) for part in (policy.model, policy.skin_vae))
     return ok(
         "policy", f"{recipe.policy.path}: {model / 1e6:.3g} million weights, skin VAE {vae / 1e6:.3g} million"
@@ -46,8 +34,3 @@ def training_arguments(recipe: Recipe, batch: StepBatch) -> GRPOConfig:
         return GRPOConfig(**{**grpo_arguments(recipe), **rows})
     except ValueError as error:
         raise RecipeError(f"'train': {error}") from error
-
-
-def not_finite(module: torch.nn.Module) -> str | None:
-    """Name of the first weight with a number that is not finite, None if there is none."""
-    return next((name for name, p in module.named_parameters() if not torch.isfinite(p).all()), None)

@@ -1,4 +1,4 @@
-"""A mesh encoder trained beside LoRA adapters: trained, sampled with, saved, resumed, exported; not in the KL."""
+"""A mesh encoder beside LoRA adapters: trained, sampled with, saved, resumed, exported; not in the KL."""
 
 import json
 
@@ -55,7 +55,9 @@ def test_the_encoder_is_trained_and_sampled_with_and_the_reference_keeps_the_ori
     assert len(of_the_encoder(names)) > 0.9 * len(of_the_encoder(run.before))
 
 
-def test_checkpoints_and_the_exported_policy_hold_the_encoder_and_resuming_is_exact(here, tmp_path, policy_path):
+def test_checkpoints_and_the_exported_policy_hold_the_encoder_and_resuming_is_exact(
+    here, tmp_path, policy_path
+):
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
     assert here({**BOTH, "train.max_steps": 1}) == 0
     checkpoint = run / "checkpoints" / "checkpoint-1"

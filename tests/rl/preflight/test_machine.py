@@ -1,4 +1,4 @@
-"""Checks of the machine: versions, CUDA build, threads, GPU, disk, Ray, W&B; each with its failure injected."""
+"""Checks of the machine (versions, CUDA build, threads, GPU, disk, Ray, W&B), with each failure injected."""
 
 import socket
 from pathlib import Path
@@ -236,7 +236,7 @@ def test_which_recipes_report_to_wandb(make_recipe, report_to, expected):
 
 
 def test_a_hopeless_run_is_refused_before_it_writes(here, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(at_start, "free_disk", lambda path: 1000)
+    monkeypatch.setattr(at_start, "free_bytes", lambda path: 1000)
     assert here() == 2
     assert "too little" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
