@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_a_fault_on_one_rank_skips_the_step_on_both(policy_path, tmp_path, kind)
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0] == ranks[1]
     digests = ranks[0]["digests"]
-    updates = [now != before for before, now in zip(digests, digests[1:], strict=False)]
+    updates = [now != before for before, now in pairwise(digests)]
     assert updates == [False, True, False, True, False, True]
     assert ranks[0]["rates"] == pytest.approx([1e-3 * (7 - step) / 7 for step in range(1, 8)])
     lines = metrics(tmp_path / "run")
