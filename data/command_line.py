@@ -52,13 +52,20 @@ def run_command(
         "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
+    with handling_stop_signals():
+        return _exit_code(arguments, load, run)
+
+
+def _exit_code(
+    arguments: argparse.Namespace, load: Callable[[str, Sequence[str]], R], run: Callable[[R], Any]
+) -> int:
+    """Run the command and report how it ended; see `run_command`."""
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
             print(to_commented_yaml(recipe), end="")
             return 0
-        with handling_stop_signals():
-            run(recipe)
+        run(recipe)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
