@@ -78,8 +78,8 @@ class StopSignals:
     def closing(self) -> None:
         """From now on SIGTERM and SIGUSR1 have no effect: everything is saved, and only closing is left.
 
-        A launcher sends SIGTERM to all its processes as soon as one of them has ended, and may die itself. This
-        holds until the process has ended, so that its exit code is the right one.
+        A launcher sends SIGTERM to all its processes as soon as one of them has ended, and may die itself.
+        This holds until the process has ended, so that its exit code is the right one.
         """
         self.closed = True
         for signum in (signal.SIGTERM, signal.SIGUSR1):
