@@ -60,8 +60,9 @@ def run_command(
             help="do one step of everything in a temporary folder, print times and memory, and exit",
         )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
+    chosen = dry_run if dry_run is not None and arguments.dry_run else run
     with handling_stop_signals():
-        return _exit_code(arguments, load, run)
+        return _exit_code(arguments, load, chosen)
 
 
 def _exit_code(
@@ -73,15 +74,7 @@ def _exit_code(
         if arguments.print_recipe:
             print(to_commented_yaml(recipe), end="")
             return 0
-<<<<<<< HEAD
-        with handling_stop_signals():
-            if dry_run is not None and arguments.dry_run:
-                dry_run(recipe)
-            else:
-                run(recipe)
-=======
         run(recipe)
->>>>>>> runs
     except USER_ERRORS as error:
         show_error(f"error: {error}")
         return 2
