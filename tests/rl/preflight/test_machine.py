@@ -139,6 +139,12 @@ def test_gpu_memory_against_what_is_free(fixed, peak, expected):
     assert "78 GiB free" in found.text
 
 
+def test_gpu_memory_is_estimated_without_a_gpu_too():
+    found = memory_finding(MemoryNeed({"weights": GIB}, {"activations": 99 * GIB}), Device("cpu"))
+    assert found.level == "ok"
+    assert "100 GiB" in found.text
+
+
 def test_host_memory():
     assert [host_memory_finding(need * GIB, 10 * GIB).level for need in (9, 11, 14)] == [
         "ok",
