@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from data.commented_yaml import to_commented_yaml
+from data.launcher import show_error
 from data.mesh import MeshError
 from data.stop_signals import StopRun, handling_stop_signals, is_first_rank
 from data.typed_recipe import RecipeError
@@ -70,16 +71,16 @@ def run_command(
             else:
                 run(recipe)
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(f"error: {error}")
         return 2
     except RunFailedError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        show_error(f"failed: {error}")
         return 1
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         where = f" {error.filename}" if error.filename else ""
-        print(f"failed: the disk is full ({error.strerror}){where}; free some space", file=sys.stderr)
+        show_error(f"failed: the disk is full ({error.strerror}){where}; free some space")
         return 1
     except KeyboardInterrupt as interrupt:
         stop = interrupt if isinstance(interrupt, StopRun) else StopRun()

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 import psutil
+
+from data.launcher import is_launcher
 
 # SIGUSR1: what Slurm's `--signal=USR1@300` sends before the time limit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -66,7 +67,7 @@ class StopSignals:
 
     @contextmanager
     def finishing_steps(self) -> Iterator[None]:
-        """For training: a signal only sets `requested`. StopRun at the end if it came too late for the loop."""
+        """For training: a signal only sets `requested`. StopRun at the end if the loop did not see it."""
         self._deferred = True
         try:
             yield
@@ -136,7 +137,7 @@ def handling_stop_signals() -> Iterator[StopSignals]:
             signal.signal(signum, handler)
 
 
-def ignore_stop_signals(*_: Any) -> None:
+def ignore_stop_signals() -> None:
     """For a helper process, such as a data loader's worker: it ends with the run, not before it.
 
     A terminal and Slurm send signals to all processes, and a run that finishes its step needs its workers.
@@ -148,8 +149,8 @@ def ignore_stop_signals(*_: Any) -> None:
 def _stop_with_launcher() -> None:
     """Have Linux send SIGTERM when the launcher dies: its processes must not train on without it.
 
-    A parent is a launcher, such as `accelerate launch`, if it was started with this script or module among
-    its arguments. The death of any other parent, such as a shell, changes nothing.
+    A parent is a launcher if it is `rl.launch` or if, as with `accelerate launch`, it was started with this
+    script or module among its arguments. The death of any other parent, such as a shell, changes nothing.
     """
     if sys.platform != "linux":
         return
@@ -157,7 +158,7 @@ def _stop_with_launcher() -> None:
     _, *options = sys.orig_argv
     programs = {sys.argv[0], *(options[1:2] if options[:1] == ["-m"] else ())}
     with suppress(psutil.Error):
-        if parent > 1 and programs & set(psutil.Process(parent).cmdline()):
+        if is_launcher(parent) or (parent > 1 and programs & set(psutil.Process(parent).cmdline())):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != parent:  # it died in between
                 os.kill(os.getpid(), signal.SIGTERM)

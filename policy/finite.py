@@ -68,10 +68,10 @@ def check_after_loading(tensors: Mapping[str, Tensor], source: Path) -> None:
     """Raise PolicyError if the weights of the file or folder `source` are not all finite."""
     found = non_finite_names(tensors.items())
     if found:
-        raise PolicyError(damage(source, found))
+        raise PolicyError(not_finite_message(source, found))
 
 
-def damage(source: Path | str, names: list[str]) -> str:
+def not_finite_message(source: Path | str, names: list[str]) -> str:
     """The error of a file or folder whose tensors `names` are not finite."""
     return (
         f"{source}: {_some(names)} NaN or infinity; use an earlier checkpoint, or restore the file if it was "
@@ -88,7 +88,7 @@ def non_finite_file(folder: Path) -> str | None:
     for path in sorted(folder.glob("*.safetensors")):
         found = non_finite_names(_stored(path))
         if found:
-            return damage(path, found)
+            return not_finite_message(path, found)
     return None
 
 

@@ -31,7 +31,7 @@ from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
-from policy.pretraining.start import check_same_sizes, start_run
+from policy.pretraining.start import check_same_sizes, started_run
 from policy.skintokens.quantiser_init import initialise_quantiser
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 
@@ -337,8 +337,8 @@ def train(recipe: SkinVAERecipe) -> Path:
             "mask_accuracy": mask_accuracy(predicted, weights),
         }
 
-    target = start_run(recipe, recipe.loop) / "skin_vae"
-    with barrier_on_exit():
+    with started_run(recipe, recipe.loop) as output, barrier_on_exit():
+        target = output / "skin_vae"
         model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
         assert isinstance(model, SkinVAE)
         if is_main_process():

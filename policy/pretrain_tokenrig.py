@@ -23,7 +23,7 @@ from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples, skin_points
-from policy.pretraining.start import check_same_sizes, start_run
+from policy.pretraining.start import check_same_sizes, started_run
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
@@ -337,7 +337,7 @@ def train(recipe: TokenRigRecipe) -> Path:
     initial = initial_model(recipe, skin_vae)
     vocabulary = initial.config.get_vocabulary()
     examples = TokenizedMeshes(recipe, vocabulary)
-    target = start_run(recipe, recipe.loop) / "policy"
+    target = Path(recipe.loop.output_dir) / "policy"
     try:
         check_replaceable(target)  # before training rather than after it
     except PolicyError as error:
@@ -360,7 +360,7 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    with barrier_on_exit():
+    with started_run(recipe, recipe.loop), barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
         assert isinstance(model, TokenRigForCausalLM)
         if is_main_process():

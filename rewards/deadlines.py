@@ -71,4 +71,4 @@ def quarantine_allowance(limit: float, meshes: int) -> int:
 
     A positive share allows at least one mesh.
     """
-    return int(limit) if limit >= 1 or limit == 0 else max(1, int(limit * meshes))
+    return int(min(limit, meshes)) if limit >= 1 or limit == 0 else max(1, int(limit * meshes))

@@ -159,7 +159,7 @@ class RayRewardService:
         )
         scorers = [
             remote(ScoringActor)
-            .options(name=name, num_cpus=1, **restart, **common)
+            .options(name=name, num_cpus=1, scheduling_strategy="SPREAD", **restart, **common)
             .remote(f"scorer-{i}", supervisor_name, settings)
             for i, name in enumerate(where.scorers)
         ]
@@ -192,8 +192,8 @@ class RayRewardService:
             if pending and time.monotonic() > limit:
                 raise RayUnavailableError(
                     f"Ray had no room for {len(self._scorers)} scoring workers and a decoder on '{device}' "
-                    f"within {self.limits.startup_timeout_s:g} s; lower 'workers.count', give Ray more CPUs, "
-                    "or raise 'workers.startup_timeout_s'"
+                    f"within {self.limits.startup_timeout_s:g} s, or they start more slowly; lower "
+                    "'workers.count', give Ray more CPUs, or raise 'workers.startup_timeout_s'"
                 )
 
     @classmethod

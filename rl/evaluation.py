@@ -6,12 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data.command_line import RunFailedError
+from data.run_lock import run_lock
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from policy.skintokens.skin_vae import SkinVAE
@@ -34,6 +36,8 @@ from rl.reward_service import reward_service
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.run_directory import make_directory
 from rl.scoring import PendingScore, read_rollout, submit_scores
+
+EVALUATION_LOCK = "evaluation.lock"
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,11 @@ def same_weights(first: SkinVAE, second: SkinVAE) -> bool:
 def run(recipe: Recipe) -> None:
     """Evaluate; write `evaluation.json` and `evaluation.csv` to `output_dir`, print the tables."""
     output = make_directory(recipe)
+    with run_lock(output, name=EVALUATION_LOCK):  # its own: a run in training may be evaluated there
+        _evaluate_and_write(recipe, output)
+
+
+def _evaluate_and_write(recipe: Recipe, output: Path) -> None:
     evaluations = evaluate_policies(recipe)
     write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
     write_csv(evaluations, output / "evaluation.csv")

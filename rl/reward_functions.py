@@ -107,12 +107,13 @@ class RigRewards:
             rig and (score.valid or score.rewards is None) for score, rig in zip(scores, is_rig, strict=True)
         ]
         log_metric("rig/valid", sum(valid) / len(valid))
-        counts = [row.joints for row in rollouts if row.joints is not None]
-        if counts:
-            log_metric("rig/joints", sum(counts) / len(counts))
-        diagnostics = [score.diagnostics for score in scores if score.valid]
-        for name in diagnostics[0] if diagnostics else ():
-            log_metric(f"rig/{name}", sum(item[name] for item in diagnostics) / len(diagnostics))
+        # One number per rig: TRL averages over the rigs of all processes, which may differ in number.
+        for row in rollouts:
+            if row.joints is not None:
+                log_metric("rig/joints", float(row.joints))
+        for score in scores:
+            for name, number in score.diagnostics.items() if score.valid else ():
+                log_metric(f"rig/{name}", number)
 
     def _count_failures(self, rigs: Sequence[ScoredRollout]) -> None:
         """`rigs`: the rows that are rigs; the others score 0 without a worker. Rows of quarantined meshes do

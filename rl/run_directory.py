@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 
-from data.run_lock import Process, RunLock, run_lock
+from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
+from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
 from rl.checkpoints import (
     CHECKPOINTS_FOLDER,
@@ -115,7 +116,8 @@ def open_run(recipe: Recipe) -> Path | None:
 
     A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
     checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
-    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be created.
+    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be
+    created.
     """
     output = make_directory(recipe)
     plan = plan_run(recipe)
@@ -135,25 +137,18 @@ def shared_run(recipe: Recipe) -> Iterator[OpenRun]:
     reports it; the others exit with the same code.
     """
     state = PartialState()
-    processes = [Process.current()]
-    if state.num_processes > 1:
-        processes = gather_object(processes)
-    with ExitStack() as stack:
-        lock, opened, failure = None, None, None
+    with shared_lock(make_directory(recipe), "output_dir") as lock:
+        opened: list[Path | None] = [None]
+        failure = None
         if state.is_main_process:
             try:
-                lock = stack.enter_context(run_lock(make_directory(recipe), processes=processes))
-                opened = open_run(recipe)
+                opened = [open_run(recipe)]
             except RecipeError as error:
                 failure = error
-        shared = [(opened, failure is not None)]
+        exit_together(failure)
         if state.num_processes > 1:
-            broadcast_object_list(shared)
-        if failure is not None:
-            raise failure
-        checkpoint, failed = shared[0]
-        if failed:
-            sys.exit(2)
+            broadcast_object_list(opened)
+        checkpoint = opened[0]
         if checkpoint is not None and state.is_main_process:
             saved_by = checkpoint_processes(checkpoint)
             if saved_by != state.num_processes:

@@ -1,8 +1,7 @@
-"""Weights split over the processes of a run: what is supported, whole weights for sampling and for export."""
+"""Weights split over processes (ZeRO-3, FSDP2): splits a model, gathers it for sampling and for export."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,78 +10,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from trl import GRPOConfig
 from trl.models.utils import add_hooks, remove_hooks
 
-from data.typed_recipe import RecipeError
 from policy.tokenrig.modeling import TokenRigForCausalLM
-
-_FOLDER = "recipes/accelerate"
-
-
-def check_launch(args: GRPOConfig) -> None:
-    """Refuse a launch that this project cannot train under (RecipeError); supported are one process, DDP,
-    DeepSpeed ZeRO stages 1 to 3, and FSDP2 with the model as one unit."""
-    if args.fsdp:
-        raise RecipeError(
-            "'train.fsdp' is not supported: FSDP is set up by the launcher; remove the key and use "
-            f"accelerate launch --config_file {_FOLDER}/fsdp2.yaml"
-        )
-    if _flag("ACCELERATE_USE_MEGATRON_LM") or _flag("ACCELERATE_USE_PARALLELISM_CONFIG"):
-        raise RecipeError(
-            "the accelerate configuration asks for Megatron-LM or for tensor, context or sequence parallelism, "
-            f"which split the model's layers; use {_FOLDER}/multi_gpu.yaml"
-        )
-    if _flag("ACCELERATE_USE_FSDP"):
-        _check_fsdp()
-    plugin = args.deepspeed_plugin
-    if plugin is not None and plugin.zero_stage == 3:
-        zero = plugin.deepspeed_config.get("zero_optimization", {})
-        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
-            raise RecipeError(
-                "ZeRO-3 splits the weights, and this accelerate configuration does not gather them for "
-                "checkpoints, which need a whole model.safetensors; set 'zero3_save_16bit_model: true', as in "
-                f"{_FOLDER}/zero3.yaml"
-            )
-
-
-def _check_fsdp() -> None:
-    """Refuse FSDP 1, and settings of FSDP2 that one unit for the whole model does not have."""
-    if os.environ.get("FSDP_VERSION", "1") != "2":
-        raise RecipeError(
-            "FSDP 1 flattens the weights, which the rollout engine and LoRA need one by one; set "
-            f"'fsdp_version: 2', as in {_FOLDER}/fsdp2.yaml"
-        )
-    needed = {
-        "FSDP_AUTO_WRAP_POLICY": ("fsdp_auto_wrap_policy", "NO_WRAP", "the model is sharded as one unit"),
-        "FSDP_STATE_DICT_TYPE": (
-            "fsdp_state_dict_type",
-            "FULL_STATE_DICT",
-            "checkpoints need a whole model.safetensors",
-        ),
-        "FSDP_OFFLOAD_PARAMS": ("fsdp_offload_params", "false", "weights stay on the GPUs"),
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": (
-            "fsdp_cpu_ram_efficient_loading",
-            "false",
-            "every process loads the weights itself",
-        ),
-        "FSDP_ACTIVATION_CHECKPOINTING": (
-            "fsdp_activation_checkpointing",
-            "false",
-            "'train.gradient_checkpointing' does this",
-        ),
-    }
-    for variable, (key, value, reason) in needed.items():
-        found = os.environ.get(variable)
-        if found is not None and found.lower() != value.lower():
-            raise RecipeError(
-                f"the accelerate configuration sets '{key}: {found}'; set it to {value}, as in "
-                f"{_FOLDER}/fsdp2.yaml: {reason}"
-            )
-
-
-def _flag(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("1", "true", "yes", "on")
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -129,7 +59,7 @@ def whole_weights(model: Any, accelerator: Accelerator) -> Iterator[None]:
 
 
 def whole_model(model: Any, accelerator: Accelerator) -> TokenRigForCausalLM:
-    """The trained model with its adapters merged, as one process has it; all processes must call this together.
+    """The trained model with its adapters merged, as one process has it; all processes call this together.
 
     model: as prepared by accelerate; of no use afterwards. Split weights (ZeRO-3, FSDP2) are gathered into a
     new model in every process.

@@ -112,6 +112,10 @@ class StepGuard(TrainerCallback):
             RunFailedError: DeepSpeed updated the weights all the same.
         """
         assert self._here is not None, "decide without watch"
+        if isinstance(grad_norm, Tensor) and hasattr(
+            grad_norm, "full_tensor"
+        ):  # FSDP2's, one share per process
+            grad_norm = grad_norm.full_tensor()
         if self._agreed is None:
             if grad_norm is not None:
                 self._here[CAUSES.index("gradient")] = _some_bad(torch.as_tensor(grad_norm))

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from data.stop_signals import StopRun, StopSignals
+from policy.pretraining.processes import largest
 from rl.recipe.run_control import TrainGuardRecipe
 
 
@@ -63,11 +63,12 @@ class StopAndSave(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop here after a signal that came while the checkpoint was written, which may take long."""
+        """Stop here if a signal came or the time ran out while the checkpoint was written."""
         self._saved = self._clock()
-        if self.stopped_by is None and (signum := self._agree()[0]):
+        signum, time_is_up, _ = self._agree()
+        if self.stopped_by is None and (signum or time_is_up):
             self.stopped_by = signum
-            control.should_training_stop = True
+            control.should_log = control.should_training_stop = True
 
     def raise_if_stopped(self, max_steps: int) -> None:
         """After training: StopRun if a signal or the clock ended it, with exit code 0 for the clock.
@@ -98,8 +99,5 @@ class StopAndSave(TrainerCallback):
             int(main and stop is not None and now - self.started >= 60 * stop),
             int(main and save is not None and now - self._saved >= 60 * save),
         ]
-        if PartialState().num_processes > 1:
-            shared = torch.tensor(own, device=PartialState().device)
-            torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
-            own = shared.tolist()
-        return own[0], bool(own[1]), bool(own[2])
+        signum, time_is_up, save_now = largest(own)
+        return signum, bool(time_is_up), bool(save_now)

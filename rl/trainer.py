@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
-from policy.finite import damage, non_finite_names, refuse_to_save, training_state
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
@@ -49,6 +49,7 @@ class RigRollout:
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
+        self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
         self.seeds: list[int] = []  # of the last call's rows
 
@@ -109,8 +110,9 @@ class RigRollout:
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
             self._engine = make_sampler(model, self.recipe)
-        elif trainer.state.global_step != self._last_step:
+        elif trainer.state.global_step != self._weights_of:
             self._engine.refresh()
+        self._weights_of = trainer.state.global_step
         return self._engine
 
     def release(self) -> None:
@@ -164,7 +166,8 @@ class RigGRPOTrainer(GRPOTrainer):
             self.given = true_skeletons(bank.samples, train_meshes, bank.vocabulary)
         # The dataset is the mesh schedule of the whole run. TRL's own shuffling would restart after a resume,
         # and yields no batch when there are fewer meshes than groups in a batch.
-        schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        schedule = mesh_schedule(train_meshes, schedule_length(args), seed)
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
         rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
@@ -293,6 +296,8 @@ class RigGRPOTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
         norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP2: each process has the norm of its part
+            norm = norm.full_tensor()
         self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
         return norm
 
@@ -325,7 +330,7 @@ class RigGRPOTrainer(GRPOTrainer):
             own = non_finite_names(training_state(self.model, self.optimizer))
             found = sorted(set(gather_object(own)))
             if found:
-                raise RunFailedError(damage(checkpoint, found))
+                raise RunFailedError(not_finite_message(checkpoint, found))
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""

@@ -28,6 +28,7 @@ from rl.evaluation_results import Evaluation, write_evaluation
 from rl.evaluation_tables import make_console, print_means
 from rl.first_evaluation import first_evaluation
 from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.launch_check import check_launch, check_shared
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.phases import EXPORT, phase
@@ -38,7 +39,7 @@ from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
-from rl.sharding import check_launch, whole_model
+from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
 from rl.trainer import RigGRPOTrainer, RigRollout
@@ -66,7 +67,7 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
         args = GRPOConfig(**grpo_arguments(recipe))
     except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
-    check_launch(args)
+    check_launch(args, recipe)
     if args.process_index == 0:
         start.begin()
     policy = load_policy(recipe)
@@ -75,6 +76,7 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
     meshes = replace(meshes, held_out=meshes.held_out[:held_out])
     with shared_run(recipe) as run, barrier_on_exit(), shared_service(start, policy) as service:
+        check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
         _run(recipe, args, policy, prepare_meshes(meshes, service, recipe), service, run, room)
 

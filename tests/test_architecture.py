@@ -30,9 +30,9 @@ MAY_IMPORT = {
     "data.sets": {"data", "data.formats", "data.creatures"},
     "policy.tokens": set(),
     "policy.layers": set(),
-    "policy.skintokens": {"policy.layers"},
+    "policy.skintokens": {"policy", "policy.layers"},
     "policy.tokenrig": {"policy.layers", "policy.tokens"},
-    "policy.released": {"policy.skintokens", "policy.tokenrig", "policy.tokens"},
+    "policy.released": {"policy", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
     "policy.pretraining": set(),
 }
 

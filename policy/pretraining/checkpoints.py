@@ -6,16 +6,20 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from data.command_line import RunFailedError
+from data.disk_space import free_bytes, mount_point, readable, require_space, write_failure
+from data.manifest import MANIFEST_FILE, damage, folder_bytes, read_manifest, sync, write_manifest
 from data.typed_recipe import RecipeError
-from policy.finite import damage, non_finite_names, refuse_to_save, training_state
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
 
 
@@ -27,25 +31,41 @@ def save_checkpoint(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write `state-<step>` under a temporary name, rename it, and delete older checkpoints.
+    """Write `state-<step>` with its manifest under a temporary name, rename it, delete older checkpoints.
 
-    Raises RunFailedError on all processes, and keeps the older ones, if a weight or moment is not finite.
+    Raises RunFailedError, and keeps the last checkpoint, if a weight or moment is not finite or the disk is
+    full.
     """
     refuse_to_save(_not_finite(model, optimizer), f"state-{step}")
     partial, final, old = output / "state.partial", output / f"state-{step}", output / "state.old"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
+        if states := _states(output):
+            require_space(output, folder_bytes(states[-1]), "the next checkpoint")
     accelerator.wait_for_everyone()
     # Silences a note about tied weights, which would break the progress bar.
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-    accelerator.save_state(str(partial))
-    accelerator.wait_for_everyone()
+    try:
+        accelerator.save_state(str(partial))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (partial / "means.json").write_text(json.dumps(means.state()))
+            write_manifest(partial, {"step": step, "processes": accelerator.num_processes})
+    except Exception as error:
+        reason, free = write_failure(error), free_bytes(output)
+        shutil.rmtree(partial, ignore_errors=True)
+        if reason is None:
+            raise
+        raise RunFailedError(
+            f"{final.name} could not be written to {output} ({reason}): the disk at {mount_point(output)} "
+            f"had {readable(free)} free; the last checkpoint is kept, free some space and run it again"
+        ) from error
     if accelerator.is_main_process:
-        (partial / "means.json").write_text(json.dumps(means.state()))
         shutil.rmtree(old, ignore_errors=True)
         if final.exists():  # from an earlier run, when this one started over
             os.replace(final, old)
         os.replace(partial, final)
+        sync(output)
         for other in (old, *(path for path in _states(output) if path != final)):
             shutil.rmtree(other, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -54,14 +74,19 @@ def save_checkpoint(
 def load_checkpoint(
     accelerator: Accelerator, output: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, RunningMeans]:
-    """Load the last checkpoint; (steps done, running means), or (0, empty means) if there is none.
+    """Load the last whole checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
-    Raises RecipeError if the checkpoint has different sizes or a different optimizer, or is not finite.
+    Raises RecipeError if the checkpoint has different sizes or a different optimizer, or is not finite, or if
+    all checkpoints are damaged.
     """
-    states = _states(output)
-    if not states:
+    found: list[Path | str | None] = [_last_whole(output) if accelerator.is_main_process else None]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    last = found[0]
+    if last is None:
         return 0, RunningMeans()
-    last = states[-1]
+    if isinstance(last, str):
+        raise RecipeError(last)
     try:
         accelerator.load_state(str(last))
     except (RuntimeError, ValueError, KeyError) as error:  # KeyError: another optimizer's groups
@@ -71,7 +96,7 @@ def load_checkpoint(
         ) from error
     not_finite = _not_finite(model, optimizer)
     if not_finite:
-        raise RecipeError(f"'loop.output_dir': {damage(last, not_finite)}")
+        raise RecipeError(f"'loop.output_dir': {not_finite_message(last, not_finite)}")
     means = last / "means.json"
     return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
 
@@ -79,6 +104,32 @@ def load_checkpoint(
 def _not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """Names of weights and moments that are not finite on any process."""
     return sorted(set(gather_object(non_finite_names(training_state(model, optimizer)))))
+
+
+def _last_whole(output: Path) -> Path | str | None:
+    """The newest undamaged checkpoint, None without any, or the refusal if all are damaged."""
+    problems = []
+    for state in reversed(_states(output)):
+        problem = _problem(state)
+        if problem is None:
+            return state
+        problems.append(f"{state.name}: {problem}")
+        print(f"skipping a damaged checkpoint: {output / problems[-1]}", file=sys.stderr)
+    if not problems:
+        return None
+    return (
+        f"'loop.output_dir': no checkpoint in '{output}' is whole ({'; '.join(problems)}); restore the files "
+        "of one, or start over with loop.resume=false"
+    )
+
+
+def _problem(state: Path) -> str | None:
+    """What is wrong with a checkpoint. One from before manifests counts as whole: it was renamed last."""
+    try:
+        manifest = read_manifest(state)
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST_FILE} cannot be read ({error})"
+    return None if manifest is None else damage(state, manifest)
 
 
 def _states(output: Path) -> Sequence[Path]:

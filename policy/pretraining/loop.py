@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +21,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from data.command_line import RunFailedError
+from data.stop_signals import StopRun, ignore_stop_signals, stop_signals
 from data.typed_recipe import RecipeError, to_mapping
 from policy.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.metrics_log import RunningMeans, open_metrics_file
 from policy.pretraining.optimizer import build_optimizer, cosine_factor
-from policy.pretraining.processes import make_accelerator
+from policy.pretraining.processes import largest, make_accelerator
 
 Losses = dict[str, Tensor]
 
@@ -75,7 +77,9 @@ def run_training(
     process. Under `accelerate launch`, each process has its own batches and gradients are averaged.
 
     Raises:
-        RunFailedError: the loss, its gradient or a weight is not finite; the last checkpoint is kept.
+        RunFailedError: the loss, its gradient or a weight is not finite, or the disk is full; the last
+            checkpoint is kept.
+        StopRun: a signal ended training after a step, which is saved.
         RecipeError: the checkpoint has different sizes or a different optimizer, or the launcher does not
             support the recipe.
     """
@@ -102,12 +106,14 @@ def run_training(
         ),
         collate_fn=collate,
         num_workers=recipe.dataloader_workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_helper,
         drop_last=True,
     )
     wrapped.train()
     started = time.perf_counter()
+    signals = stop_signals()
     with (
+        signals.finishing_steps(),
         _trackers(accelerator, recipe, title),
         open_metrics_file(output, first_step, accelerator.is_main_process) as log,
         tqdm(
@@ -146,8 +152,17 @@ def run_training(
                 seconds = (time.perf_counter() - started) / (done - first_step)
                 print(json.dumps({"step": done, **logged, "seconds_per_step": seconds}), file=log, flush=True)
                 accelerator.log(logged, step=done)
-            if done % recipe.save_steps == 0 or done == recipe.max_steps:
+            (signum,) = largest([signals.requested])
+            if signum or done % recipe.save_steps == 0 or done == recipe.max_steps:
                 save_checkpoint(accelerator, output, done, means, wrapped, optimizer)
+            if signum:
+                signals.closing()
+                raise StopRun(
+                    signum,
+                    f"{signal.Signals(signum).name}: stopped after step {done} of {recipe.max_steps}, which "
+                    "is saved; run the same command again to resume",
+                    together=True,
+                )
     return accelerator.unwrap_model(wrapped)
 
 
@@ -185,5 +200,6 @@ def _check_finite(value: float, name: str, step: int) -> None:
         )
 
 
-def _one_thread(worker: int) -> None:
+def _helper(worker: int) -> None:
     torch.set_num_threads(1)
+    ignore_stop_signals()

@@ -1,18 +1,27 @@
-"""The processes of a pre-training run: accelerator, main process, barrier at the end."""
+"""The processes of a run: accelerator, main process, shared lock and decisions, barrier at the end."""
 
 from __future__ import annotations
 
 import atexit
 import itertools
 import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+)
 
+from data.run_lock import Process, RunLock, run_lock
 from data.stop_signals import StopRun
 from data.typed_recipe import RecipeError
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -21,6 +30,49 @@ from policy.pretraining.loop_recipe import LoopRecipe
 def is_main_process() -> bool:
     """Whether this process writes the run's files: it is the only process, or has rank 0."""
     return bool(_state().is_main_process)
+
+
+@contextmanager
+def shared_lock(directory: Path, key: str) -> Iterator[RunLock | None]:
+    """Lock an existing directory for the processes of this run; the main process gets the lock.
+
+    The lock names all processes: while one of them lives, the run does. Raises RecipeError, naming `key`, if
+    a live run holds it; only the main process reports it, the others exit with the same code.
+    """
+    state, processes = _state(), [Process.current()]
+    if state.num_processes > 1:
+        processes = gather_object(processes)
+    with ExitStack() as stack:
+        lock: RunLock | None = None
+        failure: RecipeError | None = None
+        if state.is_main_process:
+            try:
+                lock = stack.enter_context(run_lock(directory, key, processes))
+            except RecipeError as error:
+                failure = error
+        exit_together(failure)
+        yield lock
+
+
+def exit_together(failure: RecipeError | None) -> None:
+    """Raise the main process's `failure`, if any; the others then exit with the code of a user error."""
+    failed = [failure is not None]
+    if _state().num_processes > 1:
+        broadcast_object_list(failed)
+    if failure is not None:
+        raise failure
+    if failed[0]:
+        sys.exit(2)
+
+
+def largest(values: Sequence[int]) -> list[int]:
+    """The largest of each value over all processes, so that all of them decide alike."""
+    state = _state()
+    if state.num_processes == 1:
+        return list(values)
+    shared = torch.tensor(values, device=state.device)
+    torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX)
+    return shared.tolist()
 
 
 # Numbers the blocks of `main_process_only`; every process enters the same ones in the same order.

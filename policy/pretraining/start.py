@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ from accelerate.utils import parse_flag_from_env
 
 from data.typed_recipe import RecipeError, write_recipe
 from policy.pretraining.loop_recipe import LoopRecipe
-from policy.pretraining.processes import is_main_process
+from policy.pretraining.processes import is_main_process, shared_lock
 
 
-def start_run(recipe: Any, loop: LoopRecipe) -> Path:
-    """Create the output directory, write the resolved recipe into it, and return the directory.
+@contextmanager
+def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
+    """Create the output directory, lock it for the block, write the resolved recipe into it, and yield it.
 
-    Raises RecipeError if the directory is not writable, or if DeepSpeed launched this process and the recipe
-    uses Muon.
+    Raises RecipeError if the directory is not writable or in use by a live run, or if DeepSpeed launched this
+    process and the recipe uses Muon.
     """
     # Checked before the processes connect.
     if loop.optimizer == "muon" and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -28,13 +30,14 @@ def start_run(recipe: Any, loop: LoopRecipe) -> Path:
     output = Path(loop.output_dir)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if is_main_process():
-            write_recipe(recipe, output / "recipe.yaml")
     except OSError as error:
         raise RecipeError(
             f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
         ) from error
-    return output
+    with shared_lock(output, "loop.output_dir"):
+        if is_main_process():
+            write_recipe(recipe, output / "recipe.yaml")
+        yield output
 
 
 def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

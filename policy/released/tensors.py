@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policy.finite import damage, non_finite_names
+from policy.finite import non_finite_names, not_finite_message
 from policy.released.checkpoint import CheckpointError
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.skin_vae import SkinVAE
@@ -85,7 +85,7 @@ def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError if a weight of the file or folder `path` is NaN or infinite."""
     found = non_finite_names(tensors.items())
     if found:
-        raise CheckpointError(damage(path, found))
+        raise CheckpointError(not_finite_message(path, found))
 
 
 def stored_dtypes(config: TokenRigConfig, names: Iterable[str]) -> dict[str, torch.dtype]:

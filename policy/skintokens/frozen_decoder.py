@@ -16,8 +16,8 @@ from policy.skintokens.decoder import Decoder
 # and be freed to the heap, not unmapped: each page of a fresh mapping costs a fault. On a GPU the largest
 # array of the released size takes 1 GB in float32.
 CPU_ROWS = 2048
-# oneDNN compiles a kernel for each number of rows that it sees, 20 to 100 kB that it keeps: bones and vertices
-# differ from rig to rig, and the decoder grew by 260 MB in 140 steps. Rows are padded to a multiple of this.
+# oneDNN compiles a kernel for each number of rows that it sees and keeps a thousand of them. Bones and
+# vertices differ from rig to rig: the decoder grew by 260 MB in 140 steps. Rows are padded to a multiple.
 ROW_STEP = 128
 CUDA_ELEMENTS = 2**28
 

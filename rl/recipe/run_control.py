@@ -16,12 +16,13 @@ class TrainGuardRecipe:
     step is skipped, counted, and written to `output_dir/bad_steps/`. Source: this project."""
 
     save_every_minutes: float | None = None
-    """Also save a checkpoint when this many minutes have passed since the last one; above 0, or null. Source:
-    this project."""
+    """Also save a checkpoint when this many minutes have passed since the last one, by the main process's
+    clock; above 0, or null. Source: this project."""
 
     stop_after_minutes: float | None = None
-    """Finish the step, save and exit with 0 when the command has run for this many minutes, for queues with a
-    time limit; the same command resumes. Above 0, or null. Source: this project."""
+    """When the command has run for this many minutes, start-up included, finish the step, save and exit with
+    0, for queues with a time limit. Nothing is evaluated or exported then; the same command resumes. A
+    finished run has `policy/` in `output_dir`. Above 0, or null. Source: this project."""
 
     def __post_init__(self) -> None:
         limits = [

@@ -131,8 +131,8 @@ class PolicyRecipe:
     project's."""
 
     train_mesh_encoder: bool = False
-    """Train the mesh encoder and its output projection too; otherwise they are frozen. Source: this
-    project."""
+    """Train the mesh encoder and its output projection too, with `lora` in full beside the adapters;
+    otherwise they are frozen. Source: this project."""
 
     lora: LoraRecipe | None = None
     """Train adapters instead of all weights of the language model; `{}` for adapters with the defaults below,

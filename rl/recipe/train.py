@@ -78,11 +78,17 @@ FIXED: dict[str, tuple[Any, str]] = {
     ),
     "ignore_data_skip": (False, OWN_ORDER),
     "dataloader_in_order": (True, OWN_ORDER),
+    "sync_ref_model": (
+        False,
+        "checkpoints hold no reference policy, so a resumed run would have another; train in stages, each "
+        "with the last one's policy/ folder as 'policy.path', which is then the reference",
+    ),
     "save_only_model": (False, _RESUMABLE),
     "save_on_each_node": (False, "checkpoints are written once, to 'output_dir', which all nodes share"),
     "enable_jit_checkpoint": (False, "a run saves a checkpoint when it receives SIGTERM as it is"),
     "push_to_hub": (False, NO_UPLOAD),
     "cast_lm_head_to_fp32": (False, "the model computes log-probabilities in float32 already"),
+    "torch_compile": (False, "the lengths of a batch change in every step, and each would be compiled anew"),
     "neftune_noise_alpha": (None, _ONE_DISTRIBUTION),
     "router_aux_loss_coef": (None, "the policy is no mixture of experts"),
     "trust_remote_code": (False, "a policy folder holds no code"),
@@ -200,11 +206,21 @@ def _check_group(train: Mapping[str, Any]) -> None:
             f"'train.num_generations' {group} does not divide the {batch} rollouts of a step ({made_of}); "
             "change one of them"
         )
+    if batch % (rows * processes):
+        raise RecipeError(
+            f"'train.generation_batch_size' {batch} is not a multiple of the {rows * processes} rows of a "
+            f"batch (per_device_train_batch_size {rows} x {processes} processes); change one of them"
+        )
 
 
 def _check_reporting(report_to: str | Sequence[str] | None) -> None:
     """Raise RecipeError for a reporting integration that is unknown or not installed."""
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    if len(names) > 1 and {"none", "all"} & set(names):
+        word = "none" if "none" in names else "all"
+        raise RecipeError(
+            f"'train.report_to' has {word} beside others; remove it, or set report_to to {word}"
+        )
     if set(names) <= {"none", "all"}:
         return
     from transformers.integrations import get_available_reporting_integrations

@@ -74,6 +74,8 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "the command decides what runs": ("do_train", "do_predict"),
     "the launcher sets the rank": ("local_rank",),
     "'train.use_liger_kernel' is off": ("liger_kernel_config",),
+    "'train.sync_ref_model' is off": ("ref_model_mixup_alpha", "ref_model_sync_steps"),
+    "'train.torch_compile' is off": ("torch_compile_backend", "torch_compile_mode"),
     "training passes keep no cache, and rollouts have their own": ("use_cache",),
     "the policy has no dropout": ("disable_dropout",),
     "rollouts hold no images": ("log_multimodal",),
@@ -84,7 +86,6 @@ NO_EFFECT: dict[str, str] = {key: reason for reason, keys in UNUSED.items() for 
 _LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 _CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 _LOG_LEVELS = ("debug", "info", "warning", "error", "critical", "passive")
-_COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 # Options that take one of a few words, of which some need an evaluation or an epoch that a run does not have.
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -110,7 +111,6 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "log_level_replica": _LOG_LEVELS,
     "ddp_backend": (None, "nccl", "gloo", "mpi", "ccl", "xccl", "hccl", "cncl", "mccl"),
     "dataloader_multiprocessing_context": (None, "fork", "spawn", "forkserver"),
-    "torch_compile_mode": (None, *_COMPILE_MODES),
 }
 
 
@@ -182,8 +182,6 @@ RANGES: dict[str, Range] = {
     "off_policy_mask_threshold": _POSITIVE,
     "entropy_coef_delta": _POSITIVE,
     "entropy_target": _NOT_NEGATIVE,
-    "ref_model_mixup_alpha": Range(0, 1, low_open=True),
-    "ref_model_sync_steps": _AT_LEAST_1,
     # logs and checkpoints
     "logging_steps": Range(0, low_open=True, step=True),
     "save_steps": Range(0, low_open=True, step=True),
@@ -312,18 +310,13 @@ NEEDS: dict[str, tuple[str, Collection[Any] | Range]] = {
     "vespo_lambda_neg": ("loss_type", ("vespo",)),
     "importance_sampling_level": ("loss_type", tuple(name for name in _LOSSES if name != "vespo")),
     "scale_rewards": ("multi_objective_aggregation", ("sum_then_normalize",)),
-    "sync_ref_model": ("beta", _POSITIVE),
     "use_bias_correction_kl": ("beta", _POSITIVE),
-    "ref_model_mixup_alpha": ("sync_ref_model", (True,)),
-    "ref_model_sync_steps": ("sync_ref_model", (True,)),
     "entropy_coef_min": ("use_adaptive_entropy", (True,)),
     "entropy_coef_max": ("use_adaptive_entropy", (True,)),
     "entropy_coef_delta": ("use_adaptive_entropy", (True,)),
     "entropy_target": ("use_adaptive_entropy", (True,)),
     "num_completions_to_print": ("log_completions", (True,)),
     "log_unique_prompts": ("log_completions", (True,)),
-    "torch_compile_backend": ("torch_compile", (True,)),
-    "torch_compile_mode": ("torch_compile", (True,)),
     "gradient_checkpointing_kwargs": ("gradient_checkpointing", (True,)),
     "activation_checkpointing_kwargs": ("gradient_checkpointing", (True,)),
     "dataloader_persistent_workers": ("dataloader_num_workers", _AT_LEAST_1),

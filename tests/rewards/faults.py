@@ -29,7 +29,10 @@ def strike(folder: str, place: str, creator: int) -> None:
     if os.getpid() == creator:
         return
     for path in sorted(Path(folder).glob(f"{place}.*")):
-        path.unlink()
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            continue  # another worker took it
         if path.suffix == ".exit":
             os._exit(1)
         if path.suffix == ".stop":

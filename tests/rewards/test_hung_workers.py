@@ -24,7 +24,7 @@ from tests.rewards.rollouts import SETTINGS, group, meshes, tiny_vae
 MESHES = meshes(3)
 # Deadlines short enough for a test, and long enough for a busy machine: these tasks take milliseconds.
 LIMITS = WorkerLimits(
-    timeout_s=5, min_deadline_s=2.5, startup_timeout_s=120, max_restarts=1000, max_quarantined=1000
+    timeout_s=6, min_deadline_s=4, startup_timeout_s=600, max_restarts=1000, max_quarantined=1000
 )
 
 

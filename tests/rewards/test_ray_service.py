@@ -25,7 +25,7 @@ from tests.rewards.rollouts import SETTINGS, flat_mesh, group, meshes, tiny_vae
 
 ROOT = Path(__file__).resolve().parents[2]
 MESHES = [*meshes(6), flat_mesh("spoon")]
-LIMITS = WorkerLimits(timeout_s=120, startup_timeout_s=120, max_restarts=1000)
+LIMITS = WorkerLimits(timeout_s=120, startup_timeout_s=600, max_restarts=1000)
 
 
 @pytest.fixture(scope="module")

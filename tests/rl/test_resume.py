@@ -1,15 +1,29 @@
-"""Stopping and resuming a run: Ctrl-C, SIGTERM, damaged checkpoints, changed recipes, adapters."""
+"""Stopping and resuming a run: signals, the clock, damage, a full disk, changed recipes, adapters."""
 
+import itertools
+import json
 import os
+import re
+import resource
 import shutil
 import signal
+import socket
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+import data.stop_signals
+import rl.stop_and_save
+import rl.training
+from data.stop_signals import STOP_SIGNALS
 from policy.bundle import load
-from rewards.service import InlineRewardService
+from policy.skintokens.skin_vae import SkinVAE
 from rl import evaluate
+from rl.trainer import RigRollout
 from tests.rl import tiny
 from tests.rl.commands import BIN, ROOT, TIMEOUT, evaluation, metrics, steps
 
@@ -41,12 +55,14 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_
     os.killpg(process.pid, signal.SIGINT)
     seen += process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode in (130, -signal.SIGINT), seen
-    assert "interrupted" in seen
+    assert "SIGINT: finishing this step and saving" in seen
     assert 'train_grpo.py", line' not in seen  # no traceback of ours; the launcher shows one of its own
-    assert list((tmp_path / "run" / "checkpoints").iterdir())
     assert not (tmp_path / "run" / "policy").exists()
+    assert not (tmp_path / "run" / "run.lock").exists()
 
     last = max(int(path.name[11:]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert f"SIGINT: stopped after step {last} of 10000, which is saved" in seen
+    assert steps(tmp_path / "run") == list(range(1, last + 1))  # no step is lost
     assert here({"train.save_steps": 2, "train.max_steps": last + 3}) == 0
     assert steps(tmp_path / "run") == list(range(1, last + 4))
     unbroken = tmp_path / "unbroken"
@@ -55,43 +71,231 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_
     assert evaluation(tmp_path / "run" / "after.json") == evaluation(unbroken / "after.json")
 
 
-def test_sigterm_is_handled_like_ctrl_c(here, tmp_path, monkeypatch, capsys):
-    """As schedulers and torchrun stop a process: in the third batch of rollouts."""
-    submit, calls = InlineRewardService.submit, []
+@pytest.fixture
+def in_step_two(monkeypatch) -> Callable[[Callable[[], None]], None]:
+    """Call something in the middle of step 2 of a run, once its rollouts are sampled."""
 
-    def terminated(*arguments):
-        calls.append(arguments)
-        if len(list((tmp_path / "run").glob("checkpoints/*"))) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return submit(*arguments)
+    def install(action: Callable[[], None]) -> None:
+        rollout, calls = RigRollout.__call__, []
 
-    monkeypatch.setattr(InlineRewardService, "submit", terminated)
-    assert here({"train.max_steps": 9}) == 130
-    assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
+        def interrupted(self, prompts, trainer):
+            result = rollout(self, prompts, trainer)
+            calls.append(prompts)
+            if len(calls) == 2:
+                action()
+            return result
+
+        monkeypatch.setattr(RigRollout, "__call__", interrupted)
+
+    return install
+
+
+NO_EVALUATION = {"eval.before_and_after": False, "train.save_steps": 5}
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_lets_the_step_finish_and_saves_it(here, tmp_path, in_step_two, capsys, signum, code):
+    """As schedulers and torchrun stop a process. The next save would have been that of step 5."""
+    in_step_two(lambda: os.kill(os.getpid(), signum))
+    handlers = [signal.getsignal(each) for each in STOP_SIGNALS]
+    assert here({**NO_EVALUATION, "train.max_steps": 4}) == code
+    message = (
+        f"{signum.name}: stopped after step 2 of 4, which is saved; run the same command again to resume"
+    )
+    assert capsys.readouterr().err.splitlines()[-1] == message
     assert steps(tmp_path / "run") == [1, 2]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == handlers
+    assert here({**NO_EVALUATION, "train.max_steps": 4}) == 0
+    unbroken = tmp_path / "unbroken"
+    assert here({**NO_EVALUATION, "train.max_steps": 4}, f"output_dir={unbroken}") == 0
+    assert metrics(tmp_path / "run") == metrics(unbroken)
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        own, other = (each / "checkpoints" / "checkpoint-4" / name for each in (tmp_path / "run", unbroken))
+        assert own.read_bytes() == other.read_bytes()
+
+
+def test_a_second_signal_stops_at_once(here, tmp_path, in_step_two, capsys, monkeypatch):
+    monkeypatch.setattr(data.stop_signals, "SAME_REQUEST_SECONDS", 0.0)
+    in_step_two(lambda: [os.kill(os.getpid(), signum) for signum in (signal.SIGTERM, signal.SIGINT)])
+    assert here({"eval.before_and_after": False}) == 143  # of the first
+    assert "interrupted" in capsys.readouterr().err.splitlines()[-1]
+    assert steps(tmp_path / "run") == [1]
     monkeypatch.undo()
-    assert here({"train.max_steps": 3}) == 0
-    assert steps(tmp_path / "run") == [1, 2, 3]
+    assert here({"eval.before_and_after": False}) == 0
+    assert steps(tmp_path / "run") == [1, 2]
 
 
-def test_incomplete_checkpoints_are_ignored(here, tmp_path, capsys):
+def test_a_signal_during_the_export_leaves_nothing_half_written(here, tmp_path, monkeypatch):
+    save = SkinVAE.save
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments)
+
+    monkeypatch.setattr(SkinVAE, "save", interrupted)
+    assert here({"eval.before_and_after": False}) == 143
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        *("checkpoints", "metrics.jsonl", "recipe.yaml", "trainer")
+    }
+    monkeypatch.undo()
+    assert here({"eval.before_and_after": False}) == 0
+    assert load(tmp_path / "run" / "policy")
+
+
+def test_the_clock_saves_and_stops(here, tmp_path, monkeypatch, capsys):
+    """Half a minute per reading of the clock, which a step takes once and a save once more."""
+    now = itertools.count(start=0.0, step=30.0)
+    monkeypatch.setattr(rl.training, "command_start", lambda: 0.0)
+    changes = {**NO_EVALUATION, "train.save_steps": 100, "train.max_steps": 9}
+    clocks = {"train_guard": {"save_every_minutes": 0.9, "stop_after_minutes": 3.4}}
+    monkeypatch.setattr(rl.stop_and_save.StopAndSave.__init__, "__defaults__", (lambda: next(now),))
+    assert here({**changes, **clocks}) == 0
+    error = capsys.readouterr().err.splitlines()[-1]
+    # The begin at 0:00, steps 1 to 3 at 0:30, 1:00, 2:30; after 2 and 3 a save, noted at 1:30 and 3:00,
+    # after which 2:00 and 3:30 are looked at: the second is the end.
+    assert error == (
+        "train_guard.stop_after_minutes=3.4: stopped after step 3 of 9, which is saved; run the same command "
+        "again to resume"
+    )
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == {"checkpoint-2", "checkpoint-3"}
+    assert not (tmp_path / "run" / "policy").exists()
+
+
+def test_a_run_in_use_is_refused_and_the_other_trains_on(here, tmp_path, in_step_two, capsys):
+    """A second command in the middle of the first one's step."""
+    codes = []
+    in_step_two(lambda: codes.append(here({"eval.before_and_after": False})))
+    assert here({"eval.before_and_after": False}) == 0
+    assert codes == [2]
+    errors = capsys.readouterr().err
+    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    assert errors.count("error: ") == 1
+    assert f"error: 'output_dir' {tmp_path / 'run'} is in use by {owner} since " in errors
+    assert steps(tmp_path / "run") == [1, 2]
+
+
+def test_damaged_checkpoints_are_skipped(here, tmp_path, capsys):
     run, unbroken = tmp_path / "run", tmp_path / "unbroken"
-    assert here() == 0
+    four = {**NO_EVALUATION, "train.max_steps": 4, "train.save_steps": 1, "train.save_total_limit": 4}
+    assert here(four) == 0
+    shutil.copytree(run, unbroken)
     whole = run / "checkpoints" / "checkpoint-2"
-    for name, missing in (("checkpoint-3", "trainer_state.json"), ("checkpoint-4", "model.safetensors")):
-        shutil.copytree(whole, run / "checkpoints" / name)
-        (run / "checkpoints" / name / missing).unlink()
-    shutil.copytree(whole, run / "checkpoints" / "checkpoint-5")
-    (run / "checkpoints" / "checkpoint-5" / "trainer_state.json").write_text('{"global_st')
+    flip_byte(run / "checkpoints" / "checkpoint-3" / "model.safetensors")
+    with (run / "checkpoints" / "checkpoint-4" / "optimizer.pt").open("r+b") as file:
+        file.truncate(1000)
     shutil.copytree(whole, run / "trainer" / "checkpoint-3")  # the trainer's own, never moved: not complete
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "loss": 1.0}\n{"step": 4, "lo')
+        file.write('{"step": 5, "loss": 1.0}\n{"step": 6, "lo')
+    capsys.readouterr()
 
-    assert here({"train.max_steps": 4}) == 0
-    assert f"resuming from {whole}" in capsys.readouterr().err
+    assert here(four) == 0
+    errors = capsys.readouterr().err
+    damaged = f"skipping a damaged checkpoint: {run}/checkpoints"
+    assert f"{damaged}/checkpoint-4: optimizer.pt has 1,000 bytes instead of" in errors
+    assert f"{damaged}/checkpoint-3: model.safetensors does not have the content" in errors
+    assert f"resuming from {whole}" in errors
     assert not list((run / "trainer").glob("checkpoint-*"))
-    assert here({"train.max_steps": 4}, f"output_dir={unbroken}") == 0
     assert metrics(run) == metrics(unbroken)
+    names = sorted(path.name for path in (unbroken / "checkpoints" / "checkpoint-4").iterdir())
+    assert sorted(path.name for path in (run / "checkpoints" / "checkpoint-4").iterdir()) == names
+    for name in ("model.safetensors", "optimizer.pt", "rng_state.pth"):
+        own, other = (each / "checkpoints" / "checkpoint-4" / name for each in (run, unbroken))
+        assert own.read_bytes() == other.read_bytes()
+
+
+def test_without_a_whole_checkpoint_the_run_does_not_start_over(here, tmp_path, capsys):
+    assert here(NO_EVALUATION) == 0
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    (checkpoint / "optimizer.pt").unlink()
+    capsys.readouterr()
+    assert here(NO_EVALUATION) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == (
+        f"error: 'output_dir': no checkpoint in {checkpoint.parent} is whole (checkpoint-2: optimizer.pt is "
+        "missing); restore the files of one, or start over with resume=false (they are kept in previous-N/)"
+    )
+    assert not (tmp_path / "run" / "run.lock").exists()
+    assert here(NO_EVALUATION, "resume=false") == 0
+    assert (tmp_path / "run" / "previous-1" / "checkpoints" / "checkpoint-2").is_dir()
+
+
+def test_a_checkpoint_from_before_manifests_keeps_loading(here, tmp_path, capsys):
+    """Stored by the code before manifests: adapters of rank 1 after two steps of the tiny policy."""
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "reference" / "checkpoint_without_manifest", run)
+    stored = run / "checkpoints" / "checkpoint-2"
+    lora = {
+        **{"policy.lora": {"rank": 1}, "train.learning_rate": 0.01, "train.save_total_limit": 3},
+        **{"eval.before_and_after": False, "train.max_steps": 3},
+    }
+    assert here(lora) == 0
+    assert f"resuming from {stored}" in capsys.readouterr().err
+    assert steps(run) == [1, 2, 3]
+    saved = torch.load(run / "checkpoints" / "checkpoint-3" / "optimizer.pt", weights_only=True)
+    assert {state["step"].item() for state in saved["state"].values()} == {3}  # its moments went on
+    # Half of its optimiser: refused, as a manifest would.
+    (stored / "optimizer.pt").write_bytes((stored / "optimizer.pt").read_bytes()[:9000])
+    shutil.rmtree(run / "checkpoints" / "checkpoint-3")
+    assert here(lora) == 2
+    assert "checkpoint-2: optimizer.pt is truncated or not a torch file" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_reported_and_costs_no_earlier_checkpoint(here, tmp_path, capsys, monkeypatch):
+    """A limit on the size of files, which torch and safetensors hit in the middle of writing."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    assert here(NO_EVALUATION) == 0
+    capsys.readouterr()
+    whole = tmp_path / "run" / "checkpoints" / "checkpoint-2"
+    files = {path.name: path.read_bytes() for path in whole.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, reason in ((150_000, "a file could not be written to its end"), (100_000, "File too large")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            assert here({**NO_EVALUATION, "train.max_steps": 3}) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith(
+            f"failed: checkpoint-3 could not be written to {tmp_path / 'run' / 'trainer'}"
+        )
+        assert reason in error
+        assert not list((tmp_path / "run" / "trainer").glob("checkpoint-*"))
+        assert {path.name: path.read_bytes() for path in whole.iterdir()} == files
+    # Known before the step: the next checkpoint has the size of the last.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
+    assert here({**NO_EVALUATION, "train.max_steps": 3}) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(
+        rf"failed: the next checkpoint needs \d+ kB in {whole.parent}, but the disk at /\S* has 300 kB free; "
+        "free some space and run the command again",
+        error,
+    )
+    monkeypatch.undo()
+    assert here({**NO_EVALUATION, "train.max_steps": 3}) == 0
+
+
+def test_the_first_evaluation_is_made_once(here, tmp_path, capsys, monkeypatch):
+    assert here({"train.max_steps": 1}) == 0
+    before = (tmp_path / "run" / "before.json").read_bytes()
+    capsys.readouterr()
+    assert here({"train.max_steps": 2}) == 0
+    errors = capsys.readouterr().err
+    assert f"reusing {tmp_path / 'run' / 'before.json'}" in errors
+    assert "evaluate before" not in errors
+    assert "evaluate after" in errors
+    assert (tmp_path / "run" / "before.json").read_bytes() == before
+    # Another number of rigs per mesh: another evaluation.
+    assert here({"train.max_steps": 2, "eval.samples": 1}) == 0
+    assert f"evaluating again: {tmp_path / 'run' / 'before.json'}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "before.json").read_text())["samples"] == 1
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def test_the_newest_checkpoints_are_kept(here, tmp_path):

@@ -12,8 +12,10 @@ def sample(root: psutil.Process) -> dict[str, dict[str, int]]:
     """What `root` and all its descendants use now, by the role of the process.
 
     Returns:
-        For each process `rss`, `uss` and `pss` in bytes (from smaps: USS leaves out pages that other processes
-        map too, such as the object store), `fds` and `threads`. Processes that end meanwhile are skipped.
+        For each process, in bytes: `rss`; `uss` and `pss` from smaps; `anon`, memory that no file backs. USS
+        leaves out pages that other processes map too, so it falls when another program starts the same
+        executable; anonymous memory depends on the process alone, and leaves out the object store. Then `fds`
+        and `threads`. Processes that end meanwhile are skipped.
     """
     used: dict[str, dict[str, int]] = {}
     seen: Counter[str] = Counter()
@@ -24,15 +26,22 @@ def sample(root: psutil.Process) -> dict[str, dict[str, int]]:
                 "rss": memory.rss,
                 "uss": memory.uss,
                 "pss": memory.pss,
+                "anon": anonymous(process.pid),
                 "fds": process.num_fds(),
                 "threads": process.num_threads(),
             }
             role = "trainer" if process.pid == root.pid else role_of(process)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, FileNotFoundError):
             continue
         seen[role] += 1
         used[role if seen[role] == 1 else f"{role} {seen[role]}"] = values
     return used
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of a process's resident memory that no file backs: heaps, stacks, compiled kernels."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 
 
 def role_of(process: psutil.Process) -> str:
@@ -42,6 +51,7 @@ def role_of(process: psutil.Process) -> str:
         ("ray::DecoderActor", "decoder"),
         ("ray::ScoringActor", "scorer"),
         ("ray::MeshRegistry", "registry"),
+        ("ray::Supervisor", "supervisor"),
         ("ray::IDLE", "idle worker"),
         ("dashboard/agent.py", "agent"),
         ("runtime_env/agent", "runtime_env_agent"),

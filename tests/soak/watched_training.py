@@ -1,4 +1,4 @@
-"""The training command with a callback that samples all its processes: `watched_training.py OUT EVERY RECIPE …`."""
+"""The training command, sampling all its processes: `watched_training.py OUT EVERY RECIPE …`."""
 
 import sys
 from pathlib import Path
@@ -18,14 +18,14 @@ def main() -> int:
     from rl import train_grpo, training
 
     class Watch(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):  # noqa: ANN001, ANN201
+        def on_step_end(self, args, state, control, **kwargs):
             if state.global_step % int(every) == 0:
                 line = {"step": state.global_step, "processes": usage.sample(psutil.Process())}
                 usage.append(Path(out), {**line, "object_store": usage.object_store_bytes()})
 
     build = training.build_trainer
 
-    def watched(*parts):  # noqa: ANN002, ANN202
+    def watched(*parts):
         trainer = build(*parts)
         trainer.add_callback(Watch())
         return trainer

@@ -19,7 +19,7 @@ from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
 from policy.pretraining.loop import StepSampler, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
-from policy.pretraining.start import start_run
+from policy.pretraining.start import started_run
 from tests.policy.tiny_recipes import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,9 +66,9 @@ def recipe(folder: Path, **changes: Any) -> LoopRecipe:
 
 
 def run(loop: LoopRecipe, losses: Any = squares, model: nn.Module | None = None) -> nn.Module:
-    start_run(loop, loop)
     model = Net() if model is None else model
-    return run_training(model, Numbers(), torch.stack, losses, loop, "test")
+    with started_run(loop, loop):
+        return run_training(model, Numbers(), torch.stack, losses, loop, "test")
 
 
 def stopping_at(step: int, error: BaseException) -> Any:
@@ -224,7 +224,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "save_state", full_disk)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(RunFailedError, match=r"state-6 could not be written to .* \(disk full\)"):
             run(recipe(tmp_path / "run"))
     assert states(tmp_path / "run") == ["state-3", "state.partial"]
     assert equal(run(recipe(tmp_path / "run")), whole)
