@@ -56,7 +56,7 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
         # "local": otherwise Ray joins any cluster named by RAY_ADDRESS or left by an earlier run.
         # At least one slot per scoring worker: on a small machine they share cores.
         slots = max(workers, os.cpu_count() or 1)
-        # Ray's head keeps 3 kB about each of the last 100,000 tasks, for the dashboard, which a local Ray does
+        # Ray's head keeps 3 kB about each of the last 100,000 tasks for the dashboard, which a local Ray does
         # not have: it grew by 0.1 MB a step.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         options |= {"address": "local", "num_cpus": slots, "include_dashboard": False}
