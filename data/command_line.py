@@ -60,16 +60,21 @@ def run_command(
             help="do one step of everything in a temporary folder, print times and memory, and exit",
         )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
+    chosen = dry_run if dry_run is not None and arguments.dry_run else run
+    with handling_stop_signals():
+        return _exit_code(arguments, load, chosen)
+
+
+def _exit_code(
+    arguments: argparse.Namespace, load: Callable[[str, Sequence[str]], R], run: Callable[[R], Any]
+) -> int:
+    """Run the command and report how it ended; see `run_command`."""
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
             print(to_commented_yaml(recipe), end="")
             return 0
-        with handling_stop_signals():
-            if dry_run is not None and arguments.dry_run:
-                dry_run(recipe)
-            else:
-                run(recipe)
+        run(recipe)
     except USER_ERRORS as error:
         show_error(f"error: {error}")
         return 2

@@ -53,6 +53,7 @@ class StopSignals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.requested: int = 0
+        self.closed = False
         self._clock, self._since = clock, 0.0
         self._deferred = False
         self._process, self._parent = os.getpid(), os.getppid()
@@ -79,8 +80,10 @@ class StopSignals:
     def closing(self) -> None:
         """From now on SIGTERM and SIGUSR1 have no effect: everything is saved, and only closing is left.
 
-        A launcher sends SIGTERM to all its processes as soon as one of them has ended.
+        A launcher sends SIGTERM to all its processes as soon as one of them has ended, and may die itself.
+        This holds until the process has ended, so that its exit code is the right one.
         """
+        self.closed = True
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, signal.SIG_IGN)
 
@@ -116,7 +119,7 @@ def stop_signals() -> StopSignals:
 
 @contextmanager
 def handling_stop_signals() -> Iterator[StopSignals]:
-    """Handle the stop signals during the block, and restore the handlers before it.
+    """Handle the stop signals during the block, and restore the handlers before it, except after `closing`.
 
     Outside the main thread, where Python runs no handlers, the signals are left alone.
     """
@@ -134,7 +137,8 @@ def handling_stop_signals() -> Iterator[StopSignals]:
     finally:
         _current = outer
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            if not signals.closed or signum == signal.SIGINT:
+                signal.signal(signum, handler)
 
 
 def ignore_stop_signals() -> None:

@@ -66,6 +66,14 @@ def test_a_handler_that_a_library_sets_is_replaced():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.fixture(autouse=True)
+def _handlers():
+    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 def test_after_the_save_only_ctrl_c_counts():
     with pytest.raises(StopRun) as stop, handling_stop_signals() as signals:
         signals.closing()
@@ -73,6 +81,7 @@ def test_after_the_save_only_ctrl_c_counts():
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.value.signum == signal.SIGINT
+    os.kill(os.getpid(), signal.SIGTERM)  # as the process ends
 
 
 def test_in_another_thread_handlers_stay():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from data.stop_signals import STOP_SIGNALS
 from policy.bundle import RigPolicy
 from rl import train_grpo
 from rl.recipe import Recipe
@@ -47,10 +48,11 @@ def make_recipe(policy_path: Path, tmp_path: Path) -> Callable[..., Recipe]:
 
 @pytest.fixture
 def _signals() -> Iterator[None]:
-    """Training in this process replaces the SIGTERM handler; restore it."""
-    before = signal.getsignal(signal.SIGTERM)
+    """A run that is stopped in this process ignores further signals; restore the handlers."""
+    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture
