@@ -1,4 +1,4 @@
-"""Checks the folders where a local Ray puts sockets, logs (RAY_TMPDIR, TMPDIR) and its token, before it starts."""
+"""Checks the folders where a local Ray puts sockets, logs (RAY_TMPDIR, TMPDIR) and its token."""
 
 import os
 import sys
