@@ -1,4 +1,4 @@
-"""Checks the folders where a local Ray puts sockets, logs (RAY_TMPDIR, TMPDIR) and its token, before it starts."""
+"""Checks where a local Ray puts its sockets and logs (RAY_TMPDIR, TMPDIR) and its token, before Ray starts."""
 
 import os
 import sys
