@@ -67,9 +67,11 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
         ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         where = "a local Ray" if address is None else f"Ray at '{address}'"
+        # Something listens there, and may have wanted the token that `ray start` makes.
+        token = address is not None and not isinstance(error, OSError)
+        hint = ", and set RAY_AUTH_MODE=token if the cluster asks for a token" if token else ""
         raise RayUnavailableError(
-            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address', and set "
-            "RAY_AUTH_MODE=token if the cluster asks for a token"
+            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address'{hint}"
         ) from error
     # Ray prints dozens of lines of its log when a worker or a node dies; the service says it in one.
     ray_driver.print_to_stdstream = lambda data, ignore_prefix: None

@@ -1,4 +1,4 @@
-"""Checks where a local Ray puts its sockets and logs (RAY_TMPDIR, TMPDIR) and its token, before Ray starts."""
+"""Checks the folders where a local Ray puts sockets, logs (RAY_TMPDIR, TMPDIR) and its token."""
 
 import os
 import sys
