@@ -30,8 +30,8 @@ MAY_IMPORT = {
     "policy.layers": set(),
     "policy.skintokens": {"policy.layers"},
     "policy.tokenrig": {"policy.layers", "policy.tokens"},
-    "policy.released": {"policy.skintokens", "policy.tokenrig", "policy.tokens"},
-    "policy.pretraining": set(),
+    "policy.released": {"policy.layers", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
+    "policy.pretraining": {"policy.layers"},
 }
 
 

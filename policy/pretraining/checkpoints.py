@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from data.typed_recipe import RecipeError
-from policy.finite import damage, non_finite_names, refuse_to_save, training_state
+from policy.layers.finite import damage, non_finite_names, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
 
 
