@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from policy.layers.finite import check_before_saving, damage, non_finite_file, non_finite_names
+from policy.layers.finite import check_before_saving, non_finite_file, non_finite_names, not_finite_message
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     PolicyError,
@@ -239,7 +239,7 @@ def load_model(
         )
     not_finite = non_finite_names(model.named_parameters())
     if not_finite:
-        raise PolicyError(damage(source, not_finite))
+        raise PolicyError(not_finite_message(source, not_finite))
     model.to(device)
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.
