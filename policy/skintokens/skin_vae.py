@@ -372,7 +372,7 @@ class SkinVAE(nn.Module):
     ) -> "SkinVAE":
         """Load what `save` wrote, in evaluation mode; `dtype=None` keeps the stored dtype.
 
-        Raises ValueError for unknown settings, missing or unexpected tensors, and weights that are not finite.
+        Raises ValueError for unknown settings, missing or unexpected tensors, and non-finite weights.
         """
         source = Path(directory)
         config = SkinVAEConfig.from_dict(json.loads((source / "config.json").read_text()))
