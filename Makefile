@@ -8,8 +8,8 @@ ARGS ?=
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/accelerate launch --quiet --config_file recipes/accelerate/two_cores.yaml \
-	    rl/train_grpo.py recipes/quickstart.yaml train.per_device_train_batch_size=24 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m rl.launch --config_file recipes/accelerate/two_cores.yaml \
+	    recipes/quickstart.yaml train.per_device_train_batch_size=24 $(ARGS)
 
 # All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev

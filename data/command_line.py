@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from data.commented_yaml import to_commented_yaml
+from data.launcher import show_error
 from data.mesh import MeshError
 from data.stop_signals import StopRun, handling_stop_signals, is_first_rank
 from data.typed_recipe import RecipeError
@@ -33,12 +34,13 @@ def run_command(
     run: Callable[[R], Any],
     argv: Sequence[str] | None = None,
     program: str | None = None,
+    dry_run: Callable[[R], Any] | None = None,
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
     0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
     SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
-    with 0 and 2.
+    with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
     """
     parser = argparse.ArgumentParser(
         prog=program,
@@ -51,9 +53,16 @@ def run_command(
     parser.add_argument(
         "--print-recipe", action="store_true", help="print the resolved recipe with comments and exit"
     )
+    if dry_run is not None:
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="do one step of everything in a temporary folder, print times and memory, and exit",
+        )
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     with handling_stop_signals():
-        return _exit_code(arguments, load, run)
+        chosen = dry_run if dry_run is not None and arguments.dry_run else run
+        return _exit_code(arguments, load, chosen)
 
 
 def _exit_code(
@@ -67,16 +76,16 @@ def _exit_code(
             return 0
         run(recipe)
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        show_error(f"error: {error}")
         return 2
     except RunFailedError as error:
-        print(f"failed: {error}", file=sys.stderr)
+        show_error(f"failed: {error}")
         return 1
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         where = f" {error.filename}" if error.filename else ""
-        print(f"failed: the disk is full ({error.strerror}){where}; free some space", file=sys.stderr)
+        show_error(f"failed: the disk is full ({error.strerror}){where}; free some space")
         return 1
     except KeyboardInterrupt as interrupt:
         stop = interrupt if isinstance(interrupt, StopRun) else StopRun()

@@ -43,7 +43,8 @@ class PrepareSettings:
     (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
     labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
-    NPZ and RigNet files (see `read_rigs`). Raises MeshError if `eval_share` is not in [0, 1).
+    NPZ and RigNet files (see `read_rigs`). Raises MeshError if `eval_share` is not in [0, 1), a limit is not
+    above 0, or `class_name` is empty.
     """
 
     eval_share: float = 0.05
@@ -58,6 +59,15 @@ class PrepareSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:
             raise MeshError(f"--eval {self.eval_share}: the held-out share must be at least 0 and below 1")
+        for option, value in (
+            ("--max-faces", self.limits.max_faces),
+            ("--max-joints", self.limits.max_joints),
+            ("--max-megabytes", self.limits.max_npz_bytes),
+        ):
+            if value < 1:
+                raise MeshError(f"{option} {value}: no rig could pass; use at least 1")
+        if self.class_name is not None and not self.class_name.strip():
+            raise MeshError("--class is empty; pass a name, or omit it to keep each format's label")
 
 
 def prepare(

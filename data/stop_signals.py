@@ -14,6 +14,8 @@ from types import FrameType
 
 import psutil
 
+from data.launcher import is_launcher
+
 # SIGUSR1: what Slurm's `--signal=USR1@300` sends before the time limit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A launcher passes on a signal that the run also received itself, as with Ctrl-C, and a launcher that dies of
@@ -151,8 +153,8 @@ def ignore_stop_signals() -> None:
 def _stop_with_launcher() -> None:
     """Have Linux send SIGTERM when the launcher dies: its processes must not train on without it.
 
-    A parent is a launcher, such as `accelerate launch`, if it was started with this script or module among
-    its arguments. The death of any other parent, such as a shell, changes nothing.
+    A parent is a launcher if it is `rl.launch` or if, as with `accelerate launch`, it was started with this
+    script or module among its arguments. The death of any other parent, such as a shell, changes nothing.
     """
     if sys.platform != "linux":
         return
@@ -160,7 +162,7 @@ def _stop_with_launcher() -> None:
     _, *options = sys.orig_argv
     programs = {sys.argv[0], *(options[1:2] if options[:1] == ["-m"] else ())}
     with suppress(psutil.Error):
-        if parent > 1 and programs & set(psutil.Process(parent).cmdline()):
+        if is_launcher(parent) or (parent > 1 and programs & set(psutil.Process(parent).cmdline())):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
             if os.getppid() != parent:  # it died in between
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import os
 import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -18,6 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 from data.file_content import stand_in_at
 
 T = TypeVar("T")
+
+# The type of a recipe field that holds a path: `build` expands `~` and environment variables in it.
+PathText = Annotated[str, "path"]
+
+# Plain scalars that YAML 1.1 reads as numbers of another base.
+_OCTAL = re.compile(r"[-+]?0[0-7_]*[0-7]")
+_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 
 
 class RecipeError(ValueError):
@@ -71,6 +80,7 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
         if (found := stand_in_at(path)) is not None:
             raise RecipeError(found)
         config = OmegaConf.load(path)
+        _refuse_other_bases(path.read_text(encoding="utf-8"), str(path))
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); fix it") from error
     if not isinstance(config, DictConfig):
@@ -102,7 +112,9 @@ def _read_override(override: str) -> DictConfig:
             f"override '{override}' must have the form key.sub=value, such as train.max_steps=10"
         )
     try:
-        return OmegaConf.from_dotlist([override])
+        config = OmegaConf.from_dotlist([override])
+        _refuse_other_bases(value, f"override '{override}'")
+        return config
     except yaml.YAMLError:
         # Such as a glob pattern: '*' starts an alias in YAML. `build` refuses text in the wrong place.
         config = OmegaConf.create({})
@@ -110,17 +122,33 @@ def _read_override(override: str) -> DictConfig:
         return config
 
 
+def _refuse_other_bases(text: str, place: str) -> None:
+    """Raise RecipeError for a plain scalar such as 010 (8 to YAML) or 12:30 (750 to YAML)."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if not isinstance(event, yaml.ScalarEvent) or event.style is not None or not event.implicit[0]:
+            continue
+        octal = _OCTAL.fullmatch(event.value) is not None
+        if octal or _BASE_60.fullmatch(event.value):
+            number = yaml.safe_load(event.value)
+            raise RecipeError(
+                f"{place}: YAML reads {event.value} as {number} ({'octal' if octal else 'base 60'}); "
+                f"write {number}, or put {event.value} in quotes if it is text"
+            )
+
+
 def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
     """Build a dataclass from a mapping, strictly: every key is known, every value has the field's type.
 
-    Integers are accepted for floats; nothing else is converted. Nested mappings become nested dataclasses.
-    `path` is the dotted key of `values` in the recipe, for error messages.
+    Integers are accepted for floats, and `~` and environment variables are expanded in `PathText`; nothing
+    else is converted. Nested mappings become nested dataclasses. `path` is the dotted key of `values` in the
+    recipe, for error messages.
 
     Raises:
-        RecipeError: an unknown key (the message suggests the nearest one), a wrong type, a missing key.
+        RecipeError: an unknown key (the message suggests the nearest one), a wrong type, a number that is not
+            finite, a missing key.
     """
     check_keys(schema, values, path)
-    hints = typing.get_type_hints(schema)
+    hints = typing.get_type_hints(schema, include_extras=True)
     arguments = {}
     for field in dataclasses.fields(schema):  # type: ignore[arg-type]
         place = f"{path}.{field.name}" if path else field.name
@@ -223,8 +251,37 @@ def _convert(hint: Any, value: Any, place: str) -> Any:
         accepted, converted = _try(option, value, place)
         if accepted:
             return converted
-    shown = repr(value) if not isinstance(value, Mapping) else "a section of keys"
-    raise RecipeError(f"'{place}' must be {_type_name(hint)}, not {shown}")
+    raise RecipeError(
+        f"'{place}' must be {_type_name(hint)}, not {shown(value)}{quoting_hint(place, hint, value)}"
+    )
+
+
+def shown(value: Any) -> str:
+    """A recipe's value for an error message, as YAML writes it: null, true, .nan, 'text', [1, 2]."""
+    if isinstance(value, Mapping):
+        return "a section of keys"
+    if isinstance(value, float) and not math.isfinite(value):
+        return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), repr(value))
+
+
+def quoting_hint(place: str, hint: Any, value: Any) -> str:
+    """Advice for an unquoted word that YAML read as true or false where text belongs; otherwise empty."""
+    if not isinstance(value, bool) or not any(_is_text(option) for option in options(hint)):
+        return ""
+    words, word = ("yes or on", "yes") if value else ("no or off", "no")
+    return (
+        f'; YAML reads an unquoted {words} as {shown(value)}: put the word in quotes, such as "{word}" (on '
+        f"a command line {place}='\"{word}\"')"
+    )
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether a single type accepts text."""
+    if typing.get_origin(hint) is typing.Literal:
+        return any(isinstance(choice, str) for choice in typing.get_args(hint))
+    plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return isinstance(plain, type) and issubclass(plain, str)
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -239,7 +296,11 @@ def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     kind = origin or hint
     if hint is Any:
+        _check_finite(value, place)
         return True, value
+    if origin is Annotated:
+        accepted, converted = _try(arguments[0], value, place)
+        return accepted, _expand(converted, place) if accepted else None
     if hint is type(None):
         return value is None, None
     if origin is typing.Literal:
@@ -256,8 +317,10 @@ def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
         item = arguments[1] if arguments else Any
         return True, {key: _convert(item, entry, f"{place}.{key}") for key, entry in value.items()}
     if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number, float(value) if number else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return False, None
+        _check_finite(value, place)
+        return True, float(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if isinstance(hint, type):
@@ -265,6 +328,34 @@ def _try(hint: Any, value: Any, place: str) -> tuple[bool, Any]:
         is_enum = issubclass(hint, str) and isinstance(value, str)
         return is_enum or isinstance(value, hint), value
     return False, None
+
+
+def _check_finite(value: Any, place: str) -> None:
+    """Raise RecipeError for NaN, infinity and integers beyond float64, also inside lists and mappings."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_finite(item, f"{place}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_finite(item, f"{place}[{i}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise RecipeError(f"'{place}' must be a finite number, not {shown(value)}")
+    elif isinstance(value, int) and abs(value) >= 2**1024:
+        raise RecipeError(
+            f"'{place}' must be a number that fits into 64 bits, not one of {len(str(value))} digits"
+        )
+
+
+def _expand(path: str, place: str) -> str:
+    """`path` with `~` and environment variables expanded; RecipeError for an unknown user or variable."""
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        name = unset[1].strip("{}")
+        raise RecipeError(f"'{place}': the environment variable {name} in '{path}' is not set; set it")
+    if expanded.startswith("~"):
+        raise RecipeError(f"'{place}': '{path}' names no home directory of this machine; write the full path")
+    return expanded
 
 
 def _try_sequence(kind: type, arguments: tuple[Any, ...], value: Any, place: str) -> tuple[bool, Any]:
@@ -283,22 +374,33 @@ def _try_sequence(kind: type, arguments: tuple[Any, ...], value: Any, place: str
     return True, tuple(converted) if kind is tuple else converted
 
 
+_TYPE_NAMES = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a list",
+    dict: "a section of keys",
+    type(None): "null",
+}
+
+
 def _type_name(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
     names = []
     for option in options(hint):
         origin = typing.get_origin(option)
-        if option is type(None):
-            names.append("null")
-        elif origin is typing.Literal:
+        plain = typing.get_args(option)[0] if origin is Annotated else origin or option
+        if origin is typing.Literal:
             names.append(_type_name(option))
         elif dataclasses.is_dataclass(option):
             names.append("a section of keys")
-        elif origin in (list, tuple):
-            names.append("a list")
+        elif isinstance(plain, type) and issubclass(plain, str):
+            names.append("text")
         else:
-            names.append(getattr(origin or option, "__name__", str(option)))
+            names.append(_TYPE_NAMES.get(plain, getattr(plain, "__name__", str(plain))))
     return " or ".join(dict.fromkeys(names))
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from policy.finite import check_after_loading, check_before_saving, non_finite_file
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     PolicyError,
@@ -147,7 +148,7 @@ class RigPolicy:
         """Write the policy to a directory, in `dtype` if given (bfloat16 halves the size of float32).
 
         Atomic: an existing policy directory is replaced as a whole, or kept if saving fails. Raises
-        PolicyError if `directory` exists and is not a policy.
+        PolicyError if `directory` exists and is not a policy, RunFailedError if a weight is not finite.
         """
         target = Path(directory)
         check_replaceable(target)
@@ -171,7 +172,7 @@ class RigPolicy:
             skin_vae: a policy or `skin_vae` directory, for a directory without a skin VAE.
 
         Raises:
-            PolicyError: the directory is not a policy, or there is no skin VAE.
+            PolicyError: the directory is not a policy, there is no skin VAE, or a weight is not finite.
         """
         source = Path(directory)
         folder = find_skin_vae(source, skin_vae)
@@ -197,7 +198,7 @@ def load_model(
     """Load TokenRig from a policy directory or a trainer's `checkpoint-N`; PEFT adapters are merged.
 
     `dtype=None` keeps the stored dtype. Only safetensors are read. Raises PolicyError for a directory without
-    a complete TokenRig model.
+    a complete TokenRig model, and for weights that are NaN or infinite.
     """
     source = Path(directory)
     refuse_stand_ins(source)
@@ -206,6 +207,9 @@ def load_model(
     if base is not None:
         from peft import PeftModel
 
+        damaged = non_finite_file(source)
+        if damaged is not None:
+            raise PolicyError(damaged)
         return PeftModel.from_pretrained(load_model(base, dtype, device), str(source)).merge_and_unload()
     kind = model_type(source)
     if kind != "tokenrig":
@@ -233,6 +237,7 @@ def load_model(
             f"{source}: {len(absent)} weights required by config.json are missing or have the wrong shape, "
             f"such as {min(absent)}; restore all files of the same policy"
         )
+    check_after_loading(dict(model.named_parameters()), source)
     model.to(device)
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.
@@ -265,13 +270,18 @@ def _no_load_report() -> Iterator[None]:
 
 
 def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write configuration, safetensors and tokenizer files of a model to an existing folder."""
+    """Write configuration, safetensors and tokenizer files of a model to an existing folder.
+
+    Raises RunFailedError if a weight is not finite, also if only the conversion to `dtype` makes it so.
+    """
     if dtype is None or dtype == model.dtype:
+        check_before_saving(dict(model.named_parameters()), "the policy")
         with _no_progress_bar():
             model.save_pretrained(folder)
     else:
         tied = set(model.all_tied_weights_keys)
         weights = {name: t.to(dtype) for name, t in model.state_dict().items() if name not in tied}
+        check_before_saving(weights, "the policy")
         with _no_progress_bar():
             model.save_pretrained(folder, state_dict=weights)
         config = deepcopy(model.config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from policy.bundle import atomic_directory, load_model
+from policy.finite import non_finite_names
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     NoSkinVAEError,
@@ -36,6 +37,7 @@ from policy.released.tensors import (
     EMBEDDING,
     HEAD,
     VAE_PREFIX,
+    check_finite,
     check_tensors,
     model_shapes,
     release_order,
@@ -68,14 +70,14 @@ def import_checkpoint(
         rounded_constants: decode with embedding constants rounded to bf16, as the release does.
 
     Raises:
-        CheckpointError: a file cannot be read or holds something else.
+        CheckpointError: a file cannot be read, holds something else, or has weights that are not finite.
         PolicyError: `out` exists and is not a policy.
     """
     target = Path(out)
     check_replaceable(target)
-    release = parse_release(
-        read_checkpoint(checkpoint), None if vae is None else read_checkpoint(vae), rounded_constants
-    )
+    rig = read_checkpoint(checkpoint)
+    check_finite(rig.path, rig.tensors)
+    release = parse_release(rig, None if vae is None else read_checkpoint(vae), rounded_constants)
     with atomic_directory(target) as folder:
         release.config.save_pretrained(folder)
         build_text_tokenizer(release.config.get_vocabulary()).save_pretrained(folder)
@@ -110,12 +112,13 @@ def export_checkpoint(
         SHA-256 of `out`, hexadecimal; also written to `out.sha256`.
 
     Raises:
-        CheckpointError: weights do not match the configuration or the original.
+        CheckpointError: weights do not match the configuration or the original, or are not finite.
         PolicyError: the directory is not a policy, or there is no skin VAE.
     """
     source = Path(directory)
     config, tensors = _read_model(source)
     check_tensors(str(source), tensors, model_shapes(config))
+    check_finite(source, tensors)
     try:
         folder = find_skin_vae(source, skin_vae)
     except NoSkinVAEError:
@@ -125,6 +128,7 @@ def export_checkpoint(
     vae_config = None
     if folder is not None:
         vae_config, skin = _read_skin_vae(folder)
+        check_finite(folder, skin)
         tensors.update({VAE_PREFIX + name: tensor for name, tensor in skin.items()})
         if vae_out is not None:
             names = {"model." + name: tensor for name, tensor in _in_stored_dtypes(config, skin).items()}
@@ -267,6 +271,9 @@ def _weights_lines(parts: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
         count = sum(tensor.numel() for tensor in tensors.values())
         dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
         lines.append(f"  {title:15} {count:>13,} parameters in {len(tensors)} tensors, {', '.join(dtypes)}")
+        bad = non_finite_names(tensors.items())
+        if bad:
+            lines.append(f"  {'':15} {len(bad)} of them NOT FINITE, such as {bad[0]}")
     return lines
 
 

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe, require_not_negative, require_positive
+from data.typed_recipe import (
+    PathText,
+    RecipeError,
+    build,
+    read_recipe,
+    require_not_negative,
+    require_positive,
+)
 from policy.bundle import atomic_directory
 from policy.policy_folder import PolicyError, find_skin_vae
 from policy.pretraining.loop import Losses, run_training
@@ -72,7 +79,7 @@ class SkinLossRecipe:
 class SkinVAERecipe:
     """Training the skin VAE: each step reconstructs some bones of each mesh."""
 
-    start_from: str | None = None
+    start_from: PathText | None = None
     """Skin VAE or policy directory whose weights to start from, of the same sizes; null for random weights.
     Source: this project."""
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from data.command_line import run_command
-from data.typed_recipe import RecipeError, build, read_recipe, require_positive
+from data.typed_recipe import PathText, RecipeError, build, read_recipe, require_positive
 from policy.bundle import RigPolicy, load_model
 from policy.policy_folder import NoSkinVAEError, PolicyError, check_replaceable, find_skin_vae
 from policy.pretraining.loop import Losses, run_training
@@ -75,11 +75,11 @@ class LanguageModelRecipe:
 class TokenRigRecipe:
     """Training TokenRig to write the rig of a mesh, with the skin VAE frozen."""
 
-    start_from: str | None = None
+    start_from: PathText | None = None
     """Policy directory whose TokenRig to start from, of the same sizes; null for random weights. Its skin VAE
     is not used. Source: this project."""
 
-    skin_vae: str = "checkpoints/small/skin_vae"
+    skin_vae: PathText = "checkpoints/small/skin_vae"
     """Skin VAE, or policy directory with one, that defines the SkinTokens. Source: this project."""
 
     class_name: str | None = "articulation"

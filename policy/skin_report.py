@@ -29,7 +29,7 @@ from data.mesh import Mesh, MeshError
 from data.rig import Rig, depth_first
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.prepared import PreparedRigs, is_prepared
-from data.typed_recipe import RecipeError, build, read_recipe
+from data.typed_recipe import PathText, RecipeError, build, read_recipe
 from data.welding import weld_surface
 from policy.policy_folder import PolicyError, find_skin_vae
 from policy.pretraining.rig_examples import RigExample, make_example, skin_points
@@ -42,10 +42,10 @@ Floats = NDArray[np.float32]
 class SkinReportRecipe:
     """Which skin VAEs to compare, and on which held-out rigs."""
 
-    skin_vaes: list[str] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
+    skin_vaes: list[PathText] = field(default_factory=lambda: ["checkpoints/small/skin_vae"])
     """Skin VAE or policy directories to compare; at least one, each once. Source: this project."""
 
-    rigs: str | list[str] | None = None
+    rigs: PathText | list[PathText] | None = None
     """Rig files: a file, folder or pattern as `python -m data.prepare` takes them, or a list of them; a
     folder made by it gives its held-out split; null for procedural creatures. Source: this project."""
 
@@ -85,7 +85,7 @@ class SkinReportRecipe:
     seed: int = 0
     """Seed of the points; at least 0. Source: this project."""
 
-    output_dir: str = "outputs/skin_report"
+    output_dir: PathText = "outputs/skin_report"
     """Directory for the JSON and CSV reports. Source: this project."""
 
     def __post_init__(self) -> None:

@@ -15,3 +15,7 @@ class MeshRewardError(RewardError):
 
 class RigRewardError(RewardError):
     """The rig cannot be scored (a cycle of parents, NaN weights, …); the policy is to blame."""
+
+
+class MeshQuarantinedError(RewardError):
+    """The mesh has stopped workers before and is no longer worked on; the policy is blameless."""

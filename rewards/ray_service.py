@@ -1,10 +1,9 @@
-"""The reward service on Ray: connects or starts a cluster, creates the actors, submits and retries groups."""
+"""The reward service on Ray: creates the actors, submits groups, and has them scored again after failures."""
 
 from __future__ import annotations
 
-import itertools
-import os
-import socket
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rewards.ray_actors import DecoderActor, MeshRegistry, ScoringActor, StoredMesh, even_slices
-from rewards.ray_folder import ray_folder_problem
-from rewards.score import RewardSettings
-from rewards.worker import (
-    UNSCORED,
-    GroupScore,
-    RewardMesh,
-    RolloutRig,
-    check_prepared,
-    merge_invalid,
-    with_progress,
+from rewards.deadlines import WorkerLimits
+from rewards.quarantine import QuarantinedMesh, QuarantineFile
+from rewards.ray_actors import PULSE, DecoderActor, ScoringActor, StoredMesh, SupervisorName
+from rewards.ray_connection import (
+    RayUnavailableError,
+    connect,
+    disconnect,
+    python_path,
+    reason_of,
 )
+from rewards.ray_pending import Attempts, PendingGroup, QuietError
+from rewards.ray_supervisor import Supervisor
+from rewards.ray_watch import ServiceWatch
+from rewards.score import RewardSettings
+from rewards.worker import RewardMesh, RolloutRig, ServiceHealth, check_prepared, with_progress
 
 if TYPE_CHECKING:
     from rewards.service import PendingGroupScore
@@ -33,10 +36,10 @@ if TYPE_CHECKING:
 
 # One thread per actor: parallelism comes from the actors, and sums keep their order.
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-
-class RayUnavailableError(RuntimeError):
-    """Ray or the reward workers could not be started or reached; the message says what to change."""
+# Seconds between looks at the watch while waiting for Ray.
+_SLICE_S = 0.2
+# Calls that the supervisor answers at once: two from each worker, and from each process of the job.
+_SUPERVISOR_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class ServiceAddress:
     workers: int
 
     @property
-    def registry(self) -> str:
-        """Name of the mesh registry actor."""
-        return f"{self.name}-meshes"
+    def supervisor(self) -> str:
+        """Name of the supervisor actor, which also holds the meshes."""
+        return f"{self.name}-supervisor"
 
     @property
     def decoder(self) -> str:
@@ -67,24 +70,28 @@ class ServiceAddress:
 class RayRewardService:
     """`RewardService` on Ray: one decoder actor, `workers` scoring actors, meshes in the object store.
 
-    After system failures actors restart and tasks are retried; application errors are not retried and reach
-    the caller. A group that still has no scores after `retries` is returned without rewards
-    (`RolloutScore.rewards` is None), with the reason in `GroupScore.failure`.
+    A supervisor actor knows what each worker does since when. It kills a worker that misses its deadline
+    (`rewards.deadlines`); Ray starts another, and the work is done again, with the same numbers. A mesh that
+    stops workers twice without being scored in between is quarantined: its rigs have no score from then on
+    (`RolloutScore.rewards` is None, the reason in `GroupScore.failure`). Application errors are not retried
+    and reach the caller.
 
     Args:
         skin_vae: directory of the frozen VAE, readable where the decoder runs.
         settings: the rewards' parameters.
         workers: number of scoring actors, one CPU each, and of groups that a CPU decodes at once.
-        timeout_s: seconds to wait for a group, for the actors to start and for a mesh to be prepared.
-        retries: retries of a task, and of a group as a whole.
+        limits: deadlines, retries and budgets.
         device: torch device of the decoder: `cpu`, `cuda` (the GPU that Ray assigns) or `cuda:N`.
         dtype: of the decoder, see `SkinDecoder`.
         address: address of a running Ray cluster; None starts a local one.
         namespace: Ray namespace of the actors' names.
+        quarantine: meshes quarantined by an earlier run, and the file for further ones.
+        abandon: set by another thread to give up starting.
 
     Raises:
-        RayUnavailableError: there is no cluster at the address, no room for the actors within `timeout_s`, or
-            an actor cannot start.
+        RayUnavailableError: there is no cluster at the address, no room for the actors within
+            `limits.startup_timeout_s`, or an actor cannot start. All other methods raise it when the cluster
+            or the supervisor died, or a budget of `limits` is exhausted.
     """
 
     def __init__(
@@ -93,30 +100,53 @@ class RayRewardService:
         settings: RewardSettings,
         *,
         workers: int = 2,
-        timeout_s: float = 300.0,
-        retries: int = 2,
+        limits: WorkerLimits | None = None,
         device: str = "cpu",
         dtype: DecoderDtype = "float32",
         address: str | None = None,
         namespace: str = "tokenrig-rl",
+        quarantine: QuarantineFile | None = None,
+        abandon: threading.Event | None = None,
     ) -> None:
-        connected = _connect(address, namespace, workers)
-        where = ServiceAddress(
-            ray.get_runtime_context().gcs_address, namespace, f"rewards-{uuid.uuid4().hex[:8]}", workers
-        )
-        environment = {"env_vars": {**_THREADS, "PYTHONPATH": _python_path()}}
+        limits = limits or WorkerLimits()
+        self._connected = connect(address, namespace, workers)
+        self._owner = True
+        self._watch: ServiceWatch | None = None
+        self._quarantine_file = quarantine or QuarantineFile(None)
+        context = ray.get_runtime_context()
+        where = ServiceAddress(context.gcs_address, namespace, f"rewards-{uuid.uuid4().hex[:8]}", workers)
+        environment = {"env_vars": {**_THREADS, "PYTHONPATH": python_path()}}
         common = {"namespace": namespace, "runtime_env": environment}
-        # In order, an actor would wait 30 s for the place of a cancelled task in its queue.
-        restart = {"max_restarts": -1, "max_task_retries": retries, "allow_out_of_order_execution": True}
-        registry = ray.remote(MeshRegistry).options(name=where.registry, num_cpus=0, **common).remote()
+        # Tasks are repeated by this class, which knows whether their mesh is to blame. In order, an actor
+        # would wait 30 s for the place of a cancelled task in its queue.
+        restart = {
+            "max_restarts": limits.max_restarts,
+            "max_task_retries": 0,
+            "allow_out_of_order_execution": True,
+        }
+        # On this node: without it the job has ended anyway.
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
+        supervisor = (
+            ray.remote(Supervisor)
+            .options(
+                name=where.supervisor,
+                num_cpus=0,
+                max_concurrency=_SUPERVISOR_THREADS,
+                scheduling_strategy=here,
+                **common,
+            )
+            .remote(limits, self._quarantine_file.meshes)
+        )
+        supervisor_name = SupervisorName(where.supervisor, namespace)
         # A nominal fraction of a GPU: the decoder shares it with the training. `cuda:N` needs all GPUs
         # visible.
         gpus = 0.01 if device == "cuda" else 0
         # On a CPU, groups are decoded side by side, each by one thread, as scoring is: while this process
         # waits for rewards, no core is idle. A GPU decodes one after the other.
         at_once = workers if device == "cpu" else 1
+        remote = ray.remote(concurrency_groups={PULSE: 1})
         decoder = (
-            ray.remote(DecoderActor)
+            remote(DecoderActor)
             .options(
                 name=where.decoder,
                 num_cpus=0,
@@ -125,247 +155,277 @@ class RayRewardService:
                 **restart,
                 **common,
             )
-            .remote(str(Path(skin_vae).resolve()), device, dtype)
+            .remote("decoder", supervisor_name, str(Path(skin_vae).resolve()), device, dtype)
         )
         scorers = [
-            ray.remote(ScoringActor).options(name=name, num_cpus=1, **restart, **common).remote(settings)
-            for name in where.scorers
+            remote(ScoringActor)
+            .options(name=name, num_cpus=1, scheduling_strategy="SPREAD", **restart, **common)
+            .remote(f"scorer-{i}", supervisor_name, settings)
+            for i, name in enumerate(where.scorers)
         ]
-        self._set_up(where, registry, decoder, scorers, timeout_s, retries)
-        self._owner, self._connected = True, connected
+        self._set_up(where, supervisor, decoder, scorers, limits)
         try:
-            ray.get(
-                [actor.__ray_ready__.remote() for actor in (registry, decoder, *scorers)], timeout=timeout_s
-            )
-        except GetTimeoutError as error:
+            self._await_start(device, abandon or threading.Event())
+            ray.get(supervisor.watch.remote(self._workers()))
+            self._watch = ServiceWatch(supervisor, self._list_quarantined)
+        except RayUnavailableError:
             self.close()
-            raise RayUnavailableError(
-                f"Ray had no room for {workers} scoring workers and a decoder on '{device}' within "
-                f"{timeout_s:g} s; lower 'workers.count' or give Ray more CPUs"
-            ) from error
+            raise
         except RayError as error:
             self.close()
             raise RayUnavailableError(
-                f"a reward worker could not start ({_reason(error)}); check 'workers.decoder_device', "
+                f"a reward worker could not start ({reason_of(error)}); check 'workers.decoder_device', "
                 f"'workers.decoder_dtype' and the skin VAE in '{skin_vae}'"
             ) from error
 
+    def _await_start(self, device: str, abandon: threading.Event) -> None:
+        """Wait until all actors have started; raises RayUnavailableError and RayError."""
+        pending = [
+            actor.__ray_ready__.remote() for actor in (self._supervisor, self._decoder, *self._scorers)
+        ]
+        limit = time.monotonic() + self.limits.startup_timeout_s
+        while pending:
+            ready, pending = ray.wait(pending, num_returns=1, timeout=_SLICE_S)
+            ray.get(ready)
+            if abandon.is_set():
+                raise RayUnavailableError("the reward workers were no longer needed while they started")
+            if pending and time.monotonic() > limit:
+                raise RayUnavailableError(
+                    f"Ray had no room for {len(self._scorers)} scoring workers and a decoder on '{device}' "
+                    f"within {self.limits.startup_timeout_s:g} s, or they start more slowly; lower "
+                    "'workers.count', give Ray more CPUs, or raise 'workers.startup_timeout_s'"
+                )
+
     @classmethod
-    def join(cls, address: ServiceAddress, *, timeout_s: float = 300.0, retries: int = 2) -> RayRewardService:
+    def join(cls, address: ServiceAddress, *, limits: WorkerLimits | None = None) -> RayRewardService:
         """Use the service that another process of this job started, with the meshes it prepared.
 
         Raises:
             RayUnavailableError: no such service is running.
         """
-        connected = _connect(address.ray_address, address.namespace, address.workers)
+        limits = limits or WorkerLimits()
+        connected = connect(address.ray_address, address.namespace, address.workers)
         service = cls.__new__(cls)
+        service._owner, service._connected = False, connected
+        service._quarantine_file = QuarantineFile(None)
         try:
-            registry, decoder, *scorers = [
+            supervisor, decoder, *scorers = [
                 ray.get_actor(name, namespace=address.namespace)
-                for name in (address.registry, address.decoder, *address.scorers)
+                for name in (address.supervisor, address.decoder, *address.scorers)
             ]
-            service._set_up(address, registry, decoder, scorers, timeout_s, retries)
-            service._adopt(ray.get(registry.latest.remote(), timeout=timeout_s))
+            service._set_up(address, supervisor, decoder, scorers, limits)
+            service._adopt(ray.get(supervisor.latest.remote(), timeout=limits.startup_timeout_s))
+            service._watch = ServiceWatch(supervisor, None)
         except (ValueError, RayError) as error:
             if connected:
-                ray.shutdown()
+                disconnect()
             raise RayUnavailableError(
                 f"no reward service '{address.name}' is running at {address.ray_address}; "
                 "the process that started it has exited: restart the job"
             ) from error
-        service._owner, service._connected = False, connected
         return service
 
     def _set_up(
-        self,
-        address: ServiceAddress,
-        registry: Any,
-        decoder: Any,
-        scorers: list[Any],
-        timeout_s: float,
-        retries: int,
+        self, address: ServiceAddress, supervisor: Any, decoder: Any, scorers: list[Any], limits: WorkerLimits
     ) -> None:
-        self.address, self.timeout_s, self.retries = address, timeout_s, retries
-        self._registry, self._decoder, self._scorers = registry, decoder, scorers
+        self.address, self.limits = address, limits
+        self._supervisor, self._decoder, self._scorers = supervisor, decoder, scorers
         self._turn = 0
+        self._files: dict[str, str | None] = {}
         self._adopt([])
+
+    def _workers(self) -> dict[str, Any]:
+        return {"decoder": self._decoder} | {f"scorer-{i}": actor for i, actor in enumerate(self._scorers)}
 
     def _adopt(self, meshes: list[StoredMesh]) -> None:
         self._meshes = meshes
         self._reasons = [mesh.reason for mesh in meshes]
 
+    # ------------------------------------------------------------ meshes
+
     def prepare_meshes(self, meshes: Sequence[RewardMesh]) -> list[str | None]:
         """See `RewardService`; the scoring actors share the work, and meshes prepared before cost nothing."""
+        self.watch.check()
         order = [mesh.key for mesh in meshes]
-        known = ray.get(self._registry.find.remote(order))
+        self._files |= {mesh.key: mesh.file for mesh in meshes}
+        ray.get(self._supervisor.expect.remote(order))
+        known = ray.get(self._supervisor.find.remote(order))
         missing = {mesh.key: mesh for mesh in meshes if mesh.key not in known}
-        started = []
-        for scorer, (key, mesh) in zip(itertools.cycle(self._scorers), missing.items(), strict=False):
-            # This process owns the object, not an actor: objects are lost with their owner.
-            source = ray.put(mesh)
-            started.append((key, source, *scorer.prepare.options(num_returns=2).remote(source)))
-        stored = [
-            StoredMesh(key, self._reason_of(reason, missing[key].name), source, ready)
-            for key, source, reason, ready in with_progress(started, len(started))
-        ]
-        self._adopt(ray.get(self._registry.publish.remote(stored, order)))
+        quarantined = {mesh.key: mesh for mesh in self.watch.fresh().quarantined}
+        jobs = [_Preparation(self, mesh, quarantined.get(key)) for key, mesh in missing.items()]
+        stored = [job.result() for job in with_progress(jobs, len(jobs))]
+        self._adopt(ray.get(self._supervisor.publish.remote(stored, order)))
+        self.watch.fresh()  # raises if too many were quarantined
         return list(self._reasons)
 
-    def _reason_of(self, reference: Any, name: str) -> str | None:
+    def put(self, mesh: RewardMesh) -> Any:
+        """Put a mesh into the object store; raises RayUnavailableError if that is full."""
+        self.watch.check()
         try:
-            return ray.get(reference, timeout=self.timeout_s)
+            return ray.put(mesh)
         except RayError as error:
-            if not _is_system_failure(error):
-                raise
-            return f"{name}: no worker could prepare it ({_reason(error)}); simplify the mesh if it is large"
+            raise RayUnavailableError(
+                f"mesh '{mesh.name}' could not be stored: {reason_of(error)}"
+            ) from error
+
+    def start_preparing(self, mesh: RewardMesh, source: Any) -> list[Any]:
+        """Submit a mesh; returns references to (reason, number of vertices) and to the scoring mesh."""
+        self.watch.check()
+        units = len(mesh.vertices) + len(mesh.faces)
+        return self._next_scorer().prepare.options(num_returns=2).remote(source, mesh.key, units)
+
+    def _next_scorer(self) -> Any:
+        self._turn += 1
+        return self._scorers[(self._turn - 1) % len(self._scorers)]
+
+    # ------------------------------------------------------------ groups
+
+    @property
+    def scorers(self) -> int:
+        """Number of scoring actors."""
+        return len(self._scorers)
 
     def submit(self, mesh: int, rigs: Sequence[RolloutRig | None], pose_seed: int) -> PendingGroupScore:
         """See `RewardService`."""
         check_prepared(mesh, self._reasons)
-        return _PendingGroup(self, self._meshes[mesh], list(rigs), pose_seed)
+        self.watch.check()
+        return PendingGroup(self, self._meshes[mesh], list(rigs), pose_seed)
 
-    def start(self, mesh: StoredMesh, rigs: list[RolloutRig], pose_seed: int) -> tuple[list[Any], list[Any]]:
-        """Submit one group: decoded in one batch, scored in chunks by the scoring actors in turn.
+    def start(
+        self, mesh: StoredMesh, parts: Sequence[list[RolloutRig]], wanted: Sequence[int], pose_seed: int
+    ) -> tuple[dict[int, Any], list[Any]]:
+        """Submit one group: decoded in one batch, scored in parts by the scoring actors in turn.
+
+        Args:
+            mesh: of the group.
+            parts: the rigs, split as they are scored.
+            wanted: the parts to score.
+            pose_seed: of the group.
 
         Returns:
-            References to the decoded chunks and to their scores.
+            References to the scores, by part, and to the decoded parts.
         """
-        chunks = max(1, min(len(self._scorers), len(rigs)))
-        reply = self._decoder.decode.options(num_returns=chunks).remote(
-            mesh, [rig.codes for rig in rigs], chunks
-        )
-        decoded = [reply] if chunks == 1 else list(reply)
-        scores = []
-        for part, weights in zip(even_slices(len(rigs), chunks), decoded, strict=True):
-            scorer = self._scorers[self._turn % len(self._scorers)]
-            self._turn += 1
-            scores.append(scorer.score.remote(mesh, rigs[part], weights, pose_seed))
-        return decoded, scores
+        self.watch.check()
+        codes = [rig.codes for part in parts for rig in part]
+        reply = self._decoder.decode.options(num_returns=len(parts)).remote(mesh, codes, len(parts))
+        decoded = [reply] if len(parts) == 1 else list(reply)
+        scores = {
+            part: self._next_scorer().score.remote(mesh, parts[part], decoded[part], pose_seed)
+            for part in wanted
+        }
+        return scores, decoded
 
-    def wait_for_workers(self) -> None:
-        """Wait up to `timeout_s` until dead actors have restarted: until then every call fails at once."""
-        ready = [
-            actor.__ray_ready__.options(max_task_retries=-1).remote()
-            for actor in (self._decoder, *self._scorers)
-        ]
-        ray.wait(ready, num_returns=len(ready), timeout=self.timeout_s)
+    def wait(self, references: Sequence[Any]) -> None:
+        """Wait until all of them have a value or an error.
+
+        Raises:
+            QuietError: no worker has done anything for `limits.timeout_s`.
+            RayUnavailableError: the run must stop.
+        """
+        pending, events, since = list(references), -1, time.monotonic()
+        while pending:
+            _, pending = ray.wait(pending, num_returns=len(pending), timeout=_SLICE_S, fetch_local=False)
+            self.watch.check()
+            status = self.watch.status
+            if status.running or status.events != events:
+                events, since = status.events, time.monotonic()
+            elif pending and time.monotonic() - since > self.limits.timeout_s:
+                raise QuietError(f"no scores within {self.limits.timeout_s:g} s")
+
+    def recover(self) -> None:
+        """Wait until all workers answer, after one died: until then every call to it fails at once.
+
+        Raises RayUnavailableError if the run must stop.
+        """
+        for actor in self._workers().values():
+            answered = False
+            while not answered:
+                self.watch.check()
+                reference = actor.pulse.options(max_task_retries=-1).remote()
+                while not ray.wait([reference], timeout=_SLICE_S)[0]:
+                    self.watch.check()
+                try:
+                    ray.get(reference)
+                    answered = True
+                except RayError:
+                    time.sleep(_SLICE_S)  # dead for good: the supervisor is about to stop the run
+        self.watch.fresh()
+
+    def forget_strikes(self, mesh: StoredMesh) -> None:
+        """A whole group of this mesh has been scored."""
+        if mesh.key in self.watch.status.struck:
+            self._supervisor.scored.remote(mesh.key)
+
+    # ------------------------------------------------------------ health
+
+    @property
+    def watch(self) -> ServiceWatch:
+        """The watch over the cluster and the workers."""
+        if self._watch is None:
+            raise RuntimeError("the reward service is closed")
+        return self._watch
+
+    def health(self) -> ServiceHealth:
+        """See `SupervisedService`."""
+        status = self.watch.status
+        return ServiceHealth(status.restarts, status.hung, len(status.quarantined))
+
+    def at_step(self, step: int | None) -> None:
+        """See `SupervisedService`."""
+        self._quarantine_file.step = step
+
+    def _list_quarantined(self, mesh: QuarantinedMesh) -> str:
+        """List a newly quarantined mesh in the file; returns what to tell the user."""
+        self._quarantine_file.add(mesh, self._files.get(mesh.key))
+        where = f"; listed in {path}" if (path := self._quarantine_file.path) is not None else ""
+        return f"{mesh.sentence()}; its rigs are not scored from now on{where}"
 
     def close(self) -> None:
         """Stop the actors if this process started them; disconnect from Ray if this process connected."""
+        dead = False
+        if self._watch is not None:
+            dead = self._watch.cluster_is_dead
+            self._watch.stop()
         if ray.is_initialized():
-            if self._owner:
-                for actor in (*self._scorers, self._decoder, self._registry):
+            if self._owner and not dead:
+                for actor in (*self._scorers, self._decoder, self._supervisor):
                     ray.kill(actor)
             if self._connected:
-                ray.shutdown()
+                disconnect()
         self._adopt([])
-        self._owner, self._connected = False, False
+        self._owner, self._connected, self._watch = False, False, None
 
 
-class _PendingGroup:
-    """A submitted group, retried as a whole after a time-out or a system failure."""
+class _Preparation:
+    """A mesh that is being prepared, again after a worker died."""
 
     def __init__(
-        self, service: RayRewardService, mesh: StoredMesh, rigs: list[RolloutRig | None], pose_seed: int
+        self, service: RayRewardService, mesh: RewardMesh, quarantined: QuarantinedMesh | None
     ) -> None:
-        self._service, self._mesh, self._rigs, self._seed = service, mesh, rigs, pose_seed
-        self._complete = [rig for rig in rigs if rig is not None]
-        self._decoded, self._scores = self._start()
-        self._result: GroupScore | None = None
+        self._service, self._mesh = service, mesh
+        self._quarantined = quarantined
+        if quarantined is None:
+            # This process owns the object, not an actor: objects are lost with their owner.
+            self._source = service.put(mesh)
+            self._attempts = Attempts(service, mesh.key)
+            self._replies = service.start_preparing(mesh, self._source)
 
-    def _start(self) -> tuple[list[Any], list[Any]]:
-        return self._service.start(self._mesh, self._complete, self._seed) if self._complete else ([], [])
-
-    def result(self) -> GroupScore:
-        """See `PendingGroupScore`."""
-        if self._result is None:
-            self._result = self._collect()
-            self._decoded, self._scores = [], []
-        return self._result
-
-    def _collect(self) -> GroupScore:
-        failure = ""
-        for attempt in range(self._service.retries + 1):
-            if attempt:
-                self._decoded, self._scores = self._start()
-            try:
-                parts = ray.get(self._scores, timeout=self._service.timeout_s)
-            except GetTimeoutError:
-                failure = f"no scores within {self._service.timeout_s:g} s"
-                # Tasks still queued must not delay the next attempt.
-                for reference in (*self._scores, *self._decoded):
-                    ray.cancel(reference)
-            except RayError as error:
-                if not _is_system_failure(error):
-                    raise  # an application error: a retry would hide it
-                failure = _reason(error)
-                self._service.wait_for_workers()
-            else:
-                scores = merge_invalid(self._rigs, [score for part in parts for score in part[0]])
-                return GroupScore(scores, sum(part[1] for part in parts), sum(part[2] for part in parts))
-        scores = merge_invalid(self._rigs, [UNSCORED] * len(self._complete))
-        return GroupScore(scores, 0.0, 0.0, failure=failure)
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """The first error: a task that depends on a failed one fails with that one's error as its cause."""
-    while isinstance(error, RayTaskError) and error.cause is not None:
-        error = error.cause
-    return error
-
-
-def _is_system_failure(error: RayError) -> bool:
-    """Whether a worker or the object store failed, not the code that ran there."""
-    cause = _root_cause(error)
-    return isinstance(cause, RayError) and not isinstance(cause, RayTaskError)
-
-
-def _reason(error: RayError) -> str:
-    """A Ray error in one line: its first, or the last of a traceback, which names the cause."""
-    cause = _root_cause(error)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    if not lines:
-        return type(cause).__name__
-    line = lines[-1] if "ray::" in lines[0] or "Traceback" in lines[0] else lines[0]
-    return f"{type(cause).__name__}: {line}"
-
-
-def _connect(address: str | None, namespace: str, workers: int) -> bool:
-    """Connect to Ray unless this process is connected; True if it was not (so that `close` disconnects)."""
-    if ray.is_initialized():
-        return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Actors that request no GPU still see all of them.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    options: dict[str, Any] = {"namespace": namespace, "log_to_driver": False, "logging_level": "error"}
-    if address is None:
-        if (problem := ray_folder_problem()) is not None:
-            raise RayUnavailableError(f"a local Ray cannot start: {problem}")
-        # "local": otherwise Ray joins any cluster named by RAY_ADDRESS or left by an earlier run.
-        # At least one slot per scoring worker: on a small machine they share cores.
-        slots = max(workers, os.cpu_count() or 1)
-        options |= {"address": "local", "num_cpus": slots, "include_dashboard": False}
-    else:
-        options["address"] = address
-    try:
-        _check_reachable(address)
-        ray.init(**options)
-    except (OSError, RuntimeError, ValueError) as error:
-        where = "a local Ray" if address is None else f"Ray at '{address}'"
-        raise RayUnavailableError(
-            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address'"
-        ) from error
-    return True
-
-
-def _check_reachable(address: str | None) -> None:
-    """Raise OSError if nothing listens at `host:port`: Ray itself would keep trying for many minutes."""
-    host, separator, port = (address or "").rpartition(":")
-    if separator and port.isdigit() and "//" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _python_path() -> str:
-    """The workers' PYTHONPATH: this checkout first, so that they run the same code."""
-    root = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    def result(self) -> StoredMesh:
+        """The prepared mesh. One that stopped workers while it was prepared is refused; one that did later
+        has no scores."""
+        mesh = self._mesh
+        while self._quarantined is None:
+            failure = self._attempts.outcome({0: self._replies[0]})
+            if failure is None:
+                reason, vertices = self._attempts.values[0]
+                return StoredMesh(mesh.key, mesh.name, reason, vertices, self._source, self._replies[1])
+            self._quarantined = self._attempts.quarantined
+            if self._quarantined is None:
+                if self._attempts.exhausted:
+                    reason = f"no worker could prepare it ({failure}); simplify the mesh if it is large"
+                    return StoredMesh(mesh.key, mesh.name, f"{mesh.name}: {reason}", 0, None, None)
+                self._attempts.begin()
+                self._replies = self._service.start_preparing(mesh, self._source)
+        refused = f"{mesh.name}: {self._quarantined.sentence()}"
+        reason = refused if self._quarantined.stage == "prepare" else None
+        return StoredMesh(mesh.key, mesh.name, reason, 0, None, None)

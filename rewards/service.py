@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from rewards.worker import (
     RewardMesh,
     RolloutRig,
     RolloutScore,
+    ServiceHealth,
     check_prepared,
     merge_invalid,
     prepare,
@@ -62,6 +63,19 @@ class RewardService(Protocol):
 
     def close(self) -> None:
         """Release processes and memory."""
+        ...
+
+
+@runtime_checkable
+class SupervisedService(RewardService, Protocol):
+    """A service whose workers can fail and are replaced."""
+
+    def health(self) -> ServiceHealth:
+        """Failures so far."""
+        ...
+
+    def at_step(self, step: int | None) -> None:
+        """Tell the current training step, which is noted with meshes that are quarantined."""
         ...
 
 

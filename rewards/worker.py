@@ -33,6 +33,7 @@ class RewardMesh:
         faces: (F, 3) int.
         points: (N, 3) float32 surface samples.
         normals: (N, 3) float32, at the points.
+        file: where it comes from, for messages; not part of the key.
     """
 
     name: str
@@ -40,10 +41,11 @@ class RewardMesh:
     faces: NDArray[np.integer]
     points: NDArray[np.float32]
     normals: NDArray[np.float32]
+    file: str | None = None
 
     @cached_property
     def key(self) -> str:
-        """Digest of all fields: a cached result is never used for another mesh."""
+        """Digest of name and geometry: a cached result is never used for another mesh."""
         digest = hashlib.blake2b(self.name.encode(), digest_size=16)
         for array in (self.vertices, self.faces, self.points, self.normals):
             digest.update(f"/{array.dtype.str}{array.shape}/".encode())
@@ -85,13 +87,24 @@ class RolloutScore:
 class GroupScore:
     """Scores of the rollouts of one mesh, in order, and the seconds spent on decoding and scoring them.
 
-    `failure` is the reason why rollouts have no rewards (None), if any.
+    `failure` is the reason why rollouts have no rewards (None), if any; `quarantined`: that is because their
+    mesh is quarantined.
     """
 
     scores: list[RolloutScore]
     decode_seconds: float
     score_seconds: float
     failure: str | None = None
+    quarantined: bool = False
+
+
+@dataclass(frozen=True)
+class ServiceHealth:
+    """Workers replaced since the service started, those of them that hung, and quarantined meshes."""
+
+    restarts: int
+    hung: int
+    quarantined: int
 
 
 UNSCORED = RolloutScore(rewards=None, valid=False)

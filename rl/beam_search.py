@@ -9,6 +9,7 @@ from torch import Tensor
 
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
+from rl.engine.finite_logits import check_embeddings, check_log_probs
 from rl.prompts import SkeletonTokens, longest_completion, sampling_prompts
 from rl.rollout import Rollouts
 
@@ -24,6 +25,7 @@ def beam_search(
     beams: int,
     length_penalty: float = 1.0,
     skeletons: Sequence[SkeletonTokens] | None = None,
+    names: Sequence[str] = (),
 ) -> Rollouts:
     """The best completion of each mesh found by a beam of `beams` hypotheses.
 
@@ -41,6 +43,7 @@ def beam_search(
         beams: K >= 1.
         length_penalty: >= 0.
         skeletons: the given skeleton of each mesh, empty where the policy writes it; see `sample_rigs`.
+        names: of the meshes, for error messages.
 
     Returns:
         M completions; `log_probs` are at temperature 1. If no hypothesis of a mesh finished within the
@@ -49,6 +52,7 @@ def beam_search(
     Raises:
         ValueError: beams, length_penalty or max_new_tokens out of range, a given skeleton that exceeds the
             model's positions, or not one class per mesh.
+        RunFailedError: embeddings or logits are not finite.
     """
     meshes = len(mesh_embeds)
     if class_ids.shape != (meshes,) or meshes == 0:
@@ -60,10 +64,13 @@ def beam_search(
     limit = longest_completion(skeletons, max_new_tokens, positions, grammar.vocabulary)
     if beams < 1 or not length_penalty >= 0:
         raise ValueError(f"beams {beams} must be at least 1 and length_penalty {length_penalty} at least 0")
+    check_embeddings(mesh_embeds, names)
     was_training = model.training
     model.eval()
     try:
-        found = _search(model, mesh_embeds, class_ids, skeletons, grammar, limit, beams, length_penalty)
+        found = _search(
+            model, mesh_embeds, class_ids, skeletons, grammar, limit, beams, length_penalty, names
+        )
     finally:
         model.train(was_training)
     return found
@@ -78,6 +85,7 @@ def _search(
     limit: int,
     beams: int,
     length_penalty: float,
+    names: Sequence[str],
 ) -> Rollouts:
     device, vocabulary, meshes = mesh_embeds.device, grammar.vocabulary, len(mesh_embeds)
     prompt, mask = sampling_prompts(class_ids.to(device), skeletons, vocabulary)
@@ -126,6 +134,8 @@ def _search(
             GrammarState(state.state[rows], state.bones[rows], state.skin[rows]), tokens.flatten()
         )
         ended = grammar.finished(state).view(meshes, beams)
+        # A NaN ranks highest, so every hypothesis that meets one keeps it.
+        check_log_probs(totals.nan_to_num(nan=torch.nan, neginf=0.0), torch.arange(meshes), names)
         scores = totals / lengths.double() ** length_penalty
         best.update(ids, log_probs, lengths, scores.masked_fill(~ended, -torch.inf))
         if position + 1 == limit or bool((ended | (totals == -torch.inf)).all()):

@@ -29,6 +29,7 @@ from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skel
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
@@ -49,6 +50,7 @@ class _Pick:
     rig: RolloutRig | None
 
 
+@phase(EVALUATION)
 def evaluate(
     policy: RigPolicy,
     bank: MeshBank,
@@ -154,6 +156,7 @@ def _decode(
                 beams=beams,
                 length_penalty=settings.length_penalty,
                 skeletons=tokens_of(given, rows[part]),
+                names=bank.names(rows[part]),
             )
         else:
             rollouts = sample_for_meshes(

@@ -42,6 +42,10 @@ class MeshBank:
         """`<mesh:k> <bos> <class:…>`."""
         return mesh_prompt(index, self.class_id, self.vocabulary)
 
+    def names(self, index: Sequence[int]) -> list[str]:
+        """Names of meshes by index."""
+        return [self.samples[k].name for k in index]
+
     def index_of(self, prompt_ids: Tensor) -> Tensor:
         """(B,) mesh indices from prompt ids (B, P); raises ValueError if an id is not a mesh handle."""
         index = prompt_ids[:, 0] - self.vocabulary.size

@@ -204,6 +204,6 @@ def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) ->
 def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:
     """The samples in the form the reward service takes."""
     return [
-        RewardMesh(item.name, item.mesh.vertices, item.mesh.faces, item.points, item.normals)
+        RewardMesh(item.name, item.mesh.vertices, item.mesh.faces, item.points, item.normals, item.file)
         for item in samples
     ]

@@ -19,6 +19,7 @@ from policy.pretraining.rig_examples import RigDataRecipe
 from policy.skin_report import SkinReportRecipe
 from rl.recipe import Recipe
 from rl.recipe.train import FIXED, SET_ELSEWHERE, changed_defaults, yaml_value
+from rl.recipe.train_options import UNUSED
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -48,7 +49,7 @@ _TRAIN = """\
 ### `train`
 
 This section is TRL's [GRPOConfig](https://huggingface.co/docs/trl/grpo_trainer#trl.GRPOConfig), whose
-documentation explains the keys; `--print-recipe` shows TRL's help for each key that is set. Three things
+documentation explains the keys; `--print-recipe` shows TRL's help for each key that is set. Four things
 differ here.
 
 **Defaults that differ from TRL's**
@@ -150,11 +151,17 @@ def _train_tables() -> str:
         (f"`train.{key}`", f"`{yaml_value(value)}`", _marked(reason))
         for key, (value, reason) in FIXED.items()
     ]
+    unused = [
+        (", ".join(f"`train.{key}`" for key in keys), _marked(reason)) for reason, keys in UNUSED.items()
+    ]
     elsewhere = [(f"`train.{key}`", _marked(place)) for key, place in SET_ELSEWHERE.items()]
     return (
         f"{_TRAIN}{_table(('key', 'here', 'TRL', 'why'), changed)}\n\n"
-        f"**Fixed keys**: any other value is refused, and so are all `train.vllm_*` keys.\n\n"
+        f"**Fixed keys**: any other value is refused.\n\n"
         f"{_table(('key', 'value', 'why'), fixed)}\n\n"
+        f"**Keys without effect**: any value but TRL's default is refused. So is a key that does nothing "
+        f"because of another one, such as `train.delta` with a loss that does not clip.\n\n"
+        f"{_table(('keys', 'why'), unused)}\n\n"
         f"**Keys set elsewhere**\n\n{_table(('key', 'set by'), elsewhere)}\n"
     )
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ class MetricsLog(TrainerCallback):
 
     Replaces transformers' progress bar, which prints every metric of every step. A resume first drops the
     lines of the steps it will repeat. A metric without a value, such as the mean of a reward that no rig of
-    the step received, is null.
+    the step received, is null. One that is not finite is written as NaN or Infinity, which Python, pandas and
+    jq read although JSON lacks them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +117,7 @@ class MetricsLog(TrainerCallback):
             return
         # The dataset is the whole run (see rl/mesh_schedule.py), so the epoch carries no information.
         numbers = {
-            key: _number(value)
+            key: value
             for key, value in logs.items()
             if isinstance(value, int | float | None) and key != "epoch"
         }
@@ -134,8 +135,13 @@ def _is_further_reward(key: str) -> bool:
     return key.startswith("rewards/") and key.endswith("/mean") and key not in _CONSOLE
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def mean_metrics(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
+    """The mean of each metric's values; without the Nones, and None if nothing else is left."""
+    means = {}
+    for name, values in metrics.items():
+        known = [value for value in values if value is not None]
+        means[name] = sum(known) / len(known) if known else None
+    return means
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

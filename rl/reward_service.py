@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +19,8 @@ from accelerate.utils import broadcast_object_list, get_int_from_env
 from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
 from policy.policy_folder import PolicyError, find_skin_vae
+from rewards.deadlines import WorkerLimits
+from rewards.quarantine import QUARANTINE_FILE, QuarantineFile
 from rewards.service import InlineRewardService, RewardService
 from rl.recipe import Recipe, reward_settings
 
@@ -44,11 +48,14 @@ class ServiceStart:
         # Lives as long as the service: the system kills a local Ray with the thread that started it.
         self._thread = ThreadPoolExecutor(1)
         self._started: Future[RewardService] | None = None
+        self._abandon = threading.Event()
 
     def begin(self) -> None:
         """Start Ray and its actors now, unless that was done before; does not wait for them.
 
-        Raises RecipeError for a decoder device that is unknown or not there.
+        Raises:
+            RecipeError: the decoder's device is unknown or not there.
+            RunFailedError: the list of quarantined meshes in `output_dir` cannot be read.
         """
         _check_device(self.recipe)
         if self.recipe.workers.backend == "inline" or self._started is not None:
@@ -58,6 +65,10 @@ class ServiceStart:
             skin_vae = find_skin_vae(policy.path, policy.skin_vae)
         except PolicyError:
             return  # loading the policy reports it
+        try:
+            quarantine = QuarantineFile(Path(self.recipe.output_dir) / QUARANTINE_FILE, self.recipe.resume)
+        except ValueError as error:
+            raise RunFailedError(str(error)) from error
         # What Ray imports while it starts, imported first by this thread: when two threads import the same
         # packages, one can see half of a module.
         for name in _IMPORTED_BY_RAY:
@@ -70,12 +81,13 @@ class ServiceStart:
             skin_vae,
             settings,
             workers=workers.count,
-            timeout_s=workers.timeout_s,
-            retries=workers.retries,
+            limits=worker_limits(self.recipe),
             device=workers.decoder_device,
             dtype=workers.decoder_dtype,
             address=self.recipe.ray.address,
             namespace=self.recipe.ray.namespace,
+            quarantine=quarantine,
+            abandon=self._abandon,
         )
 
     def service(self, policy: RigPolicy) -> RewardService:
@@ -94,18 +106,27 @@ class ServiceStart:
                 workers.decoder_device,
                 dtype=workers.decoder_dtype,
             )
-        from rewards.ray_service import RayUnavailableError
-
-        try:
-            return self._started.result()
-        except RayUnavailableError as error:
-            raise RunFailedError(str(error)) from error
+        return self._started.result()
 
     def close(self) -> None:
-        """Close a service that was started, once it is ready."""
+        """Close a service that was started; one that still waits for Ray's resources gives up."""
+        self._abandon.set()
         if self._started is not None and self._started.exception() is None:
             self._started.result().close()
         self._thread.shutdown()
+
+
+def worker_limits(recipe: Recipe) -> WorkerLimits:
+    """The recipe's deadlines and budgets for reward workers and for meshes that stop them."""
+    workers = recipe.workers
+    return WorkerLimits(
+        timeout_s=workers.timeout_s,
+        min_deadline_s=workers.min_deadline_s,
+        startup_timeout_s=workers.startup_timeout_s,
+        retries=workers.retries,
+        max_restarts=workers.max_restarts,
+        max_quarantined=recipe.data.max_quarantined,
+    )
 
 
 @contextmanager
@@ -180,6 +201,5 @@ def shared_service(start: ServiceStart, policy: RigPolicy) -> Iterator[RewardSer
         os.environ[_RAY_AUTH_MODE] = auth_mode
     from rewards.ray_service import RayRewardService, ServiceAddress
 
-    timeout, retries = recipe.workers.timeout_s, recipe.workers.retries
-    yield RayRewardService.join(ServiceAddress(**address), timeout_s=timeout, retries=retries)
+    yield RayRewardService.join(ServiceAddress(**address), limits=worker_limits(recipe))
     state.wait_for_everyone()

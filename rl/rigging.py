@@ -24,6 +24,7 @@ from rl.engine.choose import make_sampler
 from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
 from rl.mesh_bank import MeshBank
 from rl.meshes import reward_meshes
+from rl.phases import RIG, phase
 from rl.pictures import draw_rig
 from rl.policy_setup import load_policy
 from rl.recipe import Recipe, RigRecipe, reward_settings, total_reward
@@ -48,6 +49,7 @@ class RiggedMesh:
     written_rewards: dict[str, float]
 
 
+@phase(RIG)
 def rig_mesh(
     policy: RigPolicy,
     sample: MeshSample,

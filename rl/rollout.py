@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from policy.tokenrig.log_probs import row_uniforms
 from policy.tokenrig.modeling import TokenRigForCausalLM
+from rl.engine.finite_logits import check_embeddings
 from rl.engine.sampler import Sampler, SamplingRequest
 from rl.given_skeleton import GivenSkeletons, tokens_of
 from rl.mesh_bank import MeshBank
@@ -64,6 +65,7 @@ def sample_rigs(
     top_p: float = 1.0,
     batch_size: int | None = None,
     skeletons: Sequence[SkeletonTokens] | None = None,
+    names: Sequence[str] = (),
 ) -> Rollouts:
     """Sample one completion per row.
 
@@ -81,10 +83,12 @@ def sample_rigs(
         batch_size: rows sampled at once, None for all.
         skeletons: the given skeleton of each of the M meshes, empty where the policy writes it. It is part of
             the prompt: the completion holds SkinTokens only.
+        names: of the M meshes, for error messages.
 
     Raises:
         ValueError: mesh_index, class_ids and seeds differ in length or are empty, or `max_new_tokens` or a
             given skeleton exceeds the model's positions.
+        RunFailedError: embeddings or logits are not finite.
     """
     rows = len(seeds)
     if mesh_index.shape != (rows,) or class_ids.shape != (rows,) or rows == 0:
@@ -92,6 +96,7 @@ def sample_rigs(
             f"{rows} seeds, but mesh_index has shape {tuple(mesh_index.shape)} and class_ids "
             f"{tuple(class_ids.shape)}; pass one of each per row"
         )
+    check_embeddings(mesh_embeds, names)
     skeletons = [()] * len(mesh_embeds) if skeletons is None else skeletons
     vocabulary = sampler.grammar.vocabulary
     room = sampler.positions - mesh_embeds.shape[1]
@@ -108,6 +113,7 @@ def sample_rigs(
                 temperature,
                 top_k,
                 top_p,
+                names,
             )
         )
         for chunk in torch.arange(rows).split(batch_size or rows)
@@ -148,4 +154,5 @@ def sample_for_meshes(
         temperature=temperature,
         batch_size=batch_size,
         skeletons=tokens_of(given, used.tolist()),
+        names=bank.names(used.tolist()),
     )

@@ -17,6 +17,7 @@ from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
+from rewards.quarantine import QUARANTINE_FILE
 from rl.checkpoints import (
     CHECKPOINTS_FOLDER,
     TRAINER_STATE_FILE,
@@ -41,6 +42,7 @@ _MAY_CHANGE = (
     "rig",
     "train_guard",
     "profile",
+    "data.max_quarantined",
     "train.max_steps",
     "train.save_steps",
     "train.save_total_limit",
@@ -60,45 +62,71 @@ class OpenRun:
     lock: RunLock | None
 
 
-def open_run(recipe: Recipe) -> Path | None:
-    """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run would do in its output directory.
 
-    A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
-    checkpoints, metrics and recipe of an earlier run are moved to `previous-N/`; its other results are
-    overwritten.
+    Attributes:
+        checkpoint: the checkpoint that it resumes from, if any.
+        problems: clauses about newer checkpoints that are damaged.
+        starts_over: whether an earlier run's checkpoints are moved away first.
+    """
+
+    checkpoint: Path | None
+    problems: list[str]
+    starts_over: bool
+
+
+def plan_run(recipe: Recipe) -> RunPlan:
+    """What a run of this recipe would do in its output directory; writes nothing.
 
     Raises:
-        RecipeError: the directory cannot be used, holds a run of a different recipe, or only damaged
-            checkpoints.
+        RecipeError: the directory holds something else than a run, a run of a different recipe, or only
+            damaged checkpoints.
     """
-    output = make_directory(recipe)
+    output = Path(recipe.output_dir)
     try:
         check_replaceable(output / POLICY_FOLDER)  # fail before training, not after
     except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
     folder = output / CHECKPOINTS_FOLDER
-    present = checkpoint_folders(folder)
-    if present and not recipe.resume:
-        _set_aside(output)
-        present = []
+    if not checkpoint_folders(folder):
+        return RunPlan(None, [], False)
+    if not recipe.resume:
+        return RunPlan(None, [], True)
     written = output / RECIPE_FILE
-    if present and written.is_file():
+    if written.is_file():
         key = first_difference(read_recipe(written), to_mapping(recipe))
         if key is not None:
             raise RecipeError(
                 f"'output_dir' {output} holds a run with a different '{key}'; choose another directory, or "
                 "start over with resume=false (the earlier checkpoints are kept in previous-N/)"
             )
-    checkpoint, problems = last_whole_checkpoint(folder) if present else (None, [])
-    if present and checkpoint is None:
+    checkpoint, problems = last_whole_checkpoint(folder)
+    if checkpoint is None:
         raise RecipeError(
             f"'output_dir': no checkpoint in {folder} is whole ({'; '.join(problems)}); restore the files of "
             "one, or start over with resume=false (they are kept in previous-N/)"
         )
-    for problem in problems:
-        print(f"skipping a damaged checkpoint: {folder / problem}", file=sys.stderr)
-    write_recipe(recipe, written)
-    return checkpoint
+    return RunPlan(checkpoint, problems, False)
+
+
+def open_run(recipe: Recipe) -> Path | None:
+    """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
+
+    A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
+    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
+    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be
+    created.
+    """
+    output = make_directory(recipe)
+    plan = plan_run(recipe)
+    if plan.starts_over:
+        _set_aside(output)
+    for problem in plan.problems:
+        print(f"skipping a damaged checkpoint: {output / CHECKPOINTS_FOLDER / problem}", file=sys.stderr)
+    write_recipe(recipe, output / RECIPE_FILE)
+    return plan.checkpoint
 
 
 @contextmanager
@@ -164,7 +192,7 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE):
+    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE):
         if (output / name).exists():
             (output / name).rename(aside / name)
 

@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from data.launcher import is_launcher
+
 
 class StartupTime(TrainerCallback):
     """Adds `seconds/startup` to the metrics of the first step of this process.
@@ -63,7 +65,7 @@ def command_start(script: str | None = None) -> float:
             arguments = ancestor.cmdline()
         except psutil.Error:  # it has ended, or belongs to another user
             break
-        if name not in arguments:
+        if name not in arguments and not is_launcher(ancestor.pid):
             break
         start = ancestor.create_time()
     return start

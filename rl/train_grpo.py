@@ -23,8 +23,10 @@ def _train(recipe: Recipe) -> None:
 
     with importing():  # takes seconds: not for --help
         quiet_libraries()
+        from rl.preflight.at_start import check_start
         from rl.reward_service import starting_service
 
+    check_start(recipe)
     with starting_service(recipe) as start:
         with importing():  # takes longest: Ray and its workers start meanwhile
             from rl.training import train
@@ -32,9 +34,21 @@ def _train(recipe: Recipe) -> None:
         train(recipe, start)
 
 
+def _dry_run(recipe: Recipe) -> None:
+    from rl.library_settings import importing, quiet_libraries
+
+    with importing():
+        quiet_libraries()
+        from rl.dry_run import dry_run
+        from rl.preflight.at_start import check_start
+
+    check_start(recipe)
+    dry_run(recipe)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line of `rl/train_grpo.py`."""
-    return run_command(__doc__ or "", load_recipe, _train, argv, "rl/train_grpo.py")
+    return run_command(__doc__ or "", load_recipe, _train, argv, "rl/train_grpo.py", _dry_run)
 
 
 if __name__ == "__main__":

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
+from data.command_line import RunFailedError
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed
 from rewards.service import RewardService
+from rl.bad_steps import describe_rows
 from rl.checkpoints import writing
 from rl.engine.choose import make_sampler
 from rl.engine.sampler import Sampler
@@ -23,12 +27,18 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
+from rl.reporting import mean_metrics
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
+from rl.reward_record import RewardRecord, mark_reward_metrics
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
 from rl.scoring import read_rollout, submit_scores
+from rl.sharding import shard, whole_weights
+from rl.step_guard import StepGuard
+from rl.update_phase import UpdatePhase
 from rl.whole_groups import regroup
 
 
@@ -39,8 +49,11 @@ class RigRollout:
     def __init__(self, bank: MeshBank, service: RewardService, recipe: Recipe) -> None:
         self.bank, self.service, self.recipe = bank, service, recipe
         self._engine: Sampler | None = None
+        self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
+        self.seeds: list[int] = []  # of the last call's rows
 
+    @phase(ROLLOUT)
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
         """Prompt ids, completion ids, log-probabilities and `ScoredRollout`s: lists with one entry per row.
 
@@ -51,20 +64,22 @@ class RigRollout:
         vocabulary = self.bank.vocabulary
         parsed = [parse_mesh_prompt(prompt, vocabulary) for prompt in prompts]
         meshes = [index for index, _ in parsed]
-        sampler, model = self._sampler(trainer), trainer.accelerator.unwrap_model(trainer.model)
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
-        rollouts = sample_rigs(
-            sampler,
-            trainer.mesh_embeds(model, used),
-            mesh_index,
-            torch.tensor([class_id for _, class_id in parsed]),
-            max_new_tokens=trainer.args.max_completion_length,
-            seeds=row_seeds(len(prompts), *self._seed_key(trainer)),
-            temperature=trainer.args.temperature,
-            batch_size=self.recipe.rollout.batch_size,
-            skeletons=tokens_of(trainer.given, used.tolist()),
-        )
+        self.seeds = self._seeds(len(prompts), trainer)
+        with whole_weights(trainer.model_wrapped, trainer.accelerator):
+            rollouts = sample_rigs(
+                self._sampler(trainer),
+                trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
+                mesh_index,
+                torch.tensor([class_id for _, class_id in parsed]),
+                max_new_tokens=trainer.args.max_completion_length,
+                seeds=self.seeds,
+                temperature=trainer.args.temperature,
+                batch_size=self.recipe.rollout.batch_size,
+                skeletons=tokens_of(trainer.given, used.tolist()),
+                names=self.bank.names(used.tolist()),
+            )
         ids, log_probs = rollouts.rows()
         seconds = time.perf_counter() - started
         rigs = [
@@ -95,20 +110,27 @@ class RigRollout:
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
             self._engine = make_sampler(model, self.recipe)
-        elif trainer.state.global_step != self._last_step:
+        elif trainer.state.global_step != self._weights_of:
             self._engine.refresh()
+        self._weights_of = trainer.state.global_step
         return self._engine
 
     def release(self) -> None:
         """Drop the rollout engine with its copy of the weights and its buffers."""
         self._engine = None
 
-    def _seed_key(self, trainer: RigGRPOTrainer) -> tuple[int, ...]:
-        """(run seed, step, batch within the step, rank): a resumed run samples as if uninterrupted."""
-        step = trainer.state.global_step
+    def _seeds(self, rows: int, trainer: RigGRPOTrainer) -> list[int]:
+        """Seeds of this process's rows from (run seed, step, batch within the step, row of the whole batch).
+
+        So a resumed run samples as if uninterrupted, and a run in several processes, each of which has
+        `rows` consecutive rows of the batch, as one process would.
+        """
+        step, rank = trainer.state.global_step, trainer.accelerator.process_index
         self._calls_in_step = self._calls_in_step + 1 if step == self._last_step else 0
         self._last_step = step
-        return trainer.args.seed, step, self._calls_in_step, trainer.accelerator.process_index
+        # The 0 keeps the rollouts of earlier versions, which had the rank in its place.
+        seeds = row_seeds((rank + 1) * rows, trainer.args.seed, step, self._calls_in_step, 0)
+        return seeds[rank * rows :]
 
 
 class RigGRPOTrainer(GRPOTrainer):
@@ -144,19 +166,21 @@ class RigGRPOTrainer(GRPOTrainer):
             self.given = true_skeletons(bank.samples, train_meshes, bank.vocabulary)
         # The dataset is the mesh schedule of the whole run. TRL's own shuffling would restart after a resume,
         # and yields no batch when there are fewer meshes than groups in a batch.
-        schedule = mesh_schedule(train_meshes, schedule_length(args), args.data_seed or args.seed)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        schedule = mesh_schedule(train_meshes, schedule_length(args), seed)
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
+        self._rewards = RewardRecord()
+        rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
         super().__init__(
             model=model,
-            reward_funcs=RigRewards(
-                list(recipe.rewards.weights), recipe.workers.max_failed_batches
-            ).functions(),
+            reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
             rollout_func=RigRollout(bank, service, recipe),
             **options,
         )
+        shard(self.model, self.accelerator)
         self._log_probs = LogProbEngine(
             recipe.log_probs.engine,
             self.accelerator.device,
@@ -164,6 +188,19 @@ class RigGRPOTrainer(GRPOTrainer):
             model.config,
         )
         self._sampled_at = -1
+        self._update = UpdatePhase()
+        self.callback_handler.callbacks.insert(0, self._update)
+        self.guard = StepGuard(
+            self.accelerator, Path(recipe.output_dir), recipe.train_guard.max_bad_steps, self._describe_rows
+        )
+        self.add_callback(self.guard)
+
+    def train(self, *arguments: Any, **options: Any) -> Any:
+        """TRL's training; raises RunFailedError after too many bad steps, with a checkpoint saved."""
+        output = super().train(*arguments, **options)
+        if self.guard.failure is not None:
+            raise RunFailedError(self.guard.failure)
+        return output
 
     def mesh_embeds(self, model: TokenRigForCausalLM, meshes: Tensor) -> Tensor:
         """Conditioning (B, T, hidden) of meshes (B,), without gradient; cached if the encoder is frozen."""
@@ -173,6 +210,7 @@ class RigGRPOTrainer(GRPOTrainer):
                 return base.encode_mesh(*self.bank.clouds(meshes, base.device))
         return self.bank.embeds(meshes, base)
 
+    @phase(LOG_PROBS)
     def _get_per_token_logps_and_entropies(
         self,
         model: Any,
@@ -228,9 +266,21 @@ class RigGRPOTrainer(GRPOTrainer):
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
 
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        """TRL's batch with each row's rewards and seed, for the step guard."""
+        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        mark_reward_metrics(self._metrics["train"])
+        device = self.accelerator.device
+        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        return {**batch, **self._rewards.columns(device), "row_seed": seeds}
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        """TRL's loss; logs how far the trained distribution is from the sampled one before it moves."""
+        """TRL's loss, for the step guard to watch; logs how far the trained distribution is from the sampled
+        one before it moves."""
+        self._update.begin()
         loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self.model.training:
+            self.guard.watch(loss, inputs, self._last_log_probs)
         if self.model.training and self.state.global_step == self._sampled_at:
             metrics = self._metrics["train"]
             for name, value in sampling_difference(
@@ -243,10 +293,44 @@ class RigGRPOTrainer(GRPOTrainer):
                 metrics[name] = [max([value, *metrics[name]])] if name == LARGEST else [*metrics[name], value]
         return loss
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The gradient's norm, the last that transformers needs before the update: the step guard decides."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if hasattr(norm, "full_tensor"):  # FSDP2: each process has the norm of its part
+            norm = norm.full_tensor()
+        self.guard.decide(self.state.global_step + 1, self._sampled_at, norm)
+        return norm
+
+    def _describe_rows(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        meshes = self.bank.index_of(batch["prompt_ids"]).tolist()
+        return describe_rows(batch, self.bank.names(meshes), self.reward_func_names)
+
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """TRL's log, but a NaN stays a NaN: TRL drops it from the means."""
+        metrics = self._metrics["train"]
+        logs.update(mean_metrics(metrics))
+        metrics.clear()
+        if "loss" in logs:
+            self._tr_loss.zero_()  # transformers subtracts it from itself, which keeps a NaN for ever
+            logs.update(self.guard.take_counts())
+        super().log(logs, start_time)
+
+    @phase(CHECKPOINT)
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The trainer's, which leaves no partial checkpoint behind and reports a full disk as such."""
+        """Save a checkpoint whole; raises RunFailedError if its content is not finite or the disk is full."""
+        own = non_finite_names(training_state(self.model, self.optimizer))
+        refuse_to_save(sorted(set(gather_object(own))), f"checkpoint-{self.state.global_step}")
         with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the last part of a checkpoint; raises RunFailedError if its content is not finite."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            own = non_finite_names(training_state(self.model, self.optimizer))
+            found = sorted(set(gather_object(own)))
+            if found:
+                raise RunFailedError(not_finite_message(checkpoint, found))
 
     def _conditioning(self, model: Any, meshes: Tensor) -> dict[str, Tensor]:
         """Embeddings from a frozen encoder, or point clouds for the forward pass to encode with gradient."""

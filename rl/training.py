@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig
@@ -27,14 +28,18 @@ from rl.evaluation_results import Evaluation, write_evaluation
 from rl.evaluation_tables import make_console, print_means
 from rl.first_evaluation import first_evaluation
 from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.launch_check import check_launch, check_shared
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.phases import EXPORT, phase
 from rl.policy_setup import check_training, load_policy
-from rl.recipe import LoraRecipe, Recipe, grpo_arguments
+from rl.profiling import PROFILE_FOLDER, ProfileSteps
+from rl.recipe import PolicyRecipe, Recipe, grpo_arguments
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
+from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
 from rl.trainer import RigGRPOTrainer, RigRollout
@@ -43,14 +48,14 @@ from rl.trainer import RigGRPOTrainer, RigRollout
 EXAMPLE_CANDIDATES = 4
 
 
-def train(recipe: Recipe, start: ServiceStart) -> None:
+def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> None:
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
     `checkpoints/`, `policy/`, `rig.glb`, `rig.png`, and TRL's own files in `trainer/`. With `resume`, resumes
     from the last whole checkpoint there. The directory is locked while the run lasts. A run that
     `train_guard.stop_after_minutes` ends during training evaluates and exports nothing: the run that resumes
-    it does.
+    it does. `held_out`: evaluate at most that many meshes (a dry run).
 
     Raises:
         RecipeError, MeshError: the recipe or its meshes cannot be used, or the directory is in use.
@@ -62,13 +67,16 @@ def train(recipe: Recipe, start: ServiceStart) -> None:
         args = GRPOConfig(**grpo_arguments(recipe))
     except ValueError as error:  # values that are incompatible with each other or with this machine
         raise RecipeError(f"'train': {error}") from error
+    check_launch(args, recipe)
     if args.process_index == 0:
         start.begin()
     policy = load_policy(recipe)
     check_training(recipe, args, policy)
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
+    meshes = replace(meshes, held_out=meshes.held_out[:held_out])
     with shared_run(recipe) as run, barrier_on_exit(), shared_service(start, policy) as service:
+        check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
         _run(recipe, args, policy, prepare_meshes(meshes, service, recipe), service, run, room)
 
@@ -116,7 +124,8 @@ def _finish(
 ) -> None:
     """Export the refined policy, evaluate it and rig one held-out mesh."""
     output = Path(recipe.output_dir)
-    refined.save(output / POLICY_FOLDER)
+    with phase(EXPORT):
+        refined.save(output / POLICY_FOLDER)
     bank.forget_embeds()
     if before is not None:
         after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
@@ -174,9 +183,7 @@ def optimise(
         assert isinstance(rollout, RigRollout)
         rollout.release()  # the evaluation that follows has an engine of its own
         log.close()  # so that an error message starts on its own line
-    # Remove the mixed-precision wrapper, so that the model evaluated is the model saved.
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    return trained.merge_and_unload() if recipe.policy.lora else trained
+    return whole_model(trainer.model_wrapped, trainer.accelerator)
 
 
 def build_trainer(
@@ -209,11 +216,13 @@ def build_trainer(
         args=args,
         processing_class=build_text_tokenizer(policy.vocabulary),
         callbacks=[*([] if stop is None else [stop]), saving, log],
-        peft_config=lora_config(recipe.policy.lora),
+        peft_config=lora_config(recipe.policy),
     )
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.callback_handler.callbacks.insert(0, StepTimes())
+    if recipe.profile.steps is not None:
+        trainer.add_callback(ProfileSteps(*recipe.profile.steps, Path(recipe.output_dir) / PROFILE_FOLDER))
     saving.expected_bytes = checkpoint_bytes(trainer.model, args)
     return trainer
 
@@ -226,8 +235,18 @@ def checkpoint_bytes(model: PreTrainedModel, args: GRPOConfig) -> int:
     return moments + (trained if hasattr(model, "peft_config") else weights)
 
 
-def lora_config(lora: LoraRecipe | None) -> LoraConfig | None:
-    """PEFT's configuration of the recipe's adapters; None for full fine-tuning."""
+def lora_config(policy: PolicyRecipe) -> LoraConfig | None:
+    """PEFT's configuration of the recipe's adapters; None for full fine-tuning.
+
+    A trained mesh encoder is a copy that PEFT keeps, saves and merges with the adapters: without them, as in
+    the KL reference, the model has its original encoder.
+    """
+    lora = policy.lora
     if lora is None:
         return None
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.target_modules),
+        modules_to_save=["mesh_encoder", "output_proj"] if policy.train_mesh_encoder else None,
+    )

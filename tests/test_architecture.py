@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ MAY_IMPORT = {
     "rl.recipe": {"rl"},
     "rl.engine": {"rl", "rl.recipe"},
     "rl.benchmarks": {"rl", "rl.engine"},
+    "rl.preflight": {"rl", "rl.recipe", "rl.engine"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},
@@ -28,9 +30,9 @@ MAY_IMPORT = {
     "data.sets": {"data", "data.formats", "data.creatures"},
     "policy.tokens": set(),
     "policy.layers": set(),
-    "policy.skintokens": {"policy.layers"},
+    "policy.skintokens": {"policy", "policy.layers"},
     "policy.tokenrig": {"policy.layers", "policy.tokens"},
-    "policy.released": {"policy.skintokens", "policy.tokenrig", "policy.tokens"},
+    "policy.released": {"policy", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
     "policy.pretraining": set(),
 }
 
@@ -114,3 +116,37 @@ def test_no_imports_run_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
+
+
+def loaded_with(module: str) -> set[str]:
+    """All modules of the project that importing or using a module may load, packages included."""
+    seen: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += GRAPH[name]
+            waiting += [name.rpartition(".")[0]] if "." in name else []
+    return seen
+
+
+@cache
+def imports_torch(path: Path) -> bool:
+    trees = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return any(
+        (isinstance(node, ast.Import) and any(alias.name == "torch" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "torch")
+        for node in trees
+    )
+
+
+def test_every_process_that_computes_with_torch_makes_its_first_call_on_one_thread() -> None:
+    # Processes begin at a command or at an actor; the layers' package makes the first call when imported.
+    processes = [name for name, path in MODULES.items() if "__main__" in path.read_text(encoding="utf-8")]
+    processes += ["rewards.ray_actors"]
+    computing = [
+        name for name in processes if any(imports_torch(MODULES[loaded]) for loaded in loaded_with(name))
+    ]
+    assert {"rl.train_grpo", "rl.rig", "policy.pretrain_tokenrig", "rewards.ray_actors"} <= set(computing)
+    assert [name for name in computing if "policy.layers.vector_math" not in loaded_with(name)] == []

@@ -64,12 +64,17 @@ def _check_ply(path: Path, data: bytes) -> bytes:
     if not end:
         raise _damaged(path, "the header has no end_header line")
     counts: dict[bytes, int] = {}
-    for line in head.splitlines():
+    bare: bytes | None = None  # an element before its first property
+    for line in [*head.splitlines(), b"element"]:
         words = line.split()
+        if words[:1] == [b"element"] and bare is not None:
+            raise _damaged(path, f"the header gives the element {_quoted(bare)} no properties")
+        if words[:1] == [b"property"]:
+            bare = None
         if len(words) == 3 and words[0] == b"element":
             if not words[2].isdigit():
                 raise _damaged(path, f"the header line {_quoted(line)} cannot be read")
-            counts[words[1]] = int(words[2])
+            counts[words[1]], bare = int(words[2]), words[1]
     if not counts.get(b"face") and not counts.get(b"tristrips"):
         raise MeshError(f"{path}: the mesh has no faces (a point cloud?); export a triangle mesh")
     # The reader checks the size of a binary body; a text body has one line per element.

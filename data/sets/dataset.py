@@ -38,6 +38,7 @@ class MeshSample:
     `points`, `normals` (N, 3) float32: surface points and flat unit face normals, mesh frame.
     `rig`: bind pose in depth-first joint order, weights (V, J) for `mesh.vertices`; None if unknown.
     `note`: how its file was read, "<file>: <note>; …"; empty if there is nothing to say.
+    `file`: the file it was read from; None for a creature.
     """
 
     name: str
@@ -46,6 +47,7 @@ class MeshSample:
     normals: NDArray[np.float32]
     rig: Rig | None
     note: str = ""
+    file: str | None = None
 
 
 class Named(Protocol):
@@ -126,7 +128,10 @@ def file_samples(
         raise MeshError(
             f"{shown}: none of the {len(refusals)} files is a usable mesh; fix or replace them:{reasons}"
         )
-    samples = [replace(make_sample(asset.mesh, asset.rig, points, seed), note=asset.note) for asset in assets]
+    samples = [
+        replace(make_sample(asset.mesh, asset.rig, points, seed), note=asset.note, file=asset.file)
+        for asset in assets
+    ]
     return samples, refusals
 
 
@@ -163,7 +168,7 @@ def prepared_samples(
         except MeshError as problem:
             refusals.append(Refusal(str(file), str(problem).removeprefix(f"{file}: ")))
             continue
-        samples.append(make_sample(rigged.mesh, rigged.rig, points, seed))
+        samples.append(replace(make_sample(rigged.mesh, rigged.rig, points, seed), file=str(file)))
     if not samples:
         reasons = "".join(f"\n  {refusal}" for refusal in refusals)
         raise MeshError(

@@ -10,21 +10,33 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 
 from data.command_line import RunFailedError
 from data.disk_space import free_bytes, mount_point, readable, require_space, write_failure
 from data.manifest import MANIFEST_FILE, damage, folder_bytes, read_manifest, sync, write_manifest
 from data.typed_recipe import RecipeError
+from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
 
 
-def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: RunningMeans) -> None:
+def save_checkpoint(
+    accelerator: Accelerator,
+    output: Path,
+    step: int,
+    means: RunningMeans,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
     """Write `state-<step>` with its manifest under a temporary name, rename it, delete older checkpoints.
 
-    Raises RunFailedError if the disk is full; the last checkpoint is kept.
+    Raises RunFailedError, and keeps the last checkpoint, if a weight or moment is not finite or the disk is
+    full.
     """
+    refuse_to_save(_not_finite(model, optimizer), f"state-{step}")
     partial, final, old = output / "state.partial", output / f"state-{step}", output / "state.old"
     if accelerator.is_main_process:
         shutil.rmtree(partial, ignore_errors=True)
@@ -59,11 +71,13 @@ def save_checkpoint(accelerator: Accelerator, output: Path, step: int, means: Ru
     accelerator.wait_for_everyone()
 
 
-def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, RunningMeans]:
+def load_checkpoint(
+    accelerator: Accelerator, output: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, RunningMeans]:
     """Load the last whole checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
-    Raises RecipeError if the checkpoint has different sizes or a different optimizer, or if all checkpoints
-    are damaged.
+    Raises RecipeError if the checkpoint has different sizes or a different optimizer, or is not finite, or if
+    all checkpoints are damaged.
     """
     found: list[Path | str | None] = [_last_whole(output) if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
@@ -80,8 +94,16 @@ def load_checkpoint(accelerator: Accelerator, output: Path) -> tuple[int, Runnin
             f"'loop.output_dir': '{last}' is a checkpoint of a different model size or optimizer; choose "
             "another directory, or start over with loop.resume=false"
         ) from error
+    not_finite = _not_finite(model, optimizer)
+    if not_finite:
+        raise RecipeError(f"'loop.output_dir': {not_finite_message(last, not_finite)}")
     means = last / "means.json"
     return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
+
+
+def _not_finite(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of weights and moments that are not finite on any process."""
+    return sorted(set(gather_object(non_finite_names(training_state(model, optimizer)))))
 
 
 def _last_whole(output: Path) -> Path | str | None:

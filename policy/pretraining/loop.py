@@ -77,8 +77,8 @@ def run_training(
     process. Under `accelerate launch`, each process has its own batches and gradients are averaged.
 
     Raises:
-        RunFailedError: the loss or its gradient is not finite, or the disk is full; the last checkpoint is
-            kept.
+        RunFailedError: the loss, its gradient or a weight is not finite, or the disk is full; the last
+            checkpoint is kept.
         StopRun: a signal ended training after a step, which is saved.
         RecipeError: the checkpoint has different sizes or a different optimizer, or the launcher does not
             support the recipe.
@@ -89,7 +89,9 @@ def run_training(
     if recipe.gradient_checkpointing:
         _enable_checkpointing(model)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
-    first_step, means = load_checkpoint(accelerator, output) if recipe.resume else (0, RunningMeans())
+    first_step, means = 0, RunningMeans()
+    if recipe.resume:
+        first_step, means = load_checkpoint(accelerator, output, wrapped, optimizer)
     accumulate = recipe.gradient_accumulation_steps
     batches = DataLoader(
         examples,
@@ -152,7 +154,7 @@ def run_training(
                 accelerator.log(logged, step=done)
             (signum,) = largest([signals.requested])
             if signum or done % recipe.save_steps == 0 or done == recipe.max_steps:
-                save_checkpoint(accelerator, output, done, means)
+                save_checkpoint(accelerator, output, done, means, wrapped, optimizer)
             if signum:
                 signals.closing()
                 raise StopRun(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.typed_recipe import RecipeError
+from data.typed_recipe import PathText, RecipeError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class LoopRecipe:
     """Seed of the initial weights and of all random draws during training; at least 0. Source: this
     project."""
 
-    output_dir: str = "outputs/pretrain"
+    output_dir: PathText = "outputs/pretrain"
     """Directory for checkpoints, metrics and the trained model. Source: this project."""
 
     resume: bool = True

@@ -21,7 +21,7 @@ from data.sampling import face_areas, sample_surface_indexed
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.mixture import Mixture, MixtureSource
 from data.sets.prepared import PreparedRigs, is_prepared
-from data.typed_recipe import RecipeError
+from data.typed_recipe import PathText, RecipeError
 from data.welding import weld_surface
 
 Floats = NDArray[np.float32]
@@ -34,11 +34,11 @@ INFLUENCE = 1e-3
 class SourceRecipe:
     """One source of rigs; exactly one of `prepared`, `files` and `creatures` is set."""
 
-    prepared: str | None = None
+    prepared: PathText | None = None
     """Folder made by `python -m data.prepare`; its training split is used, and each rig is read when drawn.
     Source: this project."""
 
-    files: str | list[str] | None = None
+    files: PathText | list[PathText] | None = None
     """Pattern, or list of patterns, of skinned GLB files; all are read at the start. Source: this project."""
 
     creatures: bool = False

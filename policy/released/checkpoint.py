@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.torch_version import TorchVersion
 
 from data.file_content import stand_in_at
 
@@ -33,6 +34,9 @@ _SAFETENSORS_TYPES = {
     torch.int64: "I64",
     torch.int32: "I32",
 }
+
+# Before this version a file could corrupt memory in torch's restricted unpickler (weights_only=True).
+_SAFE_TORCH = "2.10"
 
 # Raised by zipfile and torch.load on a file that is not a checkpoint, besides pickle.UnpicklingError.
 _CORRUPT_FILE_ERRORS = (
@@ -80,8 +84,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
     Only plain data and tensors are accepted: torch's restricted unpickler (`weights_only=True`) reads the
     file, with an allow-list of a few container types; nothing in it is called or imported. Raises
-    CheckpointError for a missing, truncated, damaged or unsafe file, and for one without state_dict or
-    hyper_parameters.
+    CheckpointError for a missing, truncated, damaged or unsafe file, for one without state_dict or
+    hyper_parameters, and with a torch older than 2.10, whose restricted unpickler has a flaw.
     """
     source = Path(path)
     content = _load(source, mmap=True)
@@ -152,6 +156,11 @@ def _load(source: Path, mmap: bool) -> Any:
     if not source.is_file():
         raise CheckpointError(f"{source}: no such file")
     _refuse_stand_in(source)
+    if TorchVersion(torch.__version__) < _SAFE_TORCH:
+        raise CheckpointError(
+            f"{source}: torch {torch.__version__} can be made to run code by a .ckpt file; install torch "
+            f"{_SAFE_TORCH} or newer to read it"
+        )
     zipped = zipfile.is_zipfile(source)
     if zipped:
         _check_archive(source)

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from policy.finite import non_finite_names, not_finite_message
 from policy.released.checkpoint import CheckpointError
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.skin_vae import SkinVAE
@@ -77,6 +79,13 @@ def check_tensors(
         hint = " (for another VAE, pass its checkpoint with --vae)" if vae_assumed else ""
         raise CheckpointError(f"{path}: tensors do not match the configuration{hint}; {'; '.join(problems)}")
     return tuple(unused)
+
+
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if a weight of the file or folder `path` is NaN or infinite."""
+    found = non_finite_names(tensors.items())
+    if found:
+        raise CheckpointError(not_finite_message(path, found))
 
 
 def stored_dtypes(config: TokenRigConfig, names: Iterable[str]) -> dict[str, torch.dtype]:

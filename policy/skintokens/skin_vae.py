@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from policy.finite import check_after_loading, check_before_saving
 from policy.layers.embedding import embed_points, embedded_size
 from policy.layers.queries import select_queries
 from policy.skintokens.blocks import Perceiver
@@ -348,13 +349,17 @@ class SkinVAE(nn.Module):
     # ---------------------------------------------------------------- files
 
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write `config.json` and `model.safetensors` to `directory`, in `dtype` if given."""
+        """Write `config.json` and `model.safetensors` to `directory`, in `dtype` if given.
+
+        Raises RunFailedError if a weight is not finite.
+        """
         target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
         tensors = {
             name: tensor.detach().to("cpu", dtype or tensor.dtype).contiguous()
             for name, tensor in self.state_dict().items()
         }
+        check_before_saving(tensors, "the skin VAE")
+        target.mkdir(parents=True, exist_ok=True)
         (target / "config.json").write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
 
@@ -367,7 +372,8 @@ class SkinVAE(nn.Module):
     ) -> "SkinVAE":
         """Load what `save` wrote, in evaluation mode; `dtype=None` keeps the stored dtype.
 
-        Raises ValueError for unknown settings and for missing or unexpected tensors.
+        Raises ValueError for unknown settings and for missing or unexpected tensors, PolicyError for weights
+        that are not finite.
         """
         source = Path(directory)
         config = SkinVAEConfig.from_dict(json.loads((source / "config.json").read_text()))
@@ -378,6 +384,7 @@ class SkinVAE(nn.Module):
         if expected != set(tensors):
             missing, extra = sorted(expected - set(tensors)), sorted(set(tensors) - expected)
             raise ValueError(f"{source / 'model.safetensors'}: missing {missing}, unexpected {extra}")
+        check_after_loading(tensors, source / "model.safetensors")
         # Copied, because views into the mapped file are unaligned and change the last bit of matrix products:
         # the same weights must give the same rewards in every process.
         aligned = {name: tensor.to(dtype or tensor.dtype, copy=True) for name, tensor in tensors.items()}

@@ -133,7 +133,9 @@ def sample_tokens(
     [0, 1), see :func:`row_uniforms`. Temperature 0 takes the most likely token. top_k (0: all), then top_p
     restrict the candidates, for inference. The returned log-probabilities are of the unrestricted
     distribution (at temperature 1 for temperature 0), the one of :func:`completion_log_probs` for logits from
-    :func:`head_logits`; a head in bfloat16 rounds them first. Raises ValueError for settings out of range.
+    :func:`head_logits`; a head in bfloat16 rounds them first. A legal logit that is NaN or +inf, or a row
+    without a legal one above -inf, gives that row some token with a log-probability that is not finite, and
+    no error: a look would cost a copy to the host. Raises ValueError for settings out of range.
     """
     if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
@@ -153,7 +155,7 @@ def sample_tokens(
             mass_before = descending.cumsum(dim=1) - descending
             kept = descending.masked_fill(mass_before >= top_p * descending.sum(dim=1, keepdim=True), 0.0)
             weights = torch.zeros_like(weights).scatter(1, order, kept)
-        tokens = _inverse_transform(weights, uniforms)
+        tokens = _inverse_transform(weights, uniforms).clamp_max(weights.shape[1] - 1)
     return SampledTokens(tokens, logp.gather(1, tokens[:, None])[:, 0])
 
 
@@ -174,8 +176,11 @@ def _inverse_transform(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _first_past(cumulative: Tensor, target: Tensor) -> Tensor:
-    """First place (B, 1) past the target, or the last of positive weight if rounding reaches the total."""
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    """First place (B, 1) past the target, or the last of positive weight if rounding reaches the total.
+
+    Some place in range if the sums are NaN.
+    """
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous()).clamp_max(cumulative.shape[1] - 1)
     return torch.minimum(torch.searchsorted(cumulative, target, right=True), last)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel, Qwen3ForCausalLM
+from transformers.integrations import deepspeed
 from transformers.utils import ModelOutput
 
 from policy.tokenrig.configuration import TokenRigConfig
@@ -67,6 +68,20 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         self.transformer = Qwen3ForCausalLM(language)
         self._grammars: dict[Mode, Grammar] = {}
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """See transformers; loads whole weights even if DeepSpeed ZeRO-3 is configured.
+
+        transformers would split them while loading, so that each looks empty to whoever initialises, checks
+        or uses them. DeepSpeed splits the weights when a trainer hands it the model.
+        """
+        configured = deepspeed._hf_deepspeed_config_weak_ref
+        deepspeed._hf_deepspeed_config_weak_ref = None
+        try:
+            return super().from_pretrained(*arguments, **options)
+        finally:
+            deepspeed._hf_deepspeed_config_weak_ref = configured
 
     def _init_weights(self, module: nn.Module) -> None:
         # Called for every module that owns parameters; the language model initialises itself.

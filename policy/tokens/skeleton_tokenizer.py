@@ -120,7 +120,8 @@ def detokenize(ids: Iterable[int], vocabulary: Vocabulary) -> Skeleton:
     bones = undiscretize(rows, vocabulary.bins)
     parent_joints, joints = bones[:, :3], bones[:, 3:]
     parents = _nearest_earlier(parent_joints, joints)
-    parent_joints[1:] = joints[parents[1:]]
+    if len(rows) > 1:
+        parent_joints[1:] = joints[parents[1:]]
     return Skeleton(
         joints=joints,
         parents=parents,

@@ -11,6 +11,7 @@ from policy.tokens.grammar import Grammar, GrammarState
 from rl.engine.buffers import BufferPool
 from rl.engine.capture import Step, StepGraphs
 from rl.engine.draw import DrawSettings
+from rl.engine.finite_logits import LOOK_EVERY, check_log_probs
 from rl.engine.layers import run_prefixes
 from rl.engine.memory import stage_of
 from rl.engine.sampler import SamplingRequest
@@ -18,9 +19,7 @@ from rl.engine.step import DecodeStep, StepBuffers
 from rl.engine.weights import SamplingWeights
 from rl.prompts import sampling_prompts
 
-# CUDA: looking at the rows costs a copy to the host, so it happens every so many tokens. Graphs exist for a
-# few row counts only, each half of the one before, down to the least.
-_CUDA_EVERY = 16
+# CUDA: graphs exist for a few row counts only, each half of the one before, down to the least.
 _CUDA_LEAST_ROWS = 8
 
 # CPU: finished rows leave when they are this share of the batch.
@@ -71,9 +70,11 @@ class FastSampler:
         self._step.draw(hidden, buffers, torch.zeros_like(buffers.position), settings)
         step: Step | None = None  # looked up again when the buffers change, because that compares addresses
         for used in range(1, limit):  # own positions that hold a key after the step
+            if used % LOOK_EVERY == 0:
+                check_log_probs(buffers.log_probs[:, :used], request.mesh_index, request.names)
             count = self._remaining(buffers, used)
             if count == 0:
-                return buffers.ids[:, :used].clone(), buffers.log_probs[:, :used].clone()
+                return self._results(buffers, used, request)
             if count < len(buffers.tokens):
                 buffers = self._pool.keep(buffers, self._kept(buffers, count), used - 1)
                 step = None
@@ -83,7 +84,12 @@ class FastSampler:
                 step = None
             step = step or self._prepared(buffers, settings)
             step()
-        return buffers.ids.clone(), buffers.log_probs.clone()
+        return self._results(buffers, limit, request)
+
+    def _results(self, buffers: StepBuffers, used: int, request: SamplingRequest) -> tuple[Tensor, Tensor]:
+        ids, log_probs = buffers.ids[:, :used].clone(), buffers.log_probs[:, :used].clone()
+        check_log_probs(log_probs, request.mesh_index, request.names)
+        return ids, log_probs
 
     def _start(self, request: SamplingRequest) -> tuple[StepBuffers, Tensor]:
         """Run the prefixes; buffers of all rows, and the hidden states (R, hidden) of their prompts."""
@@ -107,7 +113,7 @@ class FastSampler:
         if not self._static:
             running = rows - int(self._finished(buffers).sum())
             return running if running <= rows * (1 - _CPU_SHARE) else rows
-        if used % _CUDA_EVERY:
+        if used % LOOK_EVERY:
             return rows
         running = rows - int(self._finished(buffers).sum())
         while running and running <= rows // 2 and rows // 2 >= _CUDA_LEAST_ROWS:

@@ -8,13 +8,12 @@ from torch import Tensor
 from policy.tokenrig.log_probs import sample_tokens
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.grammar import Grammar, GrammarState
+from rl.engine.finite_logits import LOOK_EVERY, check_log_probs
 from rl.engine.sampler import SamplingRequest
 from rl.prompts import sampling_prompts
 
-# Finished rows leave the batch once they are this share of it. It is checked only every so many tokens
-# because each check costs a device-to-host copy.
+# Finished rows leave the batch once they are this share of it.
 _COMPACT_SHARE = 0.25
-_COMPACT_EVERY = 16
 
 
 class PlainSampler:
@@ -81,7 +80,8 @@ def _sample(model: TokenRigForCausalLM, grammar: Grammar, request: SamplingReque
         state = grammar.step(state, tokens)
         if position + 1 == limit:
             break
-        if (position + 1) % _COMPACT_EVERY == 0:
+        if (position + 1) % LOOK_EVERY == 0:
+            check_log_probs(log_probs[:, : position + 1], request.mesh_index, request.names)
             running = ~grammar.finished(state)
             count = int(running.sum())
             if count == 0:
@@ -95,6 +95,7 @@ def _sample(model: TokenRigForCausalLM, grammar: Grammar, request: SamplingReque
         mask = None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
         output = model(input_ids=tokens[:, None], attention_mask=mask, past_key_values=cache, use_cache=True)
         logits = output.logits[:, -1]
+    check_log_probs(log_probs, request.mesh_index, request.names)
     return ids, log_probs
 
 

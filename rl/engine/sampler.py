@@ -24,6 +24,7 @@ class SamplingRequest:
         uniforms: (B, L) float64 in [0, 1); L is the token limit and row i's tokens depend on uniforms[i].
         temperature: 0 is greedy.
         top_k, top_p: restrict the candidates; for inference only.
+        names: of the meshes, for error messages; their indices if empty.
     """
 
     mesh_embeds: Tensor
@@ -34,6 +35,7 @@ class SamplingRequest:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    names: Sequence[str] = ()
 
 
 class Sampler(Protocol):
@@ -60,5 +62,8 @@ class Sampler(Protocol):
         Returns:
             Token ids (B, L') int64 and log-probabilities (B, L') float32, nats, L' at most L and at least
             the longest completion; past a row's end, `pad` and 0.
+
+        Raises:
+            RunFailedError: logits are not finite.
         """
         ...

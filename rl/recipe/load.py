@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data.typed_recipe import build, read_recipe
+from data.typed_recipe import RecipeError, build, read_recipe
 from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
 from rl.recipe.train import FIXED, check_train
@@ -26,8 +27,34 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def check_recipe(recipe: Recipe) -> Recipe:
     """The recipe, checked and with its `train` section completed; raises RecipeError."""
     train = check_train(recipe.train)
+    _check_places(recipe)
+    steps = recipe.profile.steps
+    if steps is not None and steps[1] > train["max_steps"]:
+        raise RecipeError(
+            f"'profile.steps' {list(steps)} ends after the last step, 'train.max_steps' {train['max_steps']}"
+        )
     reward_settings(recipe)
     return replace(recipe, train=train)
+
+
+def _check_places(recipe: Recipe) -> None:
+    """Refuse an output directory that is a file, and a decoder device or Ray address that cannot be one."""
+    for place in (Path(recipe.output_dir), *Path(recipe.output_dir).parents):
+        if place.exists() and not place.is_dir():
+            raise RecipeError(
+                f"'output_dir' {recipe.output_dir}: {place} is a file; choose another directory"
+            )
+    device = recipe.workers.decoder_device
+    if re.fullmatch(r"cpu|cuda(:\d+)?", device) is None:
+        raise RecipeError(f"'workers.decoder_device' '{device}' is not a device; use cpu, cuda or cuda:N")
+    address = recipe.ray.address
+    if address is not None and re.fullmatch(r"auto|(\[[\da-fA-F:]+\]|[\w.-]+):\d+", address) is None:
+        raise RecipeError(
+            f"'ray.address' '{address}' is not an address; use auto, HOST:PORT of the cluster's head, or null"
+        )
+    for key, text in (("ray.namespace", recipe.ray.namespace), ("output_dir", recipe.output_dir)):
+        if not text.strip():
+            raise RecipeError(f"'{key}' is empty; set it or remove it")
 
 
 def grpo_arguments(recipe: Recipe) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.typed_recipe import RecipeError, require_not_negative, require_positive
+from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rewards.guards import GUARD_NAMES
 from rewards.settings import REWARD_NAMES
 
@@ -161,7 +161,7 @@ class RewardsRecipe:
 class DeformationRecipe:
     """The poses in which the smoothness reward deforms a rig."""
 
-    poses: int | str = 5
+    poses: int | PathText = 5
     """Number of random poses, above 0; or an NPZ file of recorded joint rotations (docs/rewards.md, "Poses").
     Source: paper, R_mo (5); recorded poses are this project's."""
 

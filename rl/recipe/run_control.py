@@ -36,8 +36,9 @@ class ProfileRecipe:
     """A profile of some steps by torch's profiler."""
 
     steps: tuple[int, int] | None = None
-    """First and last step to profile, such as [3, 5]; null for none. The trace goes to
-    `output_dir/profile/`. Source: this project."""
+    """First and last step to profile, counted from 1, such as [3, 5]; null for none; not after
+    `train.max_steps`. Every process writes a trace for Perfetto and a table of operators to
+    `output_dir/profile/` (docs/before_a_run.md). Source: this project."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and not 1 <= self.steps[0] <= self.steps[1]:

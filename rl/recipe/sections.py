@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from data.creatures import CREATURE_KINDS
 from data.field_docs import KEY_DOCS
-from data.typed_recipe import RecipeError, require_not_negative, require_positive
+from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
 from rl.recipe.run_control import ProfileRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
@@ -17,11 +17,11 @@ from rl.recipe.train import train_docs
 class DataRecipe:
     """The meshes to rig, for training and held out for evaluation."""
 
-    meshes: str | list[str] | None = None
+    meshes: PathText | list[PathText] | None = None
     """Training meshes: files, folders, patterns or a list of them; a folder made by `python -m data.prepare`
     gives its training split; null for procedural creatures. Source: this project."""
 
-    eval_meshes: str | list[str] | None = None
+    eval_meshes: PathText | list[PathText] | None = None
     """Held-out meshes, given as in `data.meshes`; a prepared folder gives its held-out split. null holds out
     `data.eval_count` meshes: creatures of other seeds, or some of `data.meshes`. Source: this project."""
 
@@ -63,13 +63,18 @@ class DataRecipe:
     SkinTokens are sampled and trained; meshes without a rig are skipped. null: whole rigs are sampled.
     Source: specification, section 9.2 (prompt with a complete skeleton)."""
 
+    max_quarantined: float = 0.1
+    """Quarantined meshes after which the run stops: a share of all meshes below 1 (at least one mesh), else a
+    number; at least 0. A mesh is quarantined when workers die or hang on it twice: it is listed in
+    `output_dir/quarantine.json` and its rigs are not scored any more. Source: this project."""
+
     kinds: tuple[str, ...] | None = None
     """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
     this project."""
 
     def __post_init__(self) -> None:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
-        require_not_negative("data", self, "seed")
+        require_not_negative("data", self, "seed", "max_quarantined")
         if not 0 <= self.max_turn_deg <= 180:
             raise RecipeError(f"'data.max_turn_deg' must be between 0 and 180, not {self.max_turn_deg}")
         for name in ("meshes", "eval_meshes"):
@@ -113,10 +118,10 @@ class LoraRecipe:
 class PolicyRecipe:
     """The policy to refine, and which of its weights are trained."""
 
-    path: str = "checkpoints/small"
+    path: PathText = "checkpoints/small"
     """Policy directory: TokenRig, its tokenizer and the skin VAE. Source: this project."""
 
-    skin_vae: str | None = None
+    skin_vae: PathText | None = None
     """Directory of another skin VAE to decode SkinTokens with; null for the policy's own. Source: this
     project."""
 
@@ -126,8 +131,8 @@ class PolicyRecipe:
     project's."""
 
     train_mesh_encoder: bool = False
-    """Train the mesh encoder and its output projection too; otherwise they are frozen. Source: this
-    project."""
+    """Train the mesh encoder and its output projection too, with `lora` in full beside the adapters;
+    otherwise they are frozen. Source: this project."""
 
     lora: LoraRecipe | None = None
     """Train adapters instead of all weights of the language model; `{}` for adapters with the defaults below,
@@ -178,15 +183,31 @@ class WorkersRecipe:
     """Ray actors that score, and groups that a CPU decodes at once; above 0. Source: this project."""
 
     timeout_s: float = 300.0
-    """Limit for preparing a mesh, for starting the actors and for each attempt to score a group, seconds;
-    above 0. Source: this project."""
+    """Longest time that a worker may take to prepare a mesh, to decode a group or to score its share of one,
+    seconds; above 0. A worker that takes longer is killed and replaced, and its rigs are scored again. Once
+    such tasks have finished, a worker gets ten times as long as the slowest of them took for the same amount
+    of work, if that is shorter. Source: this project."""
+
+    min_deadline_s: float = 30.0
+    """A worker gets at least this many seconds, however fast earlier ones were; above 0. An idle worker that
+    does not answer for this long is replaced too. Source: this project."""
+
+    startup_timeout_s: float = 300.0
+    """Limit for starting or restarting the workers (imports, compilation, model), seconds; above 0. Source:
+    this project."""
 
     retries: int = 2
-    """Retries after a dead worker or a timeout; at least 0. Rollouts that still fail are dropped from their
-    group. Source: this project."""
+    """How often a group is scored again after its own mesh stopped a worker, or after `timeout_s` in which no
+    worker did anything; at least 0. Rollouts that still fail are dropped from their group. Groups that lost
+    a worker through no fault of theirs are always scored again. Source: this project."""
+
+    max_restarts: int = 20
+    """Workers replaced, dead or hung, after which the run stops; at least 0. The budget for failures of the
+    infrastructure: it counts from the start of the command. Source: this project."""
 
     max_failed_batches: int = 3
-    """Consecutive batches without any score after which the run stops; above 0. Source: this project."""
+    """Consecutive batches without any score after which the run stops; above 0. Batches of quarantined meshes
+    do not count. Source: this project."""
 
     decoder_device: str = "cpu"
     """Device on which SkinTokens are decoded: `cpu`, `cuda` or `cuda:N`. Source: this project."""
@@ -196,8 +217,12 @@ class WorkersRecipe:
     differ by rounding (docs/decoder_study.md). Source: this project."""
 
     def __post_init__(self) -> None:
-        require_positive("workers", self, "count", "timeout_s", "max_failed_batches")
-        require_not_negative("workers", self, "retries")
+        require_positive(
+            "workers",
+            self,
+            *("count", "timeout_s", "min_deadline_s", "startup_timeout_s", "max_failed_batches"),
+        )
+        require_not_negative("workers", self, "retries", "max_restarts")
 
 
 @dataclass(frozen=True)
@@ -260,7 +285,7 @@ class EvalRecipe:
     pruned and vertices selected as in Puppeteer's evaluation; `puppeteer_modelsresource`: the same, with its
     threshold for ModelsResource. Source: specification, section 17."""
 
-    compare: tuple[str, ...] = ()
+    compare: tuple[PathText, ...] = ()
     """Additional policy directories that `python -m rl.evaluate` compares with `policy.path`. Source: this
     project."""
 
@@ -284,14 +309,14 @@ class EvalRecipe:
 class RigRecipe:
     """Rigging one mesh file with `python -m rl.rig`."""
 
-    mesh: str | None = None
+    mesh: PathText | None = None
     """Mesh file to rig; `rl.rig` requires it. Source: this project."""
 
-    out: str | None = None
+    out: PathText | None = None
     """GLB file to write, with a picture next to it; null for `<mesh>_rigged.glb` next to the mesh. Source:
     this project."""
 
-    skeleton: str | None = None
+    skeleton: PathText | None = None
     """Skeleton to keep: `own`, that of `rig.mesh`, or a file with one (GLB, glTF or VRM with a skin, JSON,
     prepared rig NPZ) in the frame and unit of the mesh file. The policy only skins it. null: the policy
     writes the skeleton. Source: this project."""
@@ -326,7 +351,7 @@ class RigRecipe:
 class Recipe:
     """One GRPO run; evaluation and rigging use the same recipe."""
 
-    output_dir: str = "outputs/grpo"
+    output_dir: PathText = "outputs/grpo"
     """Directory for checkpoints, metrics and the refined policy. Source: this project."""
 
     data: DataRecipe = field(default_factory=DataRecipe)

@@ -8,7 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from data.typed_recipe import RecipeError, check_types
+from data.typed_recipe import RecipeError, check_keys, check_types, quoting_hint, shown
+from rl.recipe.train_checks import check_choices, check_combinations, check_needs, check_ranges
+from rl.recipe.train_options import (
+    LAUNCHER,
+    NO_EFFECT,
+    NO_UPLOAD,
+    OWN_EVALUATION,
+    OWN_ORDER,
+    OWN_SAMPLER,
+)
 
 # Defaults of this project, each with its reason. A recipe may override all but those in FIXED.
 _DEFAULTS: dict[str, tuple[Any, str]] = {
@@ -39,8 +48,7 @@ _DEFAULTS: dict[str, tuple[Any, str]] = {
 TRAIN_DEFAULTS: dict[str, Any] = {key: value for key, (value, _) in _DEFAULTS.items()}
 
 _ONE_DISTRIBUTION = "sampling and training must use one distribution"
-_OWN_SAMPLER = "rollouts come from this project's own sampler"
-_OWN_EVALUATION = "held-out meshes are evaluated before and after training, see 'eval'"
+_RESUMABLE = "resuming needs complete checkpoints"
 
 # Keys that cannot be changed: the only value, and the reason. A recipe that sets another value is refused
 # rather than silently ignored.
@@ -49,24 +57,48 @@ FIXED: dict[str, tuple[Any, str]] = {
     "top_k": (0, _ONE_DISTRIBUTION),
     "min_p": (None, _ONE_DISTRIBUTION),
     "repetition_penalty": (1.0, _ONE_DISTRIBUTION),
-    "use_vllm": (False, _OWN_SAMPLER),
-    "use_transformers_continuous_batching": (False, _OWN_SAMPLER),
-    "use_transformers_paged": (False, _OWN_SAMPLER),
-    "generation_kwargs": (None, _OWN_SAMPLER),
-    "cache_implementation": (None, _OWN_SAMPLER),
+    "use_vllm": (False, OWN_SAMPLER),
+    "use_transformers_continuous_batching": (False, OWN_SAMPLER),
+    "use_transformers_paged": (False, OWN_SAMPLER),
+    "generation_kwargs": (None, OWN_SAMPLER),
+    "cache_implementation": (None, OWN_SAMPLER),
     "chat_template_kwargs": (None, "prompts are not conversations"),
     "use_liger_kernel": (False, "the model itself computes grammar-masked log-probabilities"),
     "model_init_kwargs": (None, "policy and reference policy are loaded as 'policy' specifies"),
     "pad_to_multiple_of": (None, "padding would move the mesh handle away from the start of the prompt"),
     "remove_unused_columns": (False, "the rewards read every column"),
     "num_train_epochs": (3.0, "'train.max_steps' sets the length of a run"),
-    "shuffle_dataset": (False, "this project orders the meshes, so that a resumed run keeps the order"),
-    "eval_strategy": ("no", _OWN_EVALUATION),
-    "eval_on_start": (False, _OWN_EVALUATION),
+    "shuffle_dataset": (False, OWN_ORDER),
+    "eval_strategy": ("no", OWN_EVALUATION),
+    "logging_nan_inf_filter": (False, "it would log a loss that is not finite as the mean of the others"),
+    "eval_on_start": (False, OWN_EVALUATION),
     "load_best_model_at_end": (
         False,
         "no evaluation runs during training, so there is no best checkpoint to pick",
     ),
+    "ignore_data_skip": (False, OWN_ORDER),
+    "dataloader_in_order": (True, OWN_ORDER),
+    "sync_ref_model": (
+        False,
+        "checkpoints hold no reference policy, so a resumed run would have another; train in stages, each "
+        "with the last one's policy/ folder as 'policy.path', which is then the reference",
+    ),
+    "save_only_model": (False, _RESUMABLE),
+    "save_on_each_node": (False, "checkpoints are written once, to 'output_dir', which all nodes share"),
+    "enable_jit_checkpoint": (False, "a run saves a checkpoint when it receives SIGTERM as it is"),
+    "push_to_hub": (False, NO_UPLOAD),
+    "cast_lm_head_to_fp32": (False, "the model computes log-probabilities in float32 already"),
+    "torch_compile": (False, "the lengths of a batch change in every step, and each would be compiled anew"),
+    "neftune_noise_alpha": (None, _ONE_DISTRIBUTION),
+    "router_aux_loss_coef": (None, "the policy is no mixture of experts"),
+    "trust_remote_code": (False, "a policy folder holds no code"),
+    "debug": ("", "'train_guard' reports steps that are not finite"),
+    "auto_find_batch_size": (False, "a smaller batch would break up the groups"),
+    "accelerator_config": (None, LAUNCHER),
+    "parallelism_config": (None, LAUNCHER),
+    "fsdp": (None, LAUNCHER),
+    "fsdp_config": (None, LAUNCHER),
+    "deepspeed": (None, LAUNCHER),
 }
 
 # Keys of `train` that another key of the recipe sets.
@@ -85,20 +117,24 @@ def check_train(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     from trl import GRPOConfig  # takes seconds: import it only when a recipe is used
 
-    check_types(GRPOConfig, given, "train")
-    for key, place in SET_ELSEWHERE.items():
-        if key in given:
-            raise RecipeError(f"'train.{key}' is set by {place}; use that instead")
-    for key, (value, reason) in FIXED.items():
-        if key in given and given[key] != value:
-            raise RecipeError(f"'train.{key}' must be {value!r}: {reason}")
+    check_keys(GRPOConfig, given, "train")
+    theirs = {field.name: field.default for field in fields(GRPOConfig)}
     for key in given:
-        if key.startswith("vllm_"):
-            raise RecipeError(f"'train.{key}' has no effect, remove it: {_OWN_SAMPLER}")
+        if key in SET_ELSEWHERE:
+            raise RecipeError(f"'train.{key}' is set by {SET_ELSEWHERE[key]}; use that instead")
+        if key in FIXED and given[key] != FIXED[key][0]:
+            value, reason = FIXED[key]
+            hint = quoting_hint(f"train.{key}", type(value), given[key])
+            raise RecipeError(f"'train.{key}' must be {shown(value)}: {reason}{hint}")
+        if key in NO_EFFECT and given[key] != theirs[key]:
+            raise RecipeError(f"'train.{key}' has no effect, remove it: {NO_EFFECT[key]}")
+    check_choices(given)
+    check_types(GRPOConfig, given, "train")
+    check_ranges(given)
     merged = {**TRAIN_DEFAULTS, **given}
-    for key in ("temperature", "max_steps"):
-        if merged[key] <= 0:
-            raise RecipeError(f"'train.{key}' must be above 0, not {merged[key]}")
+    complete = {**theirs, **merged}
+    check_needs(complete, given, {**theirs, **TRAIN_DEFAULTS})
+    check_combinations(complete)
     _check_group(merged)
     _check_reporting(merged["report_to"])
     return merged
@@ -115,6 +151,8 @@ def train_docs() -> dict[str, str]:
             notes.append(f"Not allowed here: it is set by {SET_ELSEWHERE[field.name]}.")
         elif field.name in FIXED:
             notes.append(f"Fixed: {FIXED[field.name][1]}.")
+        elif field.name in NO_EFFECT:
+            notes.append(f"No effect here: {NO_EFFECT[field.name]}.")
         elif field.name in _DEFAULTS:
             value, reason = _DEFAULTS[field.name]
             other = f"TRL's is {yaml_value(field.default)}" if field.default != value else "also TRL's"
@@ -155,10 +193,6 @@ def yaml_value(value: Any) -> str:
 def _check_group(train: Mapping[str, Any]) -> None:
     """Raise RecipeError unless groups fill whole batches of rollouts."""
     group = train["num_generations"]
-    if group < 2:
-        raise RecipeError(
-            f"'train.num_generations' must be at least 2 (GRPO compares the rollouts of a group), not {group}"
-        )
     rows, processes = train["per_device_train_batch_size"], int(os.environ.get("WORLD_SIZE", "1"))
     steps = train.get("steps_per_generation") or train["gradient_accumulation_steps"]
     batch = train.get("generation_batch_size") or rows * processes * steps
@@ -172,11 +206,21 @@ def _check_group(train: Mapping[str, Any]) -> None:
             f"'train.num_generations' {group} does not divide the {batch} rollouts of a step ({made_of}); "
             "change one of them"
         )
+    if batch % (rows * processes):
+        raise RecipeError(
+            f"'train.generation_batch_size' {batch} is not a multiple of the {rows * processes} rows of a "
+            f"batch (per_device_train_batch_size {rows} x {processes} processes); change one of them"
+        )
 
 
 def _check_reporting(report_to: str | Sequence[str] | None) -> None:
     """Raise RecipeError for a reporting integration that is unknown or not installed."""
     names = [report_to] if isinstance(report_to, str) else list(report_to or [])
+    if len(names) > 1 and {"none", "all"} & set(names):
+        word = "none" if "none" in names else "all"
+        raise RecipeError(
+            f"'train.report_to' has {word} beside others; remove it, or set report_to to {word}"
+        )
     if set(names) <= {"none", "all"}:
         return
     from transformers.integrations import get_available_reporting_integrations

@@ -84,7 +84,7 @@ def test_other_errors_keep_their_traceback(recipe):
     [
         (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; pass the path of a YAML file\n"),
         (["RECIPE", "lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
-        (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be int, not 'many'\n"),
+        (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be an integer, not 'many'\n"),
         (
             ["RECIPE", "steps"],
             "error: override 'steps' must have the form key.sub=value, such as train.max_steps=10\n",

@@ -424,3 +424,19 @@ def test_notes_on_reading_reach_the_manifest(tmp_path: Path, capsys: pytest.Capt
     )
     notes = {rig.name: rig.notes for rig in read_manifest(source / "out").rigs}
     assert notes["hat"] == ("excluded 1 mesh that no joint moves from the rig: hat (36 vertices)",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--eval", "nan"], "--eval nan: the held-out share must be at least 0 and below 1"),
+        (["--max-faces", "0"], "--max-faces 0: no rig could pass; use at least 1"),
+        (["--max-joints", "-3"], "--max-joints -3: no rig could pass"),
+        (["--max-megabytes", "0"], "--max-megabytes 0: no rig could pass"),
+        (["--class", " "], "--class is empty"),
+    ],
+)
+def test_options_that_would_refuse_every_rig_or_label_none(tmp_path, capsys, options, message):
+    assert main([str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not (tmp_path / "out").exists()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.typed_recipe import (
+    PathText,
     RecipeError,
     build,
     check_types,
@@ -239,34 +240,128 @@ def test_outer_keys_come_first_among_equals():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": 3}, "'name' must be str, not 3"),
-        ({"flag": 1}, "'flag' must be bool, not 1"),
-        ({"flag": "yes"}, "'flag' must be bool, not 'yes'"),
-        ({"loop": {"steps": 1.0}}, "'loop.steps' must be int, not 1.0"),
-        ({"loop": {"steps": True}}, "'loop.steps' must be int, not True"),
-        ({"loop": {"steps": "5"}}, "'loop.steps' must be int, not '5'"),
-        ({"loop": {"rate": "fast"}}, "'loop.rate' must be float, not 'fast'"),
-        ({"loop": {"rate": False}}, "'loop.rate' must be float, not False"),
+        ({"name": 3}, "'name' must be text, not 3"),
+        ({"flag": 1}, "'flag' must be true or false, not 1"),
+        ({"flag": "yes"}, "'flag' must be true or false, not 'yes'"),
+        ({"loop": {"steps": 1.0}}, "'loop.steps' must be an integer, not 1.0"),
+        ({"loop": {"steps": True}}, "'loop.steps' must be an integer, not true"),
+        ({"loop": {"steps": "5"}}, "'loop.steps' must be an integer, not '5'"),
+        ({"loop": {"rate": "fast"}}, "'loop.rate' must be a number, not 'fast'"),
+        ({"loop": {"rate": False}}, "'loop.rate' must be a number, not false"),
         ({"loop": {"kind": "sgd"}}, "'loop.kind' must be one of 'muon', 'adamw', not 'sgd'"),
         ({"loop": {"size": [1]}}, "'loop.size' must have 2 entries, not 1"),
-        ({"loop": {"size": [1, "b"]}}, "'loop.size[1]' must be float, not 'b'"),
+        ({"loop": {"size": [1, "b"]}}, "'loop.size[1]' must be a number, not 'b'"),
         ({"loop": 3}, "'loop' must be a section of keys, not 3"),
-        ({"loop": None}, "'loop' must be a section of keys, not None"),
-        ({"adapter": True}, "'adapter' must be a section of keys or null, not True"),
+        ({"loop": None}, "'loop' must be a section of keys, not null"),
+        ({"adapter": True}, "'adapter' must be a section of keys or null, not true"),
         ({"adapter": {"modules": "q_proj"}}, "'adapter.modules' must be a list, not 'q_proj'"),
-        ({"adapter": {"modules": [1]}}, "'adapter.modules[0]' must be str, not 1"),
-        ({"meshes": 3}, "'meshes' must be str or a list or null, not 3"),
-        ({"meshes": {"a": 1}}, "'meshes' must be str or a list or null, not a section of keys"),
-        ({"extra": [1]}, "'extra' must be dict, not [1]"),
-        ({"scores": {"a": "high"}}, "'scores.a' must be float, not 'high'"),
+        ({"adapter": {"modules": [1]}}, "'adapter.modules[0]' must be text, not 1"),
+        ({"meshes": 3}, "'meshes' must be text or a list or null, not 3"),
+        ({"meshes": {"a": 1}}, "'meshes' must be text or a list or null, not a section of keys"),
+        ({"extra": [1]}, "'extra' must be a section of keys, not [1]"),
+        ({"scores": {"a": "high"}}, "'scores.a' must be a number, not 'high'"),
     ],
 )
 def test_wrong_types_name_the_key_the_type_and_the_value(values, message):
     assert refusal(Recipe, values) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("loop: {rate: .nan}", "'loop.rate' must be a finite number, not .nan"),
+        ("loop: {rate: -.inf}", "'loop.rate' must be a finite number, not -.inf"),
+        ("loop: {size: [1, .inf]}", "'loop.size[1]' must be a finite number, not .inf"),
+        ("scores: {a: .nan}", "'scores.a' must be a finite number, not .nan"),
+        ("extra: {deep: {er: [1, .inf]}}", "'extra.deep.er[1]' must be a finite number, not .inf"),
+        (
+            f"loop: {{rate: 1{'0' * 400}}}",
+            "'loop.rate' must be a number that fits into 64 bits, not one of 401 ",
+        ),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(tmp_path, text, message):
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, recipe=text))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("word", ["no", "off", "false", "NO"])
+@pytest.mark.parametrize("key", ["name", "loop.kind", "meshes"])
+def test_a_word_that_yaml_reads_as_false_is_to_be_quoted(tmp_path, key, word):
+    path = write(tmp_path, recipe="")
+    with pytest.raises(RecipeError) as caught:
+        load(path, f"{key}={word}")
+    message = str(caught.value)
+    assert message.startswith(f"'{key}' must be ")
+    assert "not false; YAML reads an unquoted no or off as false: put the word in quotes" in message
+    assert message.endswith(f"(on a command line {key}='\"no\"')")
+    # What a shell makes of the advice is accepted as text.
+    assert load(path, 'name="no"').name == "no"
+
+
+def test_a_word_that_yaml_reads_as_true_is_to_be_quoted(tmp_path):
+    with pytest.raises(
+        RecipeError, match=r"'name' must be text, not true; YAML reads an unquoted yes or on as"
+    ):
+        load(write(tmp_path, recipe="name: on"))
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [
+        ("010", "8 (octal)"),
+        ("-07", "-7 (octal)"),
+        ("12:30", "750 (base 60)"),
+        ("1:2:3.5", "3723.5 (base 60)"),
+    ],
+)
+def test_numbers_of_another_base_are_refused(tmp_path, word, number):
+    path = write(tmp_path, recipe=f"loop:\n  steps: {word}\n")
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: YAML reads {word} as {number}; write ")
+    empty = write(tmp_path, empty="")
+    with pytest.raises(RecipeError, match=f"override 'name={word}': YAML reads {word} as "):
+        load(empty, f"name={word}")
+    assert load(empty, f"name='{word}'").name == word
+
+
+def test_zero_and_plain_numbers_are_no_octals(tmp_path):
+    loop = load(write(tmp_path, recipe="loop: {steps: 10, rate: 0, size: [0x10, 0.5]}")).loop
+    assert loop == Loop(10, 0.0, size=(16, 0.5))
+
+
+@dataclass(frozen=True)
+class Files:
+    out: PathText = "out"
+    meshes: PathText | list[PathText] | None = None
+    more: tuple[PathText, ...] = ()
+
+
+def test_home_and_environment_variables_are_expanded_in_paths(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("RUNS", "/big/runs")
+    files = build(Files, {"out": "$RUNS/a", "meshes": ["~/m/*.glb", "b~"], "more": ["${RUNS}/c"]})
+    assert files == Files("/big/runs/a", ["/home/ada/m/*.glb", "b~"], ("/big/runs/c",))
+    assert build(Files, {"meshes": "~"}).meshes == "/home/ada"
+    assert build(Files, {"meshes": None}) == Files()
+
+
+def test_paths_that_cannot_be_expanded_are_refused(monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    message = "'out': the environment variable NOWHERE in '$NOWHERE/a' is not set; set it"
+    assert refusal(Files, {"out": "$NOWHERE/a"}) == message
+    assert "'meshes[0]'" in refusal(Files, {"meshes": ["${NOWHERE}/a"]})
+    assert refusal(Files, {"out": "~nobody-of-this-name/a"}).startswith(
+        "'out': '~nobody-of-this-name/a' names no"
+    )
+    assert refusal(Files, {"out": 3}) == "'out' must be text, not 3"
+    assert refusal(Files, {"meshes": 3}) == "'meshes' must be text or a list or null, not 3"
+
+
 def test_missing_keys_and_refusals_of_the_schema_itself():
-    assert refusal(Needy, {}) == "'steps' is missing; add it to the recipe (int)"
+    assert refusal(Needy, {}) == "'steps' is missing; add it to the recipe (an integer)"
     assert refusal(Recipe, {"loop": {"steps": 0}}) == "'loop.steps' must be at least 1, not 0"
     assert refusal(Recipe, {"loop": {"rate": 2.0}}) == "'loop': rate 2.0 is too high"
     with pytest.raises(RecipeError, match="'Loop': rate"):
@@ -283,7 +378,7 @@ def test_foreign_schemas_are_checked_without_being_built():
     check_types(Loop, {"rate": 5, "kind": "adamw"}, "train")  # its own __post_init__ would refuse the rate
     with pytest.raises(RecipeError, match=r"unknown key 'train\.rat'; .* 'train\.rate'"):
         check_types(Loop, {"rat": 5}, "train")
-    with pytest.raises(RecipeError, match=r"'train\.rate' must be float, not 'x'"):
+    with pytest.raises(RecipeError, match=r"'train\.rate' must be a number, not 'x'"):
         check_types(Loop, {"rate": "x"}, "train")
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rewards.ray_connection import RayUnavailableError
 from rewards.ray_folder import ray_folder_problem
-from rewards.ray_service import RayRewardService, RayUnavailableError
+from rewards.ray_service import RayRewardService
 from rewards.settings import RewardSettings
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit of Linux")

@@ -1,91 +1,109 @@
-"""Training with two processes on the CPU: plain data parallel with Ray, and DeepSpeed ZeRO-2."""
+"""Training in two processes on the CPU against one: DDP with Ray, two nodes, ZeRO-2, ZeRO-3, FSDP2."""
 
 import os
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
-from data.typed_recipe import to_mapping
 from policy.bundle import load
-from rl.recipe import load_recipe
 from tests.rl import tiny
-from tests.rl.commands import BIN, ROOT, TIMEOUT, metrics, steps
+from tests.rl.commands import metrics, steps
+from tests.rl.launches import DDP, DEEPSPEED_ON_CPU, ON_CPU, configuration, finish, needs_compiler, start
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
-
-def launch_two(recipe: Path, cwd: Path, *arguments: object, **environment: str) -> str:
-    """Two processes on the CPU; their standard error."""
-    result = subprocess.run(
-        [
-            BIN / "accelerate",
-            "launch",
-            "--main_process_port",
-            "0",
-            *arguments,
-            ROOT / "rl/train_grpo.py",
-            recipe,
-        ],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stderr
+HALF = {"train.per_device_train_batch_size": 4}
+RUN = {"train.max_steps": 3, "eval.before_and_after": False}
+LORA = {**RUN, "policy.lora": {"rank": 4}, "train.learning_rate": 0.01}
 
 
-TWO_PROCESSES = {"train.per_device_train_batch_size": 4, "train.max_steps": 3, "train.save_steps": 3}
+def assert_same_numbers(output: Path, one: Path) -> None:
+    """Losses and all other metrics of one process, up to the order of float32 sums."""
+    for own, other in zip(metrics(output), metrics(one), strict=True):
+        assert own.keys() == other.keys()
+        for key, value in other.items():
+            if value is not None:
+                assert own[key] == pytest.approx(value, rel=1e-4, abs=1e-4), key
+        # The rollout engine had the weights that were trained.
+        assert own["sampling/logp_difference_max"] < 1e-4
+    weights, others = (load(folder / "policy").model.state_dict() for folder in (output, one))
+    for name, weight in others.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-4)
+
+
+def assert_identical(output: Path, other: Path) -> None:
+    assert metrics(output) == metrics(other)
+    weights, others = (load(folder / "policy").model.state_dict() for folder in (output, other))
+    assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
+def rewind(output: Path, to: Path) -> None:
+    """Copy a run as it was after its second step."""
+    shutil.copytree(output, to)
+    shutil.rmtree(to / "checkpoints" / "checkpoint-3")
+    shutil.rmtree(to / "policy")
 
 
 def test_two_processes_share_one_reward_service(policy_path, tmp_path):
-    changes = {**TWO_PROCESSES, "workers": {"backend": "ray", "count": 1}}
-    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "run", changes)
-    errors = launch_two(
-        recipe,
-        tmp_path,
-        *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        ACCELERATE_USE_CPU="true",
-    )
+    changes = {**RUN, **HALF, "train.save_steps": 3, "workers": {"backend": "ray", "count": 1}}
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "two", changes)
+    errors = finish(start(recipe, DDP, ON_CPU))
     assert errors.count("GRPO: 100%") >= 1
-    assert steps(tmp_path / "run") == [1, 2, 3]
-    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-3"
+    assert steps(tmp_path / "two") == [1, 2, 3]
+    checkpoint = tmp_path / "two" / "checkpoints" / "checkpoint-3"
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
-    for line in metrics(tmp_path / "run"):
+    for line in metrics(tmp_path / "two"):
         # Eight rollouts, four from either process: validity is counted in eighths.
         assert (line["rig/valid"] * 8) % 1 == 0
         assert line["rig/unscored"] == 0
         assert line["reward"] > 0
-    assert load(tmp_path / "run" / "policy")
+    assert load(tmp_path / "two" / "policy")
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its communication with g++")
-def test_zero_2_trains_as_plain_data_parallel_does(policy_path, tmp_path, here):
-    """DeepSpeed on two CPU processes; minutes the first time, when it compiles its communication."""
-    configuration = (ROOT / "recipes/accelerate/zero2.yaml").read_text()
-    configuration = re.sub(r"num_processes: \d+", "num_processes: 2", configuration)
-    (tmp_path / "zero2.yaml").write_text(configuration)
-    zero = tiny.write_recipe_file(
-        tmp_path / "zero.yaml", policy_path, tmp_path / "zero", {**TWO_PROCESSES, "train.ddp_backend": "gloo"}
-    )
-    launch_two(zero, tmp_path, "--config_file", tmp_path / "zero2.yaml", DS_ACCELERATOR="cpu")
-    assert (tmp_path / "zero" / "checkpoints" / "checkpoint-3" / "zero_to_fp32.py").is_file()
+def test_adapters_on_two_nodes_train_and_resume_as_in_one_process(policy_path, tmp_path, here):
+    """Two launchers on this machine, as on two; the resumed run has one launcher and two processes."""
+    assert here(LORA) == 0
+    two, resumed = tmp_path / "two", tmp_path / "resumed"
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, two, {**LORA, **HALF})
+    port = str(20000 + os.getpid() % 10000)
+    options = configuration("two_nodes", tmp_path, main_process_ip="127.0.0.1", main_process_port=port)
+    nodes = [start(recipe, (*options, "--machine_rank", rank), ON_CPU) for rank in (0, 1)]
+    for node in nodes:
+        finish(node)
+    assert_same_numbers(two, tmp_path / "run")
 
-    plain = tiny.write_recipe_file(tmp_path / "plain.yaml", policy_path, tmp_path / "plain", TWO_PROCESSES)
-    launch_two(
-        plain,
-        tmp_path,
-        *("--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no"),
-        ACCELERATE_USE_CPU="true",
-    )
-    for own, other in zip(metrics(tmp_path / "zero"), metrics(tmp_path / "plain"), strict=True):
-        for key in ("reward", "kl", "entropy", "rig/valid", "rewards/coverage/mean"):
-            assert own[key] == pytest.approx(other[key], rel=1e-3, abs=1e-6)
-    assert to_mapping(load_recipe(tmp_path / "zero" / "recipe.yaml"))["train"]["ddp_backend"] == "gloo"
-    assert load(tmp_path / "zero" / "policy")
+    rewind(two, resumed)
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, resumed, {**LORA, **HALF})
+    assert f"resuming from {resumed / 'checkpoints' / 'checkpoint-2'}" in finish(start(recipe, DDP, ON_CPU))
+    assert_identical(resumed, two)
+
+
+def test_fsdp2_trains_and_resumes_as_one_process(policy_path, tmp_path, here):
+    assert here(RUN) == 0
+    two, resumed = tmp_path / "two", tmp_path / "resumed"
+    options = configuration("fsdp2", tmp_path)
+    script = "tests/rl/train_with_fsdp_on_cpu.py"
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, two, {**RUN, **HALF})
+    finish(start(recipe, options, ON_CPU, script))
+    assert (two / "checkpoints" / "checkpoint-3" / "pytorch_model_fsdp.bin").is_file()
+    assert_same_numbers(two, tmp_path / "run")
+
+    rewind(two, resumed)
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, resumed, {**RUN, **HALF})
+    assert "resuming from" in finish(start(recipe, options, ON_CPU, script))
+    assert_identical(resumed, two)
+
+
+@needs_compiler
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_trains_as_one_process(stage, policy_path, tmp_path, here):
+    """Minutes the first time, when DeepSpeed compiles its communication."""
+    changes = RUN if stage == 2 else LORA
+    assert here(changes) == 0
+    own = {**changes, **HALF, "train.ddp_backend": "gloo"}
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "two", own)
+    finish(start(recipe, configuration(f"zero{stage}", tmp_path), DEEPSPEED_ON_CPU))
+    assert (tmp_path / "two" / "checkpoints" / "checkpoint-3" / "zero_to_fp32.py").is_file()
+    assert_same_numbers(tmp_path / "two", tmp_path / "run")

@@ -1,10 +1,12 @@
 """Reward functions: returned values, logs, waiting, and unscored, invalid and failed rollouts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from data.command_line import RunFailedError, run_command
-from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutScore
+from rewards.worker import INVALID, UNSCORED, GroupScore, RolloutScore, ServiceHealth
 from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.scoring import PendingScore, read_rollout
 from tests.rl import tiny
@@ -157,3 +159,44 @@ def test_one_scored_rig_starts_the_count_anew(make_recipe):
     run = Run(make_recipe({"train.max_steps": 5, "workers.max_failed_batches": 3}), service)
     run.optimise()
     assert len(run.metrics()) == 5
+
+
+class Supervised(FakeService):
+    """A service that has replaced three workers, one of which hung, and quarantined two meshes."""
+
+    step: int | None = None
+
+    def health(self) -> ServiceHealth:
+        return ServiceHealth(restarts=3, hung=1, quarantined=2)
+
+    def at_step(self, step: int | None) -> None:
+        self.step = step
+
+
+def test_failures_of_workers_are_logged():
+    service = Supervised(lambda row: 0.5)
+    rewards, _ = RigRewards(["coverage", "sparsity"], 1, service).functions()
+    scored = Scored(GroupScore([RolloutScore({"coverage": 0.5, "sparsity": 0.5}, True)], 0.0, 0.0))
+    row = ScoredRollout(PendingScore(scored, 0), 4, RolloutBatch(1.0, 0.0, 10))
+    logged: dict[str, float] = {}
+    rewards(scored_rollout=[row], log_metric=logged.__setitem__, trainer_state=SimpleNamespace(global_step=6))
+    counts = {name: value for name, value in logged.items() if name.startswith("workers/")}
+    assert counts == {"workers/restarts": 3.0, "workers/hung": 1.0, "workers/quarantined": 2.0}
+    assert service.step == 7  # the step that is being trained
+
+
+def test_batches_of_quarantined_meshes_are_no_failures_of_the_workers():
+    """Nobody scores them, and they count neither as failed batches nor as scored ones."""
+    (coverage,) = RigRewards(["coverage"], max_failed_batches=2).functions()
+
+    def batch(quarantined: bool) -> list[float | None]:
+        group = GroupScore([UNSCORED], 0.0, 0.0, failure="no score", quarantined=quarantined)
+        row = ScoredRollout(PendingScore(Scored(group), 0), 4, RolloutBatch(1.0, 0.0, 10))
+        return coverage(scored_rollout=[row], log_metric=lambda name, value: None)
+
+    for _ in range(5):
+        assert batch(quarantined=True) == [None]
+    assert batch(quarantined=False) == [None]
+    assert batch(quarantined=True) == [None]
+    with pytest.raises(RunFailedError, match=r"2 batches in a row .*workers\.max_failed_batches"):
+        batch(quarantined=False)

@@ -10,7 +10,7 @@ import pytest
 import rewards.ray_service
 from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
-from rewards.ray_service import RayUnavailableError
+from rewards.ray_connection import RayUnavailableError
 from rewards.service import InlineRewardService
 from rl.reward_service import ServiceStart, reward_service, starting_service
 from tests.rl.commands import ROOT, TIMEOUT

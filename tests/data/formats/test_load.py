@@ -76,6 +76,11 @@ def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
         ("a.obj", OBJ + "v 0 nan 0\nf 1 2 4\n", "not finite"),
         ("a.obj", "v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "the extent is zero"),
         ("a.obj", "v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "zero area"),
+        (
+            "a.ply",
+            PLY.replace("ascii", "binary_little_endian").replace("property float", "roperty float"),
+            "the header gives the element 'vertex' no properties",
+        ),
         ("a.ply", PLY + "3 0 1 9\n", "a face refers to vertex 9"),
         ("a.ply", PLY + "3 0 1 -1\n", "a face refers to vertex -1"),
         ("a.ply", PLY.replace("0 1 0", "0 inf 0") + "3 0 1 2\n", "not finite"),

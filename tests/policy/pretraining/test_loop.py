@@ -11,6 +11,7 @@ import torch
 import wandb
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -255,6 +256,36 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(tmp_path):
     with pytest.raises(RunFailedError, match="the gradient is nan at step 5"):
         run(recipe(tmp_path), losses, model)
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def test_a_weight_or_moment_that_is_no_number_is_not_saved(tmp_path):
+    """The update itself may overflow, from a finite loss and gradient."""
+
+    def overflow(parameter):
+        parameter.data[0].fill_(math.inf)
+
+    def spoiled(model, batch, step):
+        result = squares(model, batch, step)
+        if step == 3:
+            model.blocks[0].weight.register_post_accumulate_grad_hook(overflow)
+        return result
+
+    with pytest.raises(
+        RunFailedError, match=r"state-4 was not saved, because blocks\.0\.weight contains NaN"
+    ):
+        run(recipe(tmp_path / "run", save_steps=1), spoiled)
+    assert states(tmp_path / "run") == ["state-3"]
+    assert equal(run(recipe(tmp_path / "run", save_steps=1)), run(recipe(tmp_path / "whole")))
+
+
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(tmp_path):
+    run(recipe(tmp_path, max_steps=3))
+    file = tmp_path / "state-3" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["outer.bias"].fill_(math.nan)
+    save_file(tensors, file)
+    with pytest.raises(RecipeError, match=r"state-3: outer\.bias contains NaN or infinity; use an earlier"):
+        run(recipe(tmp_path))
 
 
 def test_bfloat16_computes_otherwise_but_keeps_float32_weights(tmp_path, reset_accelerate):

@@ -20,7 +20,7 @@ from policy.pretraining.loop_recipe import LoopRecipe
         ({"dataloader_workers": -1}, "'loop.dataloader_workers' must be at least 0, not -1"),
         ({"seed": -1}, "'loop.seed' must be at least 0, not -1"),
         ({"learning_rate": 0}, "'loop.learning_rate' must be above 0, not 0.0"),
-        ({"learning_rate": math.nan}, "'loop.learning_rate' must be above 0, not nan"),
+        ({"learning_rate": math.nan}, "'loop.learning_rate' must be a finite number, not .nan"),
         ({"max_grad_norm": 0}, "'loop.max_grad_norm' must be above 0, not 0.0"),
         ({"min_learning_rate_ratio": 1.5}, "'loop.min_learning_rate_ratio' must be between 0 and 1, not 1.5"),
         (

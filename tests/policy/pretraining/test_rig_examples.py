@@ -464,7 +464,7 @@ def test_any_number_of_points_can_be_drawn(uniform, pool, count, bones):
         ({"max_faces": 0}, "'data.max_faces' must be at least 1, not 0"),
         ({"rigs": 3}, "unknown key 'data.rigs'"),
         ({"augment": {"turn_probability": 2}}, "'data.augment.turn_probability' must be between 0 and 1"),
-        ({"sources": [{"files": 3}]}, "'data.sources[0].files' must be str or a list or null, not 3"),
+        ({"sources": [{"files": 3}]}, "'data.sources[0].files' must be text or a list or null, not 3"),
         ({"sources": [{"creatures": True}, {}]}, "'data.sources[1]': set exactly one of 'prepared'"),
         (
             {"sources": [{"creatures": True, "prepared": "a"}]},

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from policy.convert import main as convert
 from policy.released.checkpoint import CheckpointError, read_checkpoint
 from tests.policy.checkpoint_pairs import RIG
 
@@ -40,3 +41,21 @@ def test_damaged_file(tmp_path):
     (tmp_path / "bad.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match=r": entry .*data/\d+ is damaged"):
         read_checkpoint(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize("version", ["2.8.0", "2.9.1+cu128", "2.10.0a0+git1234"])
+def test_torch_before_its_unpickling_fix_is_refused(version, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was read"))
+    with pytest.raises(CheckpointError, match=r"torch 2\..*install torch 2\.10 or newer") as error:
+        read_checkpoint(RIG)
+    assert str(RIG) in str(error.value)
+    assert version in str(error.value)
+    assert convert(["import", str(RIG), "--out", str(tmp_path / "policy")]) == 2
+    assert capsys.readouterr().err == f"error: {error.value}\n"
+
+
+@pytest.mark.parametrize("version", ["2.10.0+cu128", "2.10.1", "2.13.0", "3.0"])
+def test_torch_since_its_unpickling_fix_is_used(version, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", version)
+    assert read_checkpoint(RIG).tensors

@@ -138,6 +138,7 @@ def test_a_truncated_rig_is_refused(length: int) -> None:
     [
         ([9, 15, 10, 22], "stack"),  # no joint
         ([9, 15, 1, 2, 10, 17, 17, 22], "incomplete"),  # two coordinates
+        ([9, 15, 1, 10, 17, 17, 22], "incomplete"),  # one coordinate
         ([9, 15, 8, 1, 2, 3, 4, 5, 6, 10, 17, 17, 22], "incomplete"),  # branch without an earlier joint
         ([9, 15, 1, 2, 9, 10, 17, 17, 22], "incomplete"),  # a control token as a coordinate
         ([9, 15, 1, 2, 3, 8, 10, 17, 17, 22], "control"),  # dangling branch

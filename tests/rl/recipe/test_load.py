@@ -136,16 +136,20 @@ REFUSALS = [
     ("eval.temperature=-1", ["eval.temperature"]),
     ("workers.count=0", ["workers.count"]),
     ("workers.retries=-1", ["workers.retries"]),
+    ("workers.max_restarts=-1", ["workers.max_restarts"]),
+    ("workers.min_deadline_s=0", ["workers.min_deadline_s"]),
+    ("workers.startup_timeout_s=0", ["workers.startup_timeout_s"]),
+    ("data.max_quarantined=-0.5", ["data.max_quarantined"]),
     ("rollout.batch_size=0", ["rollout.batch_size"]),
     ("policy.lora={rank: 0}", ["policy.lora.rank"]),
     ("policy.lora={target_modules: []}", ["policy.lora.target_modules"]),
     ("rewards.resolution=0", ["rewards.resolution"]),
     ("rewards.smoothness.weight=-1", ["'rewards.smoothness.weight' must not be negative, not -1.0"]),
-    ("rewards.smoothness.weight=.nan", ["'rewards.smoothness.weight' must not be negative, not nan"]),
+    ("rewards.smoothness.weight=.nan", ["'rewards.smoothness.weight' must be a finite number, not .nan"]),
     ("rewards.sparsity.threshold=2", ["'rewards.sparsity.threshold' is 2.0; it must be between 0 and 1"]),
     ("rewards.coverage.alpha=-1", ["'rewards.coverage.alpha' is -1.0; it must be at least 0"]),
-    ("rewards.coverage.alpha=.inf", ["'rewards.coverage.alpha' is inf; it must be finite"]),
-    ("rewards.coverage.alpha=.nan", ["'rewards.coverage.alpha' is nan; it must be at least 0"]),
+    ("rewards.coverage.alpha=.inf", ["'rewards.coverage.alpha' must be a finite number, not .inf"]),
+    ("rewards.coverage.alpha=.nan", ["'rewards.coverage.alpha' must be a finite number, not .nan"]),
     ("rewards.smoothness.scale=-2", ["'rewards.smoothness.scale' is -2.0; it must be at least 0"]),
     ("rewards.max_scoring_vertices=1", ["'rewards.max_scoring_vertices' is 1; it must be at least 2"]),
     ("rewards.joint_count_prior.factor=1", ["'rewards.joint_count_prior.factor' is 1.0; it must be above 1"]),
@@ -172,6 +176,51 @@ def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):
     assert load("base", *shape).train["num_generations"] == 24
     with pytest.raises(RecipeError, match=r"does not divide the 32 rollouts of a step \(generation_batch"):
         load("base", "train.generation_batch_size=32")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "workers.decoder_device=gpu",
+            "'workers.decoder_device' 'gpu' is not a device; use cpu, cuda or cuda:N",
+        ),
+        ("workers.decoder_device=cuda:first", "is not a device"),
+        ("ray.address=no-port", "'ray.address' 'no-port' is not an address; use auto, HOST:PORT"),
+        ("ray.address=ray://head:10001", "is not an address"),
+        ("ray.namespace=' '", "'ray.namespace' is empty"),
+        ("output_dir=", "'output_dir' must be text, not null"),
+        ("output_dir=$NO_SUCH_VARIABLE/run", "the environment variable NO_SUCH_VARIABLE in"),
+        ("policy.path=~no-such-user-here/policy", "'policy.path': '~no-such-user-here/policy' names no home"),
+        ("train.save_strategy=no", "YAML reads an unquoted no or off as false"),
+        ("data.seed=010", "YAML reads 010 as 8 (octal)"),
+        ("eval.temperature=.inf", "'eval.temperature' must be a finite number, not .inf"),
+        ("deformation.max_angle_deg=.nan", "'deformation.max_angle_deg' must be a finite number, not .nan"),
+        ("train_guard.stop_after_minutes=.inf", "'train_guard.stop_after_minutes' must be a finite number"),
+    ],
+)
+def test_places_devices_and_numbers_that_cannot_be(override, message):
+    with pytest.raises(RecipeError) as refusal:
+        load("quickstart", override)
+    assert message in str(refusal.value)
+
+
+def test_addresses_and_devices_that_can_be():
+    for address in ("auto", "10.0.0.7:6379", "head.cluster:6379", "[fe80::1]:6379"):
+        assert load("base", f"ray.address='{address}'").ray.address == address
+    assert load("base", "workers.decoder_device=cuda:1").workers.decoder_device == "cuda:1"
+
+
+def test_an_output_directory_that_is_a_file_or_in_one(tmp_path, monkeypatch):
+    (tmp_path / "results").write_text("")
+    for place in ("results", "results/run"):
+        with pytest.raises(
+            RecipeError, match=r"'output_dir' .*: .*results is a file; choose another directory"
+        ):
+            load("base", f"output_dir={tmp_path / place}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("base", "output_dir=~/run").output_dir == str(tmp_path / "run")
+    assert load("base", "output_dir=$HOME/run").output_dir == str(tmp_path / "run")
 
 
 def test_a_fixed_key_may_be_set_to_its_only_value():

@@ -1,0 +1,83 @@
+"""Checks free disk space against what the run will write: checkpoints, the policy, metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.disk_space import mount_point
+from rl.preflight.finding import Finding, in_bytes, ok, problem, warning
+from rl.preflight.memory_need import state_bytes
+from rl.preflight.model_size import ModelSize
+from rl.recipe import Recipe
+from rl.run_directory import POLICY_FOLDER
+
+# A line of metrics.jsonl, and a checkpoint's files besides weights and optimiser: tokenizer, states, history.
+_LINE = 3 << 10
+_SMALL_FILES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DiskNeed:
+    """Bytes of one checkpoint, their largest number, of the exported policy, and of all other files."""
+
+    checkpoint: int
+    checkpoints: int
+    policy: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything, when all of it exists."""
+        return self.checkpoint * self.checkpoints + self.policy + self.other
+
+
+def disk_need(recipe: Recipe, size: ModelSize) -> DiskNeed:
+    """What the run writes to `output_dir`: float32 weights, and the optimiser's states of what is trained.
+
+    While a checkpoint is saved there is one more than `train.save_total_limit`.
+    """
+    train = recipe.train
+    weights = 4 * (size.trained if size.adapters else size.model)
+    states = int(state_bytes(train) * size.trained)
+    checkpoint = weights + _SMALL_FILES + (0 if train.get("save_only_model") else states)
+    interval = train["save_steps"]
+    every = int(interval if interval >= 1 else max(1, interval * train["max_steps"]))
+    saves = train["max_steps"] // every + 1
+    if train.get("save_strategy") == "no":
+        saves = 0
+    limit = train["save_total_limit"]
+    kept = saves if limit is None else min(saves, max(1, limit) + 1)
+    policy = 4 * (size.model - size.adapters + size.vae) + _SMALL_FILES
+    return DiskNeed(checkpoint, kept, policy, _LINE * train["max_steps"] + _SMALL_FILES)
+
+
+def already_written(output: Path) -> int:
+    """Bytes of checkpoints and policy that an earlier run left and this one replaces."""
+    folders = (output / "checkpoints", output / POLICY_FOLDER)
+    return sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
+
+
+def existing_parent(path: Path) -> Path:
+    """The path itself or its nearest ancestor that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def disk_finding(need: DiskNeed, written: int, free: int, output: Path) -> Finding:
+    """The space that is still needed against the space that is free."""
+    missing = max(0, need.total - written)
+    text = (
+        f"{in_bytes(need.total)} needed in {output} ({need.checkpoints} checkpoints of "
+        f"{in_bytes(need.checkpoint)}, policy {in_bytes(need.policy)}), {in_bytes(free)} free on the disk at "
+        f"{mount_point(output)}"
+    )
+    if missing > free:
+        return problem(
+            "disk",
+            f"{text}: {in_bytes(missing - free)} too little; free space, set output_dir to another disk, or "
+            "lower train.save_total_limit",
+        )
+    if missing > 0.8 * free:
+        return warning("disk", f"{text}: it will be nearly full; free space")
+    return ok("disk", text)
