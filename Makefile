@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
 ARGS ?=
 
-.PHONY: quickstart test validator lint format docs clean
+.PHONY: quickstart test soak validator lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
@@ -14,6 +14,10 @@ quickstart: .venv/installed
 # All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Hours: 500 steps, 40,000 fuzzed cases, every fault in one run; records and results in outputs/soak, where it resumes
+soak: .venv/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/soak -m soak $(ARGS)
 
 # The Khronos glTF validator for tests/data/gltf/test_validator.py, which is skipped without it (needs node)
 validator:

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,9 +21,9 @@ T = TypeVar("T", bound=np.generic)
 def kernel(**options: Any) -> Any:
     """Decorator of a kernel: `numba.njit` with its machine code cached on disk.
 
-    numba caches beside the source, in the user's cache folder if that cannot be written, or in
-    NUMBA_CACHE_DIR. Where it finds no folder at all (a read-only installation, no home directory) this uses
-    one of the user's own under the system's temporary directory.
+    The cache lies in NUMBA_CACHE_DIR or, without it, in the first of these that can be written: the user's
+    cache folder ($XDG_CACHE_HOME or ~/.cache), the virtual environment, a folder of the user's own under the
+    system's temporary directory. It never lies beside the source: checkouts may be read-only or shared.
     """
     return numba.njit(cache=True, **options)
 
@@ -77,19 +78,35 @@ def _digest(kernels: Sequence[Dispatcher], variant: str) -> str:
 
 
 def _choose_folder() -> None:
-    """Set numba's cache folder if numba finds none by itself."""
+    """Set numba's cache folder, unless NUMBA_CACHE_DIR did."""
+    if numba.config.CACHE_DIR:
+        return
+    caches = [os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")]
+    if sys.prefix != sys.base_prefix:
+        caches.append(f"{sys.prefix}/.cache")
+    for folder in (Path(cache) / "tokenrig-rl" / "numba" for cache in caches):
+        # Without a home directory, `~` stays as it is.
+        if folder.is_absolute() and _can_write(folder):
+            numba.config.CACHE_DIR = str(folder)
+            return
+    folder = Path(tempfile.gettempdir()) / f"tokenrig-rl-numba-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    # Cached machine code is executed: it must not come from another user.
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise RuntimeError(
+            f"{folder} can be written by other users; set NUMBA_CACHE_DIR to a folder of your own"
+        )
+    numba.config.CACHE_DIR = str(folder)
+
+
+def _can_write(folder: Path) -> bool:
     try:
-        numba.njit(cache=True)(_choose_folder)  # finds the folder, compiles nothing
-    except RuntimeError:
-        folder = Path(tempfile.gettempdir()) / f"tokenrig-rl-numba-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.stat()
-        # Cached machine code is executed: it must not come from another user.
-        if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise RuntimeError(
-                f"{folder} can be written by other users; set NUMBA_CACHE_DIR to a folder of your own"
-            ) from None
-        numba.config.CACHE_DIR = str(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:  # read-only, another user's, or full
+        return False
 
 
 _choose_folder()

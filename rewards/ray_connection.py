@@ -56,7 +56,7 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
         # "local": otherwise Ray joins any cluster named by RAY_ADDRESS or left by an earlier run.
         # At least one slot per scoring worker: on a small machine they share cores.
         slots = max(workers, os.cpu_count() or 1)
-        # Ray's head keeps 3 kB about each of the last 100,000 tasks, for the dashboard, which a local Ray does
+        # Ray's head keeps 3 kB about each of the last 100,000 tasks for the dashboard, which a local Ray does
         # not have: it grew by 0.1 MB a step.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
         options |= {"address": "local", "num_cpus": slots, "include_dashboard": False}
@@ -67,9 +67,11 @@ def connect(address: str | None, namespace: str, workers: int) -> bool:
         ray.init(**options)
     except (OSError, RuntimeError, ValueError) as error:
         where = "a local Ray" if address is None else f"Ray at '{address}'"
+        # Something listens there, and may have wanted the token that `ray start` makes.
+        token = address is not None and not isinstance(error, OSError)
+        hint = ", and set RAY_AUTH_MODE=token if the cluster asks for a token" if token else ""
         raise RayUnavailableError(
-            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address', and set "
-            "RAY_AUTH_MODE=token if the cluster asks for a token"
+            f"{where} could not be reached ({str(error).splitlines()[0]}); check 'ray.address'{hint}"
         ) from error
     # Ray prints dozens of lines of its log when a worker or a node dies; the service says it in one.
     ray_driver.print_to_stdstream = lambda data, ignore_prefix: None

@@ -30,7 +30,7 @@ def examine(recipe: Recipe, launch: Launch, measure: bool = True) -> Iterator[Fi
     from rl.policy_setup import check_training
     from rl.preflight.at_start import start_findings
     from rl.preflight.finding import ok, problem
-    from rl.preflight.gpu import find_device, host_memory_finding
+    from rl.preflight.gpu import find_device, host_memory_finding, memory_finding
     from rl.preflight.launch import StepBatch, batch_finding, launch_finding
     from rl.preflight.memory_need import host_memory, training_memory
     from rl.preflight.mesh_files import check_meshes
@@ -68,6 +68,8 @@ def examine(recipe: Recipe, launch: Launch, measure: bool = True) -> Iterator[Fi
         return
     size = model_size(recipe.policy)
     need = training_memory(recipe, size, batch, launch, device.kind == "cuda")
+    if device.kind == "cpu" and recipe.workers.decoder_device.startswith("cuda"):
+        yield memory_finding(training_memory(recipe, size, batch, launch, True), device)
     needed = host_memory(recipe, size, need, launch, device.kind == "cuda")
     yield host_memory_finding(needed, psutil.virtual_memory().available)
     if meshes is None or not measure:

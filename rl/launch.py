@@ -3,8 +3,8 @@
 As `accelerate launch rl/train_grpo.py RECIPE.yaml`, and with its options before the recipe, but:
 
 1. the recipe is read before anything starts, and an error is one sentence, printed once for all processes;
-2. the exit code is the run's: 0, 1 (failed), 2 (the user's mistake), and 130, 143 or 138 after SIGINT, SIGTERM
-   or SIGUSR1; `accelerate launch` makes each of them 1 and adds a traceback of its own;
+2. the exit code is the run's: 0, 1 (failed), 2 (the user's mistake), and 130, 143 or 138 after SIGINT,
+   SIGTERM or SIGUSR1; `accelerate launch` makes each of them 1 and adds a traceback of its own;
 3. SIGUSR1 is passed on too, and after a signal processes get an hour to finish their step and save, not 30
    seconds (PET_SHUTDOWN_TIMEOUT);
 4. a single process replaces the launcher instead of running under it;

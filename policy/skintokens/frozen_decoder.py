@@ -141,7 +141,7 @@ class _Linear:
         if missing := -count % ROW_STEP:
             rows = F.pad(rows, (0, 0, 0, missing))
         product = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, behind, [], algorithm)
-        return product[:count].view(*x.shape[:-1], -1)
+        return product[:count].view(*x.shape[:-1], product.shape[-1])
 
 
 class _FeedForward:

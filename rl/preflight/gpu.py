@@ -99,9 +99,13 @@ def device_findings(
 
 
 def memory_finding(need: MemoryNeed, device: Device) -> Finding:
-    """The estimated need of one process against its GPU's free memory."""
+    """The estimated need of one process against its GPU's free memory; without a GPU, the need alone."""
     parts = sorted({**need.fixed, **need.peak}.items(), key=lambda part: -part[1])
     shown = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts)
+    if device.kind == "cpu":
+        return ok(
+            "GPU memory", f"about {in_bytes(need.total)} per process, with no GPU here (estimate: {shown})"
+        )
     text = f"about {in_bytes(need.total)} per process of {in_bytes(device.free)} free (estimate: {shown})"
     fixed = sum(need.fixed.values())
     if fixed > device.free:

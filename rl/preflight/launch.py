@@ -23,7 +23,7 @@ class Launch:
     """Processes of the whole run and of this machine, how they share the model's state, and their device.
 
     threads: of each process, None for torch's default. cpu: the launcher keeps processes off the GPU.
-    trap: what the launch does not do that its configuration seems to say, with the fix.
+    note: what to know about the launcher; empty if nothing.
     """
 
     processes: int = 1
@@ -31,7 +31,7 @@ class Launch:
     sharding: Sharding = "none"
     threads: int | None = None
     cpu: bool = False
-    trap: str | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def launch_from_environment(environment: Mapping[str, str] = os.environ) -> Laun
 
 
 def launch_from_file(path: Path, environment: Mapping[str, str] = os.environ) -> Launch:
-    """What `accelerate launch --config_file` would set.
+    """What `python -m rl.launch --config_file` would set.
 
     Raises RecipeError for a file that is not accelerate's.
     """
@@ -113,17 +113,9 @@ def launch_from_file(path: Path, environment: Mapping[str, str] = os.environ) ->
             f"--config_file {path} is not a configuration of accelerate ({error}); see recipes/accelerate/"
         ) from error
     kind = str(found.get("distributed_type"))
-    trap = None
-    if (
-        processes > 1
-        and kind == "MULTI_CPU"
-        and not (found.get("mpirun_config") or {}).get("mpirun_hostfile")
-    ):
-        trap = (
-            f"accelerate starts 1 process, not {processes}: MULTI_CPU needs an mpirun_hostfile; set "
-            f"distributed_type: MULTI_GPU in {path} and ACCELERATE_USE_CPU=true in the environment"
-        )
-        processes = machines = 1
+    note = ""
+    if processes > 1 and kind == "MULTI_CPU":
+        note = " with python -m rl.launch (accelerate launch starts 1 without an MPI)"
     local = max(1, processes // machines)
     deepspeed = found.get("deepspeed_config") or {}
     sharding: Sharding = "none"
@@ -138,16 +130,14 @@ def launch_from_file(path: Path, environment: Mapping[str, str] = os.environ) ->
         sharding,
         int(threads) if threads.isdigit() else None,
         bool(found.get("use_cpu")) or kind == "MULTI_CPU",
-        trap,
+        note,
     )
 
 
 def launch_finding(launch: Launch) -> Finding:
-    """How many processes the launch starts, or what is wrong with its configuration."""
-    if launch.trap is not None:
-        return warning("launch", launch.trap)
+    """How many processes the launch starts, and what they share."""
     shared = "" if launch.sharding == "none" else f", state sharded with {launch.sharding}"
-    return ok("launch", f"{counted(launch.processes, 'process', 'es')}{shared}")
+    return ok("launch", f"{counted(launch.processes, 'process', 'es')}{shared}{launch.note}")
 
 
 def batch_finding(recipe: Recipe, batch: StepBatch) -> Finding:

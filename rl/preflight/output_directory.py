@@ -17,8 +17,6 @@ def output_finding(recipe: Recipe) -> Finding:
     """Whether the run can start, or resume, in its directory; writes nothing."""
     output = Path(recipe.output_dir)
     parent = existing_parent(output)
-    if not parent.is_dir():
-        return problem("output_dir", f"'output_dir' {output}: {parent} is a file; choose another directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         return problem("output_dir", f"'output_dir' {output}: {parent} cannot be written; choose another")
     try:

@@ -1,4 +1,4 @@
-"""Checks that the recipe's policy and skin VAE load (damaged and non-finite files do not) and fit together."""
+"""Checks that the recipe's policy and skin VAE load and fit together; damaged files do not load."""
 
 from __future__ import annotations
 

@@ -47,7 +47,8 @@ def thread_finding(
         return warning(
             "threads",
             f"{text}: on so small a model a second thread mostly waits; set OMP_NUM_THREADS=1 "
-            f"and launch {cores} processes, each with its share of train.per_device_train_batch_size",
+            f"and start {cores} processes with python -m rl.launch (recipes/accelerate/two_cores.yaml), "
+            "each with its share of train.per_device_train_batch_size",
         )
     workers = recipe.workers.count
     if recipe.workers.backend == "ray" and recipe.ray.address is None and workers > cores:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from numba.core import caching
 
 from data import compiled
 from data.compiled import compile_once, kernel, read_only
@@ -100,22 +99,44 @@ def test_read_only_and_writable_arrays_share_one_version():
 
 
 @pytest.fixture
-def no_folder(tmp_path, monkeypatch):
-    """numba can write neither beside the source nor in the user's cache folder."""
-
-    def refuse(self):
-        raise OSError("read-only file system")
-
-    for locator in (caching.InTreeCacheLocator, caching.UserWideCacheLocator):
-        monkeypatch.setattr(locator, "ensure_cache_path", refuse)
+def home(tmp_path, monkeypatch):
+    """A user's cache folder and a virtual environment's; numba has no folder yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    return tmp_path / f"tokenrig-rl-numba-{os.getuid()}"
+    return tmp_path
+
+
+def test_kernels_are_cached_in_the_users_folder_and_not_in_the_checkout(home):
+    compiled._choose_folder()
+    kernel()(lambda x: x)(1)
+    assert list((home / "home" / "tokenrig-rl" / "numba").rglob("*.nbc"))
+    assert not list(Path(__file__).parent.rglob("*.nbc"))
+
+
+def test_without_a_home_kernels_are_cached_in_the_environment(home, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME and no such user
+    compiled._choose_folder()
+    assert Path(numba.config.CACHE_DIR) == home / "environment" / ".cache" / "tokenrig-rl" / "numba"
+
+
+def test_a_folder_that_the_user_chose_is_kept(home, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(home / "own"))
+    compiled._choose_folder()
+    assert str(home / "own") == numba.config.CACHE_DIR
+
+
+@pytest.fixture
+def no_folder(home, monkeypatch):
+    """Neither the user's cache folder nor the environment can be written."""
+    for name in ("home", "environment"):
+        (home / name).write_text("a file, so that root cannot make a folder of this name either")
+    return home / f"tokenrig-rl-numba-{os.getuid()}"
 
 
 def test_a_read_only_installation_without_a_home_is_cached_in_a_private_folder(no_folder):
-    with pytest.raises(RuntimeError, match="cannot cache"):
-        kernel()(lambda x: x)
     compiled._choose_folder()
     assert stat.S_IMODE(no_folder.stat().st_mode) == 0o700
     kernel()(lambda x: x)(1)

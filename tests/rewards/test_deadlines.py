@@ -51,10 +51,5 @@ def test_allowance(limit, meshes):
 
 
 def test_allowance_by_hand():
-    assert [quarantine_allowance(*case) for case in ((0.1, 64), (0.1, 3), (0.0, 64), (5, 3), (1.0, 64))] == [
-        6,
-        1,
-        0,
-        5,
-        1,
-    ]
+    cases = ((0.1, 64), (0.1, 3), (0.0, 64), (5, 64), (5, 3), (1.0, 64))
+    assert [quarantine_allowance(*case) for case in cases] == [6, 1, 0, 5, 3, 1]

@@ -1,11 +1,12 @@
 """Training logs: metrics.jsonl, the console line and bar, step times."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
 
-from rl.reporting import MetricsLog, StepTimes
+from rl.reporting import MetricsLog, StepTimes, mean_metrics
 
 
 def state(step: int = 0, main: bool = True) -> SimpleNamespace:
@@ -36,12 +37,27 @@ def test_a_step_is_a_line_of_json_and_a_line_on_the_console(log, capsys):
     assert "1/5" in shown
 
 
-def test_what_has_no_number_is_null(log):
-    """A reward nobody got: TRL says None or NaN; JSON has no NaN."""
-    logs = {**STEP, "reward": None, "rewards/coverage/std": float("nan"), "note": "text", "epoch": 0.1}
+def test_what_has_no_value_is_null_and_a_nan_is_a_nan(log, capsys):
+    logs = {**STEP, "reward": None, "kl": math.nan, "grad_norm": -math.inf, "note": "text", "epoch": 0.1}
     log.on_train_begin(ARGUMENTS, state(), None)
     log.on_log(ARGUMENTS, state(1), None, logs=logs)
-    assert lines(log) == [{"step": 1, **STEP, "reward": None, "rewards/coverage/std": None}]
+    assert '"kl": NaN' in log.path.read_text()
+    (line,) = lines(log)
+    assert math.isnan(line.pop("kl"))
+    expected = {"step": 1, **STEP, "reward": None, "grad_norm": -math.inf}
+    del expected["kl"]
+    assert line == expected
+    assert "kl nan" in capsys.readouterr().err
+
+
+def test_means_skip_what_has_no_value_and_keep_a_nan():
+    means = mean_metrics(
+        {"a": [1.0, None, 2.0], "b": [None, None], "c": [1.0, math.nan], "d": [math.inf, 1.0]}
+    )
+    assert means["a"] == 1.5
+    assert means["b"] is None
+    assert math.isnan(means["c"])
+    assert means["d"] == math.inf
 
 
 def test_the_console_shows_the_mean_of_every_reward(log, capsys):

@@ -66,7 +66,12 @@ def test_ctrl_c_keeps_the_checkpoints_and_the_run_resumes_as_if_unbroken(policy_
     assert steps(tmp_path / "run") == list(range(1, last + 4))
     unbroken = tmp_path / "unbroken"
     assert here({"train.max_steps": last + 3}, f"output_dir={unbroken}") == 0
-    assert metrics(tmp_path / "run") == metrics(unbroken)
+    # Only a run with Ray counts its workers' failures.
+    interrupted = [
+        {key: value for key, value in line.items() if not key.startswith("workers/")}
+        for line in metrics(tmp_path / "run")
+    ]
+    assert interrupted == metrics(unbroken)
     assert evaluation(tmp_path / "run" / "after.json") == evaluation(unbroken / "after.json")
 
 

@@ -21,7 +21,7 @@ def growth(samples: list[dict[str, Any]], warm_up: int, per_steps: int) -> dict[
     """How each process present in all samples after step `warm_up` grows in `per_steps` steps.
 
     Returns:
-        By role: `mean_mb` of its anonymous memory; `growth_mb` and `growth_percent` of a robust line (the median
+        By role: `mean_mb` of its anonymous memory; `growth_mb`, `growth_percent` of a robust line (the median
         of all slopes between two samples, so that a page cache or a checkpoint in the making does not count);
         `fds` and `threads`, smallest and largest; `first_mb`, at the first sample of all.
     """

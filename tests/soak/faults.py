@@ -35,11 +35,10 @@ class Running:
             if role_of(child) == role and child.status() != psutil.STATUS_STOPPED
         )
 
-    def rank(self) -> psutil.Process:
-        """The training process behind `accelerate launch`."""
-        return next(
-            child for child in self.process.children() if "train_grpo.py" in " ".join(child.cmdline())
-        )
+    def trainers(self) -> list[psutil.Process]:
+        """The training process, or that of `accelerate launch` behind it."""
+        launched = [c for c in self.process.children() if "train_grpo.py" in " ".join(c.cmdline())]
+        return launched or [self.process]
 
 
 Inject = Callable[[Running], Any]
@@ -87,7 +86,7 @@ def _second_run(run: Running) -> None:
 
 
 def _kill_launcher_and_rank(run: Running) -> None:
-    rank = run.rank()
+    (rank,) = run.trainers()
     run.process.kill()
     rank.kill()
 

@@ -149,7 +149,7 @@ def default_interrupt() -> None:
 
 
 def test_every_fault_in_one_run():
-    """Resumes after the last fault that `SOAK_DIR/faults/done.json` lists; delete the folder to start over."""
+    """Resumes after the last fault in `SOAK_DIR/faults/done.json`; delete the folder to start over."""
     folder = FOLDER / "faults"
     output, undisturbed, done = folder / "run", folder / "undisturbed", folder / "done.json"
     recipe = folder / "recipe.yaml"

@@ -78,7 +78,7 @@ def test_the_cuda_build_matches_the_driver(build, usable, driver, expected):
     ("launch", "cores", "weights", "expected"),
     [
         (Launch(2, 2, threads=1), 2, 4e6, ("ok", "2 processes x 1 thread on 2 cores")),
-        (Launch(threads=2), 2, 4e6, ("warning", "OMP_NUM_THREADS=1 and launch 2 processes")),
+        (Launch(threads=2), 2, 4e6, ("warning", "OMP_NUM_THREADS=1 and start 2 processes")),
         (Launch(threads=2), 2, 4e8, ("ok", "1 process x 2 threads")),  # large products use both
         (Launch(4, 4, threads=2), 4, 4e8, ("warning", "set OMP_NUM_THREADS=1")),
         (Launch(8, 8), 4, 4e8, ("warning", "launch at most 4 processes")),
@@ -137,6 +137,12 @@ def test_gpu_memory_against_what_is_free(fixed, peak, expected):
     found = memory_finding(MemoryNeed({"weights": fixed * GIB}, {"activations": peak * GIB}), H100)
     assert found.level == expected
     assert "78 GiB free" in found.text
+
+
+def test_gpu_memory_is_estimated_without_a_gpu_too():
+    found = memory_finding(MemoryNeed({"weights": GIB}, {"activations": 99 * GIB}), Device("cpu"))
+    assert found.level == "ok"
+    assert "100 GiB" in found.text
 
 
 def test_host_memory():
