@@ -62,10 +62,6 @@ def run_command(
     arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
     chosen = dry_run if dry_run is not None and arguments.dry_run else run
     with handling_stop_signals():
-<<<<<<< HEAD
-        chosen = dry_run if dry_run is not None and arguments.dry_run else run
-=======
->>>>>>> main
         return _exit_code(arguments, load, chosen)
 
 
