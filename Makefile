@@ -15,7 +15,7 @@ quickstart: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
-# Hours: 500 steps, 40,000 fuzzed cases, every fault in one run; records and results in outputs/soak, where it resumes
+# Takes hours: 500 steps, 40,000 fuzzed cases, every fault in one run. Resumes from its records in outputs/soak
 soak: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/soak -m soak $(ARGS)
 

@@ -70,6 +70,8 @@ def _check_ply(path: Path, data: bytes) -> bytes:
         if words[:1] == [b"element"] and bare is not None:
             raise _damaged(path, f"the header gives the element {_quoted(bare)} no properties")
         if words[:1] == [b"property"]:
+            if len(words) != (5 if words[1:2] == [b"list"] else 3):
+                raise _damaged(path, f"the header line {_quoted(line)} cannot be read")
             bare = None
         if len(words) == 3 and words[0] == b"element":
             if not words[2].isdigit():

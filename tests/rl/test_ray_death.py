@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rl.checkpoints import CHECKPOINTS_FOLDER, find_checkpoints
+from rl.checkpoints import CHECKPOINTS_FOLDER, checkpoint_folders
 from tests.rl import tiny
 from tests.rl.commands import BIN, ROOT, TIMEOUT
 
@@ -69,7 +69,7 @@ def run_until_killed(
         text=True,
     )
     try:
-        wait_for(lambda: find_checkpoints(output / CHECKPOINTS_FOLDER), run)
+        wait_for(lambda: checkpoint_folders(output / CHECKPOINTS_FOLDER), run)
         victim(run.pid)
         began = time.monotonic()
         stderr = run.communicate(timeout=TIMEOUT)[1]
@@ -112,4 +112,4 @@ def test_ray_dies(policy_path, tmp_path, cluster, request):
     assert last.endswith("run the same command again to resume from the last checkpoint")
     assert "Traceback" not in stderr
     assert seconds < 120  # a busy machine; Ray itself waits for minutes, or ends the process without a word
-    assert find_checkpoints(output / CHECKPOINTS_FOLDER)
+    assert checkpoint_folders(output / CHECKPOINTS_FOLDER)

@@ -46,6 +46,8 @@ def anonymous(pid: int) -> int:
 
 def role_of(process: psutil.Process) -> str:
     """What a process of Ray does: `decoder`, `scorer`, `registry`, `raylet`, `gcs_server`, or its name."""
+    if process.name() in ("raylet", "gcs_server"):  # their arguments name the others
+        return process.name()
     title = " ".join(process.cmdline())
     for part, role in (
         ("ray::DecoderActor", "decoder"),

@@ -81,6 +81,13 @@ def test_unreferenced_vertices_are_dropped(tmp_path: Path) -> None:
             PLY.replace("ascii", "binary_little_endian").replace("property float", "roperty float"),
             "the header gives the element 'vertex' no properties",
         ),
+        (
+            "a.ply",
+            PLY.replace("ascii", "binary_little_endian").replace(
+                "property float x", "property foperty float z"
+            ),
+            "the header line 'property foperty float z' cannot be read",
+        ),
         ("a.ply", PLY + "3 0 1 9\n", "a face refers to vertex 9"),
         ("a.ply", PLY + "3 0 1 -1\n", "a face refers to vertex -1"),
         ("a.ply", PLY.replace("0 1 0", "0 inf 0") + "3 0 1 2\n", "not finite"),
