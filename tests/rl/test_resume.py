@@ -11,11 +11,11 @@ import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+import data.disk_space
 import data.stop_signals
 import rl.stop_and_save
 import rl.training
@@ -268,7 +268,7 @@ def test_a_full_disk_is_reported_and_costs_no_earlier_checkpoint(here, tmp_path,
         assert not list((tmp_path / "run" / "trainer").glob("checkpoint-*"))
         assert {path.name: path.read_bytes() for path in whole.iterdir()} == files
     # Known before the step: the next checkpoint has the size of the last.
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=300_000))
+    monkeypatch.setattr(data.disk_space, "free_bytes", lambda path: 300_000)
     assert here({**NO_EVALUATION, "train.max_steps": 3}) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.fullmatch(
