@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from data.commented_yaml import to_commented_yaml
 from data.launcher import show_error
 from data.mesh import MeshError
-from data.stop_signals import StopRun, handling_stop_signals, is_first_rank
+from data.stop_signals import StopRun, handling_stop_signals, is_first_rank, stop_signals
 from data.typed_recipe import RecipeError
 
 R = TypeVar("R")
@@ -89,6 +89,8 @@ def _exit_code(
         return 1
     except KeyboardInterrupt as interrupt:
         stop = interrupt if isinstance(interrupt, StopRun) else StopRun()
+        if (signals := stop_signals()).closed:
+            signals.closing()  # again, after Ray has shut down
         if is_first_rank():
             print(stop.message, file=sys.stderr)
         return 128 + stop.signum if stop.signum else 0

@@ -81,9 +81,11 @@ class StopSignals:
         """From now on SIGTERM and SIGUSR1 have no effect: everything is saved, and only closing is left.
 
         A launcher sends SIGTERM to all its processes as soon as one of them has ended, and may die itself.
-        This holds until the process has ended, so that its exit code is the right one.
+        This holds until the process has ended, so that its exit code is the right one. Once more after Ray
+        has shut down, which restores the system's handler of SIGTERM behind Python's back.
         """
         self.closed = True
+        _on_launchers_death(0)
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, signal.SIG_IGN)
 
@@ -163,9 +165,15 @@ def _stop_with_launcher() -> None:
     programs = {sys.argv[0], *(options[1:2] if options[:1] == ["-m"] else ())}
     with suppress(psutil.Error):
         if is_launcher(parent) or (parent > 1 and programs & set(psutil.Process(parent).cmdline())):
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            _on_launchers_death(signal.SIGTERM)
             if os.getppid() != parent:  # it died in between
                 os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _on_launchers_death(signum: int) -> None:
+    """Have Linux send a signal, 0 for none, when this process's parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
 def is_first_rank() -> bool:

@@ -69,6 +69,7 @@ def test_a_handler_that_a_library_sets_is_replaced():
 @pytest.fixture(autouse=True)
 def _handlers():
     before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests started in the background
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)

@@ -50,6 +50,7 @@ def make_recipe(policy_path: Path, tmp_path: Path) -> Callable[..., Recipe]:
 def _signals() -> Iterator[None]:
     """A run that is stopped in this process ignores further signals; restore the handlers."""
     before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests started in the background
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)

@@ -21,6 +21,7 @@ from tests.policy.tiny_recipes import metrics
 def _handlers():
     """A stopped run ignores further signals until its process ends."""
     before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests started in the background
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
