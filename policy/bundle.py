@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from policy.finite import check_after_loading, check_before_saving, non_finite_file
+from policy.layers.finite import check_before_saving, non_finite_file, non_finite_names, not_finite_message
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     PolicyError,
@@ -237,7 +237,9 @@ def load_model(
             f"{source}: {len(absent)} weights required by config.json are missing or have the wrong shape, "
             f"such as {min(absent)}; restore all files of the same policy"
         )
-    check_after_loading(dict(model.named_parameters()), source)
+    not_finite = non_finite_names(model.named_parameters())
+    if not_finite:
+        raise PolicyError(not_finite_message(source, not_finite))
     model.to(device)
     # Views into the mapped file are unaligned, and their matrix products differ in the last bit from those of
     # the saved model: rollouts of the same seed could differ.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from policy.bundle import atomic_directory, load_model
-from policy.finite import non_finite_names
+from policy.layers.finite import non_finite_names
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
     NoSkinVAEError,

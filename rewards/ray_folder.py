@@ -1,4 +1,4 @@
-"""Checks the folder where a local Ray puts its sockets and logs (RAY_TMPDIR or TMPDIR), before Ray starts."""
+"""Checks the folders where a local Ray puts sockets, logs (RAY_TMPDIR, TMPDIR) and its token."""
 
 import os
 import sys
@@ -15,8 +15,33 @@ def ray_folder_problem(environment: Mapping[str, str] = os.environ, process: int
     """Why a local Ray cannot start in its folder, and the fix, in one sentence; None if it can.
 
     Ray takes RAY_TMPDIR, then TMPDIR (on Linux), then /tmp. It names its sockets
-    <folder>/ray/session_<date>_<time>_<microseconds>_<process>/sockets/plasma_store.
+    <folder>/ray/session_<date>_<time>_<microseconds>_<process>/sockets/plasma_store. The token that
+    its processes share lies in ~/.ray.
     """
+    return _token_problem(environment) or _socket_problem(environment, process)
+
+
+def _token_problem(environment: Mapping[str, str]) -> str | None:
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(environment):
+        return None
+    if environment.get("RAY_AUTH_MODE") == "disabled":
+        return None
+    folder = Path(environment.get("HOME") or os.path.expanduser("~"), ".ray")
+    if (folder / "auth_token").is_file():
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    return (
+        None
+        if writable
+        else f"{folder}, where Ray keeps its token, cannot be written; set HOME to a folder that can"
+    )
+
+
+def _socket_problem(environment: Mapping[str, str], process: int | None) -> str | None:
     names = ("RAY_TMPDIR", "TMPDIR") if sys.platform.startswith("linux") else ("RAY_TMPDIR",)
     name = next((name for name in names if name in environment), None)
     if name is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
 from data.command_line import RunFailedError
-from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
+from policy.layers.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import parse_mesh_prompt
 from rewards.poses import pose_seed

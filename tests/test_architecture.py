@@ -30,10 +30,10 @@ MAY_IMPORT = {
     "data.sets": {"data", "data.formats", "data.creatures"},
     "policy.tokens": set(),
     "policy.layers": set(),
-    "policy.skintokens": {"policy", "policy.layers"},
+    "policy.skintokens": {"policy.layers"},
     "policy.tokenrig": {"policy.layers", "policy.tokens"},
-    "policy.released": {"policy", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
-    "policy.pretraining": {"policy"},
+    "policy.released": {"policy.layers", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
+    "policy.pretraining": {"policy.layers"},
 }
 
 

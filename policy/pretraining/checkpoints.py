@@ -19,7 +19,7 @@ from data.command_line import RunFailedError
 from data.disk_space import free_bytes, mount_point, readable, require_space, write_failure
 from data.manifest import MANIFEST_FILE, damage, folder_bytes, read_manifest, sync, write_manifest
 from data.typed_recipe import RecipeError
-from policy.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
+from policy.layers.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from policy.finite import non_finite_names, not_finite_message
+from policy.layers.finite import non_finite_names, not_finite_message
 from policy.released.checkpoint import CheckpointError
 from policy.skintokens.configuration import SkinVAEConfig
 from policy.skintokens.skin_vae import SkinVAE

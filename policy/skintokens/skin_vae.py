@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from policy.finite import check_after_loading, check_before_saving
 from policy.layers.embedding import embed_points, embedded_size
+from policy.layers.finite import check_after_loading, check_before_saving
 from policy.layers.queries import select_queries
 from policy.skintokens.blocks import Perceiver
 from policy.skintokens.configuration import SkinVAEConfig
@@ -372,8 +372,7 @@ class SkinVAE(nn.Module):
     ) -> "SkinVAE":
         """Load what `save` wrote, in evaluation mode; `dtype=None` keeps the stored dtype.
 
-        Raises ValueError for unknown settings and for missing or unexpected tensors, PolicyError for weights
-        that are not finite.
+        Raises ValueError for unknown settings, missing or unexpected tensors, and non-finite weights.
         """
         source = Path(directory)
         config = SkinVAEConfig.from_dict(json.loads((source / "config.json").read_text()))

@@ -53,3 +53,14 @@ def test_the_service_reports_it_before_ray_starts(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RayUnavailableError, match="a local Ray cannot start: RAY_TMPDIR is '/xxx") as caught:
         RayRewardService("unused", RewardSettings())
     assert "ray.address" not in str(caught.value)
+
+
+def test_a_home_that_cannot_hold_rays_token_is_reported(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.write_text("a file, so that root cannot make a folder in it either")
+    assert ray_folder_problem({"HOME": str(home)}) == (
+        f"{home}/.ray, where Ray keeps its token, cannot be written; set HOME to a folder that can"
+    )
+    for name, value in (("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_TOKEN_PATH", "x"), ("RAY_AUTH_MODE", "disabled")):
+        assert ray_folder_problem({"HOME": str(home), name: value}) is None
+    assert ray_folder_problem({"HOME": str(tmp_path / "new")}) is None

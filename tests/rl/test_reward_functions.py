@@ -50,8 +50,15 @@ def test_each_function_returns_its_reward_and_the_first_logs_the_batch(capsys):
     ]
     coverage, sparsity = RigRewards(["coverage", "sparsity"], max_failed_batches=1).functions()
     assert (coverage.__name__, sparsity.__name__) == ("coverage", "sparsity")
-    logged: dict[str, float] = {}
-    found = coverage(scored_rollout=rollouts, log_metric=logged.__setitem__, prompts=[], trainer_state=None)
+    values: dict[str, list[float]] = {}  # TRL averages them over all processes
+
+    def log_metric(name: str, value: float) -> None:
+        values.setdefault(name, []).append(value)
+
+    found = coverage(scored_rollout=rollouts, log_metric=log_metric, prompts=[], trainer_state=None)
+    # One number per rig, so that processes with different numbers of rigs weigh alike.
+    assert (values["rig/joints"], values["rig/unused_bones"]) == ([4, 8, 6, 2], [1, 6, 2])
+    logged = {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
     assert found == [0.25, 0.75, 0.5, 0.0, None]
     waited = logged.pop("seconds/wait_for_rewards")
     assert waited >= 100  # includes submitting, during which the inline backend scores
@@ -66,10 +73,10 @@ def test_each_function_returns_its_reward_and_the_first_logs_the_batch(capsys):
         "rig/unused_bones": 3.0,
     }
     assert "1 of 5 rigs have no score and are excluded: the worker died" in capsys.readouterr().err
-    logged.clear()
-    found = sparsity(scored_rollout=rollouts, log_metric=logged.__setitem__)
+    values.clear()
+    found = sparsity(scored_rollout=rollouts, log_metric=log_metric)
     assert found == [0.125, 0.375, 0.25, 0.0, None]
-    assert logged == {}
+    assert values == {}
 
 
 def test_rewards_are_collected_after_the_log_probability_passes(make_recipe):

@@ -191,7 +191,7 @@ def test_dropping_finished_rows_does_not_change_the_others(setting, monkeypatch,
     whole = setting.sample()
     monkeypatch.setattr(plain, "_COMPACT_SHARE", share)
     monkeypatch.setattr(fast, "_CPU_SHARE", share)
-    monkeypatch.setattr(plain, "_COMPACT_EVERY", every)
+    monkeypatch.setattr(plain, "LOOK_EVERY", every)
     assert same(setting.sample(), whole, slice(None))
 
 
@@ -290,7 +290,7 @@ def test_given_skeletons_of_other_lengths_in_the_batch_change_nothing(
     setting, monkeypatch, temperature, every
 ):
     """The same tokens and log-probabilities as one row at a time, whenever finished rows leave the batch."""
-    monkeypatch.setattr(plain, "_COMPACT_EVERY", every)
+    monkeypatch.setattr(plain, "LOOK_EVERY", every)
     whole = setting.sample(skeletons=SKELETONS, temperature=temperature)
     for batch_size in (1, 5):
         parts = setting.sample(skeletons=SKELETONS, temperature=temperature, batch_size=batch_size)

@@ -39,7 +39,7 @@ class Addresses(StepGraphs):
 @pytest.fixture
 def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "FIRST_STAGE", 16)
-    monkeypatch.setattr(fast, "_CUDA_EVERY", 4)
+    monkeypatch.setattr(fast, "LOOK_EVERY", 4)
     monkeypatch.setattr(fast, "_CUDA_LEAST_ROWS", 2)
 
 

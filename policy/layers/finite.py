@@ -11,15 +11,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from data.command_line import RunFailedError
-from policy.policy_folder import PolicyError
 
 
 @torch.no_grad()
 def non_finite_names(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     """Names of the floating-point tensors that hold a NaN or an infinity, in order.
 
-    One reduction per tensor and one copy to the host per device: 0.6 billion weights take about 0.1 s on two
-    CPU cores. A sharded tensor (DTensor) is checked in this process's part only.
+    One reduction per tensor and one copy to the host per device: 0.6 billion weights take about 0.1 s of a
+    CPU core. A sharded tensor (DTensor) is checked in this process's part only.
     """
     names: dict[torch.device, list[str]] = {}
     extremes: dict[torch.device, list[Tensor]] = {}
@@ -65,10 +64,10 @@ def refuse_to_save(names: list[str], what: str) -> None:
 
 
 def check_after_loading(tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Raise PolicyError if the weights of the file or folder `source` are not all finite."""
+    """Raise ValueError if the weights of the file or folder `source` are not all finite."""
     found = non_finite_names(tensors.items())
     if found:
-        raise PolicyError(not_finite_message(source, found))
+        raise ValueError(not_finite_message(source, found))
 
 
 def not_finite_message(source: Path | str, names: list[str]) -> str:
@@ -83,7 +82,7 @@ def non_finite_file(folder: Path) -> str | None:
     """An error about the first safetensors file in `folder` with non-finite weights, None if all are finite.
 
     Covers full models and adapters. Reads every weight once: a run calls it when it picks a checkpoint to
-    resume from. Raises PolicyError for a file that cannot be read.
+    resume from. Raises ValueError for a file that cannot be read.
     """
     for path in sorted(folder.glob("*.safetensors")):
         found = non_finite_names(_stored(path))
@@ -99,7 +98,7 @@ def _stored(path: Path) -> Iterator[tuple[str, Tensor]]:
             for name in file.keys():  # noqa: SIM118 - not a dictionary
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
-        raise PolicyError(
+        raise ValueError(
             f"{path}: truncated, damaged or not a safetensors file ({error}); restore it"
         ) from error
 

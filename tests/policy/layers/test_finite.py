@@ -13,7 +13,7 @@ from torch import nn
 from data.command_line import RunFailedError
 from policy.bundle import RigPolicy, load, load_model
 from policy.convert import main
-from policy.finite import non_finite_file, non_finite_names, training_state
+from policy.layers.finite import non_finite_file, non_finite_names, training_state
 from policy.policy_folder import PolicyError
 from policy.skintokens.skin_vae import SkinVAE
 from tests.policy.checkpoint_pairs import RIG, VAE, edited
@@ -91,10 +91,10 @@ def test_files_that_are_not_finite_are_refused_by_name(policy, tmp_path):
     policy.save(folder)
     name = next(iter(load_file(folder / "skin_vae" / "model.safetensors")))
     spoil(folder / "skin_vae" / "model.safetensors", name, math.inf)
-    with pytest.raises(PolicyError, match=rf"skin_vae/model\.safetensors: {name} contains NaN or infinity"):
+    with pytest.raises(ValueError, match=rf"skin_vae/model\.safetensors: {name} contains NaN or infinity"):
         SkinVAE.load(folder / "skin_vae")
     (folder / "model.safetensors").write_bytes(b"torn")
-    with pytest.raises(PolicyError, match=r"model\.safetensors: truncated"):
+    with pytest.raises(ValueError, match=r"model\.safetensors: truncated"):
         non_finite_file(folder)
 
 
