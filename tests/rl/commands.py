@@ -20,6 +20,14 @@ def metrics(output: Path) -> list[dict[str, Any]]:
     ]
 
 
+def without_worker_failures(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Metrics of a run with Ray as those of one without, which has no workers to lose: none failed."""
+    names = {"workers/restarts", "workers/hung", "workers/quarantined"}
+    for line in lines:
+        assert {name: line[name] for name in names} == dict.fromkeys(names, 0)
+    return [{key: value for key, value in line.items() if key not in names} for line in lines]
+
+
 def steps(output: Path) -> list[int]:
     return [line["step"] for line in metrics(output)]
 

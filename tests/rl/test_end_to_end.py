@@ -19,7 +19,15 @@ from data.sets.prepared import write_manifest
 from rl import evaluate, train_grpo
 from rl.recipe import load_recipe
 from tests.rl import tiny
-from tests.rl.commands import BIN, ROOT, TIMEOUT, evaluation, metrics, steps
+from tests.rl.commands import (
+    BIN,
+    ROOT,
+    TIMEOUT,
+    evaluation,
+    metrics,
+    steps,
+    without_worker_failures,
+)
 
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.usefixtures("_signals")]
 
@@ -134,14 +142,7 @@ def test_both_backends_train_alike(finished, tmp_path):
     """The same recipe in this process without Ray gives bitwise the same metrics and evaluations."""
     overrides = ["workers.backend=inline", "train.report_to=none", f"output_dir={tmp_path}"]
     assert train_grpo.main([str(finished.output / "recipe.yaml"), *overrides]) == 0
-    with_ray = metrics(finished.output)
-    for line in with_ray:  # only Ray has workers to lose
-        assert {key: line.pop(key) for key in list(line) if key.startswith("workers/")} == {
-            "workers/restarts": 0,
-            "workers/hung": 0,
-            "workers/quarantined": 0,
-        }
-    assert metrics(tmp_path) == with_ray
+    assert metrics(tmp_path) == without_worker_failures(metrics(finished.output))
     for name in ("before.json", "after.json"):
         assert evaluation(tmp_path / name) == evaluation(finished.output / name)
 
@@ -192,7 +193,10 @@ def test_user_errors_reach_the_shell_as_2_and_one_sentence(policy_path, tmp_path
         ({"data.class_name": "dragon"}, ["'data.class_name'", "dragon", "articulation"]),
         ({"train.max_completion_length": 247}, ["'train.max_completion_length' 247", "between 1 and 246"]),
         ({"train.num_generations": 3}, ["'train.num_generations' 3", "8 rollouts"]),
-        ({"train.generation_batch_size": 12, "train.num_generations": 6}, ["'train'", "divisible"]),
+        (
+            {"train.generation_batch_size": 12, "train.num_generations": 6},
+            ["'train.generation_batch_size' 12", "not a multiple of the 8 rows"],
+        ),
         ({"train.fp16": True}, ["'train.fp16'", "GPU"]),
         ({"workers.decoder_device": "cuda:99"}, ["'workers.decoder_device'", "cuda:99"]),
         ({"output_dir": __file__}, ["'output_dir'", "test_end_to_end.py"]),
@@ -325,7 +329,8 @@ def test_training_the_skin_of_given_skeletons(policy_path, tmp_path, here):
     assert here(changes, "train.max_steps=3") == 0
     unbroken = tmp_path / "unbroken"
     assert here(changes, "train.max_steps=3", f"output_dir={unbroken}") == 0
-    assert metrics(run) == metrics(unbroken)
+    lines = metrics(run)
+    assert without_worker_failures(lines[:2]) + lines[2:] == metrics(unbroken)
     assert evaluation(run / "after.json") == evaluation(unbroken / "after.json")
 
 
