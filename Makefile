@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
 ARGS ?=
 
-.PHONY: quickstart test soak validator lint format docs clean
+.PHONY: quickstart test test-slow soak validator lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
@@ -14,6 +14,10 @@ quickstart: .venv/installed
 # All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# More of the same that launches many processes: sharded weights, several nodes, Ray's head (10 minutes)
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # Takes hours: 500 steps, 40,000 fuzzed cases, every fault in one run. Resumes from its records in outputs/soak
 soak: .venv/installed-dev

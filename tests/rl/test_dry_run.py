@@ -80,6 +80,7 @@ def test_a_failed_dry_run_leaves_nothing(here, tmp_path, monkeypatch, failure):
     assert [path.name for path in files(tmp_path)] == ["recipe.yaml"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_temporary_folder(policy_path, tmp_path):
     """With Ray; the folder is made by the main process and removed when both are done."""
     changes = {"train.per_device_train_batch_size": 4, "workers": {"backend": "ray", "count": 1}}

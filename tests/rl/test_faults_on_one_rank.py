@@ -23,7 +23,7 @@ FAULTY = {
 }
 
 
-@pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=needs_compiler)])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("zero2", marks=[needs_compiler, pytest.mark.slow])])
 def test_a_fault_on_one_rank_skips_the_step_on_both(policy_path, tmp_path, kind):
     """A NaN loss, an infinite gradient, and a step without scores: see two_ranks_with_faults."""
     changes = {**FAULTY, "train.ddp_backend": "gloo"} if kind == "zero2" else FAULTY

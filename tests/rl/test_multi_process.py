@@ -62,6 +62,7 @@ def test_two_processes_share_one_reward_service(policy_path, tmp_path):
     assert load(tmp_path / "two" / "policy")
 
 
+@pytest.mark.slow
 def test_adapters_on_two_nodes_train_and_resume_as_in_one_process(policy_path, tmp_path, here):
     """Two launchers on this machine, as on two; the resumed run has one launcher and two processes."""
     assert here(LORA) == 0
@@ -80,6 +81,7 @@ def test_adapters_on_two_nodes_train_and_resume_as_in_one_process(policy_path, t
     assert_identical(resumed, two)
 
 
+@pytest.mark.slow
 def test_fsdp2_trains_and_resumes_as_one_process(policy_path, tmp_path, here):
     assert here(RUN) == 0
     two, resumed = tmp_path / "two", tmp_path / "resumed"
@@ -97,7 +99,7 @@ def test_fsdp2_trains_and_resumes_as_one_process(policy_path, tmp_path, here):
 
 
 @needs_compiler
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_deepspeed_trains_as_one_process(stage, policy_path, tmp_path, here):
     """Minutes the first time, when DeepSpeed compiles its communication."""
     changes = RUN if stage == 2 else LORA

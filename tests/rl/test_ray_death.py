@@ -79,7 +79,7 @@ def run_until_killed(
     return stderr, time.monotonic() - began
 
 
-@pytest.mark.parametrize("cluster", ["local", "external"])
+@pytest.mark.parametrize("cluster", ["local", pytest.param("external", marks=pytest.mark.slow)])
 def test_ray_dies(policy_path, tmp_path, cluster, request):
     output = tmp_path / "run"
     recipe = tiny.write_recipe_file(

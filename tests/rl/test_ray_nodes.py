@@ -10,6 +10,7 @@ from tests.rl.commands import metrics
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
+@pytest.mark.slow
 def test_scorers_on_two_nodes_give_the_same_run(here, tmp_path, monkeypatch):
     assert here() == 0
     close, nodes = RayRewardService.close, set()
