@@ -340,7 +340,7 @@ def test_a_loss_that_is_no_number_ends_with_1_and_one_sentence(tmp_path, monkeyp
         ("encoder_points=0", "error: 'encoder_points' must be at least 1, not 0"),
         ("query_points=-1", "error: 'query_points' must be at least 1, not -1"),
         ("loss.dice=-1", "error: 'loss.dice' must not be negative, not -1.0"),
-        ("loss.mask=.nan", "error: 'loss.mask' must not be negative, not nan"),
+        ("loss.mask=.nan", "error: 'loss.mask' must be a finite number, not .nan"),
         ("loss.dice_epsilon=0", "error: 'loss.dice_epsilon' must be above 0, not 0.0"),
         ("loss={bce: 0, mse: 0, dice: 0, mask: 0}", "error: every weight of 'loss' is 0; set at least"),
         ("continuous_steps=-1", "error: 'continuous_steps' must be at least 0, not -1"),

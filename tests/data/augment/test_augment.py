@@ -119,7 +119,7 @@ def test_a_valid_rig_in_the_mesh_frame_whatever_is_on(which, seed, on):
         ),
         ({"joint_noise": -0.1}, "'data.augment.joint_noise' must be between 0 and 1, not -0.1"),
         ({"max_pose_deg": 181}, "'data.augment.max_pose_deg' must be between 0 and 180, not 181.0"),
-        ({"max_deleted": float("nan")}, "'data.augment.max_deleted' must be between 0 and 1, not nan"),
+        ({"max_deleted": float("nan")}, "'data.augment.max_deleted' must be a finite number, not .nan"),
         (
             {"scale_range": [1.2, 0.8]},
             "'data.augment.scale_range' must be two positive factors, smaller first",
