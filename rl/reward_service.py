@@ -152,15 +152,10 @@ def reward_service(recipe: Recipe, policy: RigPolicy) -> Iterator[RewardService]
 
 
 def _check_device(recipe: Recipe) -> None:
-    """Refuse an unknown decoder device, one that cannot do the decoder's dtype, and one this machine lacks if
-    the decoder runs on this machine."""
+    """Refuse a decoder device that cannot do the decoder's dtype, and one this machine lacks if the decoder
+    runs on this machine."""
     name = recipe.workers.decoder_device
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RecipeError(
-            f"'workers.decoder_device' '{name}' is not a device; use cpu, cuda or cuda:N"
-        ) from error
+    device = torch.device(name)
     if recipe.workers.decoder_dtype == "tf32" and device.type != "cuda":
         raise RecipeError(
             f"'workers.decoder_dtype' is tf32 but 'workers.decoder_device' is '{name}'; tf32 needs CUDA: use "

@@ -40,7 +40,7 @@ def disk_need(recipe: Recipe, size: ModelSize) -> DiskNeed:
     train = recipe.train
     weights = 4 * (size.trained if size.adapters else size.model)
     states = int(state_bytes(train) * size.trained)
-    checkpoint = weights + _SMALL_FILES + (0 if train.get("save_only_model") else states)
+    checkpoint = weights + _SMALL_FILES + states
     interval = train["save_steps"]
     every = int(interval if interval >= 1 else max(1, interval * train["max_steps"]))
     saves = train["max_steps"] // every + 1

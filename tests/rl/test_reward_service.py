@@ -20,8 +20,10 @@ RAY = {"workers": {"backend": "ray", "count": 3}}
 
 @pytest.mark.parametrize("device", ["quantum", "cuda:99"])
 def test_devices_that_are_not_there(make_recipe, policy, device):
-    recipe = make_recipe({"workers.decoder_device": device})
-    with pytest.raises(RecipeError, match=r"workers\.decoder_device"), reward_service(recipe, policy):
+    with (
+        pytest.raises(RecipeError, match=r"workers\.decoder_device"),
+        reward_service(make_recipe({"workers.decoder_device": device}), policy),
+    ):
         pass
 
 
