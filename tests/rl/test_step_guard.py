@@ -12,6 +12,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
+from data.manifest import MANIFEST_FILE
 from rl.scoring import PendingScore
 from rl.trainer import RigGRPOTrainer
 from tests.rl.commands import metrics
@@ -315,6 +316,7 @@ def test_a_checkpoint_that_is_not_finite_is_neither_saved_nor_resumed(here, tmp_
     state = torch.load(checkpoints / "checkpoint-1" / "optimizer.pt")
     state["state"][1]["exp_avg"].view(-1)[0] = NAN
     torch.save(state, checkpoints / "checkpoint-1" / "optimizer.pt")
+    (checkpoints / "checkpoint-1" / MANIFEST_FILE).unlink()  # as saved before manifests, which see the change
     assert here(changes) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "checkpoint-1: exp_avg of " in error
