@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from rl.benchmarks.limits import Peaks, decoder_flops, token_seconds, update_flo
 from rl.benchmarks.sizes import SIZES, Size
 from rl.benchmarks.step_parts import Parts
 from rl.benchmarks.workload import make_workload
+from rl.timed_work import timed
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -90,9 +90,9 @@ class _Clock:
         print(f"{part} …", end=" ", flush=True, file=sys.stderr)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        own, seconds = self._timed(ours)
+        own, seconds = timed(ours, self.device)
         self.memory_gib = max(self.memory_gib, _memory(self.device))
-        other, plain_seconds = self._timed(plain)
+        other, plain_seconds = timed(plain, self.device)
         print(f"{seconds:.2f} s, plain {plain_seconds:.2f} s", file=sys.stderr)
         self.pairs.setdefault(part, []).append((seconds, plain_seconds))
         return own, other
@@ -108,17 +108,6 @@ class _Clock:
             Part(part, *(statistics.median(side) for side in zip(*seconds, strict=True)))
             for part, seconds in self.pairs.items()
         ]
-
-    def _timed(self, work: Callable[[], A]) -> tuple[A, float]:
-        self._wait()
-        start = time.perf_counter()
-        result = work()
-        self._wait()
-        return result, time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def measure(name: str, repeats: int, device: torch.device, peaks: Peaks) -> Report:

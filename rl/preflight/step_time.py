@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,7 @@ from rl.prompts import training_rows
 from rl.recipe import Recipe, reward_settings
 from rl.rollout import Rollouts, row_seeds, sample_rigs
 from rl.scoring import read_rollout
+from rl.timed_work import timed
 
 # Tokens of all rows that are sampled first, to see how long whole completions would take.
 _FIRST_TOKENS = 24
@@ -205,7 +205,7 @@ class _Measurement:
         limit = self.recipe.train["max_completion_length"]
         first = min(_FIRST_TOKENS, limit)
         self._sample(sampler, first)  # kernels and graphs are compiled
-        short, seconds = self._timed(lambda: self._sample(sampler, first))
+        short, seconds = timed(lambda: self._sample(sampler, first), self.device)
         longest = min(TYPICAL_LONGEST, limit)
         expected = seconds * longest / first
         if expected > _BUDGET:
@@ -217,7 +217,7 @@ class _Measurement:
                 refresh()
             return self._sample(sampler, limit)
 
-        rollouts, seconds = self._timed(whole)
+        rollouts, seconds = timed(whole, self.device)
         return rollouts, seconds, True
 
     def _sample(self, sampler: Sampler, tokens: int) -> Rollouts:
@@ -279,7 +279,7 @@ class _Measurement:
         if train.get("gradient_checkpointing"):
             self.model.gradient_checkpointing_enable()
         forward()
-        return self._timed(forward)[1], self._timed(update)[1]
+        return timed(forward, self.device)[1], timed(update, self.device)[1]
 
     def _optimiser(self) -> float:
         """Seconds of AdamW's step on the gradients of the last pass; the second, whose states exist."""
@@ -288,7 +288,7 @@ class _Measurement:
             return 0.0
         optimiser = torch.optim.AdamW(trained, lr=0.0)
         optimiser.step()
-        return self._timed(optimiser.step)[1]
+        return timed(optimiser.step, self.device)[1]
 
     def _rewards(self, rollouts: Rollouts | None, tokens: int) -> tuple[float | None, float | None]:
         """Seconds to decode and to score one group; without rollouts, of rigs of `tokens` tokens."""
@@ -321,14 +321,3 @@ class _Measurement:
         bones = max(1, (tokens - 2) // (3 + per_skin))
         points = np.resize(self.bank.samples[0].points, (bones, 3))
         return RolloutRig(points, np.arange(bones) - 1, np.zeros((bones, per_skin), dtype=np.int64))
-
-    def _timed(self, work: Callable[[], Any]) -> tuple[Any, float]:
-        self._wait()
-        start = time.perf_counter()
-        result = work()
-        self._wait()
-        return result, time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
