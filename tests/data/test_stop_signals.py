@@ -20,6 +20,8 @@ from data.stop_signals import (
     stop_signals,
 )
 
+pytestmark = pytest.mark.usefixtures("stop_signal_handlers")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -64,15 +66,6 @@ def test_a_handler_that_a_library_sets_is_replaced():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signals.install()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests started in the background
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def test_after_the_save_only_ctrl_c_counts():

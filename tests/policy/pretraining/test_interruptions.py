@@ -11,20 +11,12 @@ import torch
 from torch import nn
 
 from data.command_line import RunFailedError
-from data.stop_signals import STOP_SIGNALS, StopRun, handling_stop_signals
+from data.stop_signals import StopRun, handling_stop_signals
 from data.typed_recipe import RecipeError
 from tests.policy.pretraining.test_loop import equal, recipe, run, squares, states, stopping_at
 from tests.policy.tiny_recipes import metrics
 
-
-@pytest.fixture(autouse=True)
-def _handlers():
-    """A stopped run ignores further signals until its process ends."""
-    before = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in tests started in the background
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures("stop_signal_handlers")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
