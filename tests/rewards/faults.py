@@ -37,9 +37,9 @@ def strike(folder: str, place: str, creator: int) -> None:
             os._exit(1)
         if path.suffix == ".stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        while path.suffix == ".spin":
+        # Also after the signal: another thread may take it, and stop this one some instructions later.
+        while True:
             pass
-        return
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from data.typed_recipe import RecipeError
 from policy.pretraining.processes import exit_together, largest, main_process_only, shared_lock
 
 # Of collective operations, in seconds: the main process works longer than this.
-LIMIT = 2.0
+LIMIT = 4.0
 
 
 def _decide(rank: int, port: int, folder: str) -> None:
