@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,6 +32,8 @@ from data.sets.prepared import (
 )
 
 SHOWN_REFUSALS = 20
+# Names that data sets give the splits that are not trained on.
+HELD_OUT = ("eval", "dev", "val", "valid", "validation", "test")
 # Rigs with more joints than this are refused before pruning.
 MAX_UNPRUNED = 2048
 
@@ -43,7 +46,8 @@ class PrepareSettings:
     (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
     labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
-    NPZ and RigNet files (see `read_rigs`). Raises MeshError if `eval_share` is not in [0, 1), a limit is not
+    NPZ and RigNet files (see `read_rigs`). `sides`: the split of each rig, "train" or one of HELD_OUT, instead
+    of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if `eval_share` is not in [0, 1), a limit is not
     above 0, or `class_name` is empty.
     """
 
@@ -55,6 +59,8 @@ class PrepareSettings:
     keep_ends: bool = False
     groups: Groups | None = None
     up: UpAxis | None = None
+    sides: Groups | None = None
+    skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:
@@ -89,7 +95,7 @@ def prepare(
     settings, out = settings or PrepareSettings(), Path(out)
     if out.exists() and not out.is_dir():
         raise MeshError(f"{out}: this is a file; pass a folder for the prepared rigs")
-    sources = _sources(inputs, out)
+    sources = _sources(inputs, out, settings.skip)
     if settings.up == "z" and all(path.suffix.lower() in GLTF_SUFFIXES for path in sources):
         raise MeshError("--up z: all files are glTF, which is y-up by its standard; omit --up")
     (out / RIGS).mkdir(parents=True, exist_ok=True)
@@ -157,6 +163,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "lists the rigs, such as family:MANIFEST.json), FILE (rig and group), folder or class",
     )
     parser.add_argument(
+        "--split",
+        metavar="SPLIT",
+        help="take each rig's split, train or " + ", ".join(HELD_OUT) + ", from a file (FIELD:FILE or FILE, as "
+        "for --group) instead of --eval, such as split:MANIFEST.json",
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="pass over files whose name matches the pattern, such as 'hand_*'; may be repeated",
+    )
+    parser.add_argument(
         "--prune",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -208,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.keep_ends,
             read_groups(arguments.group) if arguments.group is not None else None,
             arguments.up,
+            read_groups(arguments.split, "--split") if arguments.split is not None else None,
+            tuple(arguments.skip),
         )
         manifest = prepare(
             arguments.inputs,
@@ -263,7 +284,7 @@ def _report_pruned(manifest: Manifest) -> None:
 
 def _report_groups(manifest: Manifest, groups: Groups) -> None:
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
-    print(f"groups by {groups.label}: {len(sides['train'])} for training, {len(sides['eval'])} held out")
+    print(f"{groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out")
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
@@ -272,10 +293,11 @@ def _report_groups(manifest: Manifest, groups: Groups) -> None:
         print("all rigs are in one group, so none is held out; choose other groups", file=sys.stderr)
 
 
-def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
-    """The files, sorted, with a rig name derived from each path; files inside `out` are skipped."""
+def _sources(inputs: Sequence[str | Path], out: Path, skip: Sequence[str]) -> dict[Path, str]:
+    """The files, sorted, with a rig name derived from each path; those inside `out` or in `skip` are skipped."""
     inside = out.resolve()
     suggested: dict[Path, str] = {}
+    unused = set(skip)
     for one in inputs:
         files = [file for file in find_rigs(one) if not file.resolve().is_relative_to(inside)]
         if not files:
@@ -286,12 +308,17 @@ def _sources(inputs: Sequence[str | Path], out: Path) -> dict[Path, str]:
             )
         folder = Path(one).expanduser()
         for file in files:
+            if matching := {pattern for pattern in skip if fnmatch(file.name, pattern)}:
+                unused -= matching
+                continue
             below = file.relative_to(folder) if folder.is_dir() else Path(file.name)
             parts = below.with_suffix("").parts
             if file.name == "raw_data.npz":
                 # UniRig names the folder after the rig, not the file.
                 parts = parts[:-1] or (file.resolve().parent.name,)
             suggested.setdefault(file, "__".join(parts))
+    if unused:
+        raise MeshError(f"--skip {min(unused)!r}: no file matches; correct the pattern or omit it")
     return dict(sorted(suggested.items()))
 
 
@@ -367,12 +394,32 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
     if settings.eval_share > 0 and len(rigs) > 1:
         count = min(max(1, round(settings.eval_share * len(rigs))), len(rigs) - 1)
     groups = settings.groups.of_all(rigs) if settings.groups is not None else {}
-    held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
+    if settings.sides is not None:
+        held_out = _held_out(rigs, settings.sides)
+    else:
+        held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
     placed = tuple(
         replace(rig, split="eval" if rig.name in held_out else "train", group=groups.get(rig.name))
         for rig in rigs
     )
     return Manifest(settings.seed, placed, refused)
+
+
+def _held_out(rigs: Sequence[PreparedEntry], sides: Groups) -> set[str]:
+    """Names of the rigs that a file assigns to a split that is held out.
+
+    Raises MeshError for a rig without a split or with an unknown one.
+    """
+    given = sides.of_all(rigs)
+    for rig in rigs:
+        side = given[rig.name]
+        if side is None:
+            raise MeshError(f"{sides.label}: {rig.source} has no split; add it, or prepare it by itself")
+        if side not in ("train", *HELD_OUT):
+            raise MeshError(
+                f"{sides.label}: {rig.source} has the split {side!r}; use train or {', '.join(HELD_OUT)}"
+            )
+    return {name for name, side in given.items() if side != "train"}
 
 
 def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:

@@ -38,7 +38,7 @@ class GroupedRig(Protocol):
 class Groups:
     """Which group each rig belongs to. Create with `read_groups`.
 
-    `label`: how the groups were requested. `own`: one of RIG_FIELDS, or None for the entries of a file.
+    `label`: how the groups were requested, option first. `own`: one of RIG_FIELDS, or None for the entries of a file.
     `exact`: groups by the entries' identifiers; `loose`: by the last parts of these, with and without file
     extension. An identifier with several groups is ambiguous.
     """
@@ -67,7 +67,7 @@ class Groups:
             key, found = ambiguous
             shown = " and ".join(repr(group) for group in sorted(found)[:2])
             raise MeshError(
-                f"--group {self.label}: {rig.source} matches entries {key!r} of the groups {shown}; list the "
+                f"{self.label}: {rig.source} matches entries {key!r} of the groups {shown}; list the "
                 "files with their folders"
             )
         return None
@@ -77,18 +77,18 @@ class Groups:
         groups = {rig.name: self.of(rig) for rig in rigs}
         if rigs and not any(group is not None for group in groups.values()):
             if self.own == "class":
-                raise MeshError("--group class: no rig has a class; group by folder or by a file")
+                raise MeshError(f"{self.label}: no rig has a class; group by folder or by a file")
             listed = next(iter(self.exact), None)
             shown = f"the file lists {listed!r}" if listed else "the file lists no rig"
             raise MeshError(
-                f"--group {self.label}: none of the {len(rigs)} rigs is listed; {shown}, a rig is "
+                f"{self.label}: none of the {len(rigs)} rigs is listed; {shown}, a rig is "
                 f"{rigs[0].source!r}: list file names, paths or rig names"
             )
         return groups
 
 
-def read_groups(text: str) -> Groups:
-    """The groups that `--group` requests: "folder", "class", FILE or FIELD:FILE.
+def read_groups(text: str, option: str = "--group") -> Groups:
+    """The groups that `option` requests: "folder", "class", FILE or FIELD:FILE.
 
     - "folder": the name of the folder of the rig's file (of raw_data.npz: of the folder above).
     - "class": the class label of the rig's format.
@@ -102,7 +102,7 @@ def read_groups(text: str) -> Groups:
     Raises MeshError: a file that is missing or damaged, a field that no entry has.
     """
     if text in RIG_FIELDS:
-        return Groups(text, text, {}, {})
+        return Groups(f"{option} {text}", text, {}, {})
     name: str | None = None
     path = Path(text).expanduser()
     if not path.is_file() and ":" in text:
@@ -111,7 +111,7 @@ def read_groups(text: str) -> Groups:
     if not path.is_file():
         problem = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise MeshError(
-            f"--group {text!r}: {problem}; pass FILE, FIELD:FILE, or one of {', '.join(RIG_FIELDS)}"
+            f"{option} {text!r}: {problem}; pass FILE, FIELD:FILE, or one of {', '.join(RIG_FIELDS)}"
         )
     try:
         refuse_stand_in(path)
@@ -131,7 +131,7 @@ def read_groups(text: str) -> Groups:
             exact.setdefault(str(whole), set()).add(group)
             for key in {str(bare), bare.name} | ({whole.name} - {"raw_data.npz"}):
                 loose.setdefault(key, set()).add(group)
-    return Groups(text, None, exact, loose)
+    return Groups(f"{option} {text}", None, exact, loose)
 
 
 def _json_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[str], str]]:
@@ -147,7 +147,7 @@ def _json_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[s
     if name is None and loaded and all(_strings(value) for value in loaded.values()):
         return [([rig], group) for group, rigs in loaded.items() for rig in rigs]
     if name is not None:
-        raise MeshError(f"{path}: its entries have no fields; pass --group {path} without {name!r}")
+        raise MeshError(f"{path}: its entries have no fields; give {path} without {name!r}")
     return [([rig], group) for rig, value in loaded.items() if (group := _group(path, rig, value))]
 
 
@@ -190,7 +190,7 @@ def _from_entries(
         near = get_close_matches(wanted, fields, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise MeshError(
-            f"{path}: no entry has the field {wanted!r}; {hint}pass --group FIELD:{path} with one of "
+            f"{path}: no entry has the field {wanted!r}; {hint}pass FIELD:{path} with one of "
             f"{', '.join(map(str, fields[:30])) or '(no fields)'}"
         )
     pairs = []
