@@ -55,6 +55,12 @@ def quarter_turned(mesh: Mesh, rig: Rig, rng: np.random.Generator) -> tuple[Mesh
     return transformed(mesh, rig, np.linalg.matrix_power(quarter, int(rng.integers(1, 4))))
 
 
+def mirrored(mesh: Mesh, rig: Rig) -> tuple[Mesh, Rig]:
+    """Swap left and right: x becomes -x, and faces turn their order, so that they still face outwards."""
+    flipped, reflected = transformed(mesh, rig, np.diag([-1.0, 1.0, 1.0]))
+    return replace(flipped, faces=np.ascontiguousarray(mesh.faces[:, ::-1])), reflected
+
+
 def jittered(
     mesh: Mesh, rig: Rig, rng: np.random.Generator, joint_noise: float, vertex_noise: float
 ) -> tuple[Mesh, Rig]:

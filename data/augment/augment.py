@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.augment.posing import randomly_posed
+from data.augment.proportions import reproportioned
 from data.augment.pruning import reparented, with_joints_deleted, without_subtree
 from data.mesh import Mesh
 from data.rig import Rig
-from data.transforms import jittered, quarter_turned, rotated, scaled, turned
+from data.transforms import jittered, mirrored, quarter_turned, rotated, scaled, turned
 from data.typed_recipe import RecipeError
 
 
@@ -37,6 +38,14 @@ class AugmentRecipe:
     max_deleted: float = 0.5
     """Largest share of the joints that are deleted; 0 to 1. Source: paper (0.5)."""
 
+    proportions_probability: float = 0.0
+    """Probability of giving each limb another length and girth; limbs that mirror each other change alike; 0
+    to 1. Source: this project."""
+
+    proportions_sigma: float = 0.25
+    """Standard deviation of the logarithm of a limb's length and girth factors; 0 to 1. Source: this
+    project."""
+
     scale_probability: float = 0.0
     """Probability of scaling each axis by a factor of its own; 0 to 1. Source: paper (0.5)."""
 
@@ -50,6 +59,9 @@ class AugmentRecipe:
 
     max_pose_deg: float = 30.0
     """Largest rotation of a joint, degrees; 0 to 180. Source: paper (30)."""
+
+    mirror_probability: float = 0.0
+    """Probability of swapping left and right; 0 to 1. Source: this project."""
 
     rotation_probability: float = 0.0
     """Probability of turning mesh and rig about a random axis; 0 to 1. Source: paper (0.2)."""
@@ -93,8 +105,8 @@ def augmented(mesh: Mesh, rig: Rig, recipe: AugmentRecipe, rng: np.random.Genera
     """The augmented mesh and rig, both in the mesh frame of the new mesh; with everything off, the inputs.
 
     Order: first the joint tree (re-parenting, cutting off, deleting), so that later steps see the final
-    skeleton; then proportions (scale along the creature's own axes, pose); then orientation (rotation,
-    turns); noise last. Joint noise moves the joints that a model must predict, not its input, like upstream's
+    skeleton; then proportions (limbs, scale along the creature's own axes, pose); then orientation (mirror,
+    rotation, turns); noise last. Joint noise moves the joints that a model must predict, not its input, like upstream's
     perturbation of the bind matrices (specification, section 13). A cut that would leave too little is
     skipped.
     """
@@ -108,10 +120,14 @@ def augmented(mesh: Mesh, rig: Rig, recipe: AugmentRecipe, rng: np.random.Genera
         mesh, rig = without_subtree(mesh, rig, rng)
     if happens(recipe.deletion_probability):
         mesh, rig = with_joints_deleted(mesh, rig, rng, recipe.max_deleted)
+    if happens(recipe.proportions_probability):
+        mesh, rig = reproportioned(mesh, rig, rng, recipe.proportions_sigma)
     if happens(recipe.scale_probability):
         mesh, rig = scaled(mesh, rig, rng, recipe.scale_range)
     if happens(recipe.pose_probability):
         mesh, rig = randomly_posed(mesh, rig, rng, np.deg2rad(recipe.max_pose_deg))
+    if happens(recipe.mirror_probability):
+        mesh, rig = mirrored(mesh, rig)
     if happens(recipe.rotation_probability):
         mesh, rig = rotated(mesh, rig, rng, np.deg2rad(recipe.max_rotation_deg))
     if happens(recipe.turn_probability):
