@@ -46,9 +46,9 @@ class PrepareSettings:
     (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
     labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
-    NPZ and RigNet files (see `read_rigs`). `sides`: the split of each rig, "train" or one of HELD_OUT, instead
-    of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if `eval_share` is not in [0, 1), a limit is not
-    above 0, or `class_name` is empty.
+    NPZ and RigNet files (see `read_rigs`). `sides`: the split of each rig, "train" or one of HELD_OUT,
+    instead of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if
+    `eval_share` is not in [0, 1), a limit is not above 0, or `class_name` is empty.
     """
 
     eval_share: float = 0.05
@@ -296,7 +296,7 @@ def _report_groups(manifest: Manifest, groups: Groups) -> None:
 
 
 def _sources(inputs: Sequence[str | Path], out: Path, skip: Sequence[str]) -> dict[Path, str]:
-    """The files, sorted, with a rig name derived from each path; those inside `out` or in `skip` are skipped."""
+    """The files, sorted, with a rig name derived from each path, without those inside `out` or in `skip`."""
     inside = out.resolve()
     suggested: dict[Path, str] = {}
     unused = set(skip)

@@ -106,9 +106,9 @@ def augmented(mesh: Mesh, rig: Rig, recipe: AugmentRecipe, rng: np.random.Genera
 
     Order: first the joint tree (re-parenting, cutting off, deleting), so that later steps see the final
     skeleton; then proportions (limbs, scale along the creature's own axes, pose); then orientation (mirror,
-    rotation, turns); noise last. Joint noise moves the joints that a model must predict, not its input, like upstream's
-    perturbation of the bind matrices (specification, section 13). A cut that would leave too little is
-    skipped.
+    rotation, turns); noise last. Joint noise moves the joints that a model must predict, not its input, like
+    upstream's perturbation of the bind matrices (specification, section 13). A cut that would leave too
+    little is skipped.
     """
 
     def happens(probability: float) -> bool:

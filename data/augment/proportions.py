@@ -30,12 +30,12 @@ def with_proportions(
 ) -> tuple[Mesh, Rig]:
     """Stretch every joint's part along its bone and across it; the result is in its own mesh frame.
 
-    lengths, girths (J,), above 0. Joint j maps its surroundings by A_j = girth I + (length - girth) d dᵀ, where
-    d is the direction of its bone, to its only child or, without children, from its parent. A joint with several
-    children has no such direction: A_j is √(length · girth) I. Children follow their parents,
-    h'_j = h'_parent + A_parent (h_j - h_parent), and a vertex moves to the mean of h'_j + A_j (v - h_j) under its
-    normalised weights, as in linear blend skinning. A vertex without weights stays where it was relative to the
-    root. If all vertices would coincide, mesh and rig are returned unchanged.
+    lengths, girths (J,), above 0. Joint j maps its surroundings by A_j = girth I + (length - girth) d dᵀ,
+    where d is the direction of its bone, to its only child or, without children, from its parent. A joint
+    with several children has no such direction: A_j is √(length · girth) I. Children follow their parents,
+    h'_j = h'_parent + A_parent (h_j - h_parent), and a vertex moves to the mean of h'_j + A_j (v - h_j)
+    under its normalised weights, as in linear blend skinning; a vertex without weights does not move. If all
+    vertices would coincide, mesh and rig are returned unchanged.
     """
     rest = rig.joints.astype(np.float64)
     maps = _maps(rest, rig.parents, np.asarray(lengths, np.float64), np.asarray(girths, np.float64))
