@@ -35,8 +35,12 @@ def with_proportions(
     with several children has no such direction: A_j is √(length · girth) I. Children follow their parents,
     h'_j = h'_parent + A_parent (h_j - h_parent), and a vertex moves to the mean of h'_j + A_j (v - h_j)
     under its normalised weights, as in linear blend skinning; a vertex without weights does not move. If all
-    vertices would coincide, mesh and rig are returned unchanged.
+    vertices would coincide, mesh and rig are returned unchanged. Raises ValueError for factors of another
+    shape.
     """
+    for factors in (lengths, girths):
+        if np.shape(factors) != (len(rig.joints),):
+            raise ValueError(f"factors have shape {np.shape(factors)}; pass ({len(rig.joints)},)")
     rest = rig.joints.astype(np.float64)
     maps = _maps(rest, rig.parents, np.asarray(lengths, np.float64), np.asarray(girths, np.float64))
     heads = rest.copy()

@@ -39,8 +39,8 @@ class Groups:
     """Which group each rig belongs to. Create with `read_groups`.
 
     `label`: how the groups were requested, option first. `own`: one of RIG_FIELDS, or None for the entries of
-    a file. `exact`: groups by the entries' identifiers; `loose`: by the last parts of these, with and without file
-    extension. An identifier with several groups is ambiguous.
+    a file. `exact`: groups by the entries' identifiers; `loose`: by the last parts of these, with and without
+    file extension. An identifier with several groups is ambiguous.
     """
 
     label: str

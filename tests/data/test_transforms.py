@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from data import Mesh, Rig, make_creature
 from data.transforms import (
     jittered,
+    mirrored,
     quarter_turned,
     random_rotations,
     rotated,
@@ -49,6 +50,22 @@ def test_a_quarter_of_the_circle_about_the_up_axis():
         np.testing.assert_allclose(rig.joints, [[0.2, 0.1, -0.5]], atol=1e-7)
         assert mesh.scale == 1  # the way back to the file's frame is gone
         np.testing.assert_array_equal(mesh.centre, 0)
+
+
+def test_left_and_right_swapped():
+    mesh, rig = mirrored(*case())
+    np.testing.assert_allclose(mesh.vertices, case()[0].vertices * [-1, 1, 1], atol=1e-7)
+    np.testing.assert_allclose(rig.joints, [[-0.5, 0.1, 0.2]], atol=1e-7)
+    np.testing.assert_array_equal(mesh.faces, [[2, 1, 0], [1, 3, 0]])
+
+
+def test_a_mirrored_creature_still_faces_outwards():
+    def volume(mesh: Mesh) -> float:
+        a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
+        return float((a * np.cross(b, c)).sum() / 6)
+
+    assert volume(mirrored(CREATURE.mesh, CREATURE.rig)[0]) == pytest.approx(volume(CREATURE.mesh), rel=1e-5)
+    assert volume(CREATURE.mesh) > 0
 
 
 def test_half_and_three_quarter_turns():

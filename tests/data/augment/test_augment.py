@@ -11,11 +11,13 @@ from data import AugmentRecipe, Mesh, Rig, augmented, make_creature
 from data.transforms import in_mesh_frame
 from data.typed_recipe import RecipeError, build, to_mapping
 
-PAPER = AugmentRecipe(
+ALL = AugmentRecipe(
     reparent_probability=1.0,
     subtree_probability=1.0,
     deletion_probability=1.0,
+    proportions_probability=1.0,
     scale_probability=1.0,
+    mirror_probability=1.0,
     pose_probability=1.0,
     rotation_probability=1.0,
     turn_probability=1.0,
@@ -23,7 +25,7 @@ PAPER = AugmentRecipe(
     joint_noise=1e-2,
     vertex_noise=1e-3,
 )
-SWITCHES = [name for name in vars(PAPER) if name.endswith(("_probability", "_noise"))]
+SWITCHES = [name for name in vars(ALL) if name.endswith(("_probability", "_noise"))]
 CREATURES = [make_creature(seed) for seed in range(6)]
 
 
@@ -47,7 +49,7 @@ def test_all_off_by_default_gives_back_the_very_objects():
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_changes_something_and_one_seed_gives_one_result(switch):
-    recipe = replace(AugmentRecipe(), **{switch: getattr(PAPER, switch)})
+    recipe = replace(AugmentRecipe(), **{switch: getattr(ALL, switch)})
     changed = 0
     for creature in CREATURES:
         results = [augmented(creature.mesh, creature.rig, recipe, np.random.default_rng(4)) for _ in range(2)]
@@ -83,7 +85,7 @@ def test_noise_on_joints_comes_after_the_pose_and_leaves_the_mesh():
 )
 def test_a_valid_rig_in_the_mesh_frame_whatever_is_on(which, seed, on):
     creature = CREATURES[which]
-    recipe = replace(AugmentRecipe(), **{name: getattr(PAPER, name) for name in on})
+    recipe = replace(AugmentRecipe(), **{name: getattr(ALL, name) for name in on})
     mesh, rig = augmented(creature.mesh, creature.rig, recipe, np.random.default_rng(seed))
     assert rig.weights.shape == (len(mesh.vertices), len(rig.joints))
     assert len(rig.names) == len(set(rig.names)) == len(rig.joints) >= 1
@@ -139,4 +141,4 @@ def test_recipes_that_cannot_be(values, message):
 
 
 def test_a_recipe_comes_back_from_its_mapping():
-    assert build(AugmentRecipe, to_mapping(PAPER)) == PAPER
+    assert build(AugmentRecipe, to_mapping(ALL)) == ALL
