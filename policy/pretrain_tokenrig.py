@@ -23,6 +23,7 @@ from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples, skin_points
+from policy.pretraining.skin_token_factors import merge_digits, share_digits
 from policy.pretraining.start import check_same_sizes, started_run
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
@@ -105,6 +106,10 @@ class TokenRigRecipe:
     own_token_share: float = 0.0
     """Largest share of a row's SkinTokens that are replaced in the input by the model's own draws; 0 to 1.
     Source: scheduled sampling (Bengio et al. 2015)."""
+
+    shared_digits: bool = False
+    """Whether SkinTokens share what they learn with those that have a digit of their FSQ code in common; the
+    trained policy is an ordinary one. Source: this project."""
 
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
@@ -360,9 +365,13 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
+    if recipe.shared_digits:
+        share_digits(initial, skin_vae.config.fsq_levels)
     with started_run(recipe, recipe.loop), barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
         assert isinstance(model, TokenRigForCausalLM)
+        if recipe.shared_digits:
+            merge_digits(model)
         if is_main_process():
             RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
     return target

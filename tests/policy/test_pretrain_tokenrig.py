@@ -264,11 +264,13 @@ def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
     assert line["skin"] < line["loss"] < line["skeleton"]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys):
+@pytest.mark.parametrize("shared_digits", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, shared_digits, monkeypatch, capsys):
     paths = {}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-        paths[name] = write(tmp_path / name, {**TOKENRIG, "skin_vae": str(vae_folder)})
+        changes = {"skin_vae": str(vae_folder), "shared_digits": shared_digits}
+        paths[name] = write(tmp_path / name, {**TOKENRIG, **changes})
     assert main([paths["whole"]]) == 0
     with monkeypatch.context() as patch:
         left = iter(range(4))  # the fifth step is not finished
