@@ -41,7 +41,7 @@ class _DigitVectors(nn.Module):
 def share_digits(model: TokenRigForCausalLM, levels: Sequence[int]) -> None:
     """Give the SkinTokens of `model`, in place, a vector per digit of their FSQ codes; 0 at first.
 
-    levels: of the skin VAE's FSQ. Raises ValueError if their product is not the vocabulary's codebook. Source:
+    levels: of the skin VAE's FSQ. Raises ValueError if their product is not the size of the codebook. Source:
     this project.
     """
     words = model.config.get_vocabulary()
