@@ -1,6 +1,6 @@
 """The table of creature kinds (add one here), and `make_creature`: mesh and rig from a seed and a kind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,9 @@ from data.creatures.bipeds import biped, humanoid
 from data.creatures.body import Body
 from data.creatures.crawlers import centipede, fish, insect, snake
 from data.creatures.fliers import winged
+from data.creatures.lifelike.blob import blob
+from data.creatures.lifelike.character import character
+from data.creatures.lifelike.figure import Figure
 from data.creatures.many_limbed import hydra, many_limbed, tree
 from data.creatures.quadrupeds import dragon, quadruped
 from data.creatures.swept_surfaces import tessellate
@@ -31,6 +34,18 @@ _KINDS: dict[str, tuple[Callable[[Body], None], float]] = {
     "tree": (tree, 0.04),
 }
 CREATURE_KINDS: tuple[str, ...] = tuple(_KINDS)
+
+# Kinds that a seed never chooses by itself. Append new ones at the end, as above.
+_LIFELIKE: dict[str, Callable[[Figure], None]] = {
+    "character": character,
+    "blob": blob,
+}
+LIFELIKE_KINDS: tuple[str, ...] = tuple(_LIFELIKE)
+_ALL_KINDS = (*CREATURE_KINDS, *LIFELIKE_KINDS)
+# Names that stand for several kinds in a recipe, each as often as it is listed.
+KIND_GROUPS: dict[str, tuple[str, ...]] = {
+    "lifelike": ("character", "blob", "character"),
+}
 _CUMULATIVE = np.cumsum([share for _, share in _KINDS.values()])
 
 
@@ -41,6 +56,20 @@ class Creature:
     mesh: Mesh
     rig: Rig
     kind: str
+
+
+def expanded_kinds(names: Sequence[str]) -> tuple[str, ...]:
+    """The kinds that a recipe lists, with every group of `KIND_GROUPS` replaced by its kinds.
+
+    Raises ValueError for an unknown name.
+    """
+    kinds: list[str] = []
+    for name in names:
+        if name not in _ALL_KINDS and name not in KIND_GROUPS:
+            known = ", ".join((*_ALL_KINDS, *KIND_GROUPS))
+            raise ValueError(f"unknown creature kind '{name}'; choose from {known}")
+        kinds += KIND_GROUPS.get(name, (name,))
+    return tuple(kinds)
 
 
 def make_creature(seed: int, kind: str | None = None) -> Creature:
@@ -58,9 +87,13 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
     if kind is None:
         drawn = np.random.default_rng([seed, 0]).random() * _CUMULATIVE[-1]
         kind = CREATURE_KINDS[int(np.searchsorted(_CUMULATIVE, drawn, side="right"))]
-    if kind not in _KINDS:
-        raise ValueError(f"unknown creature kind {kind!r}; choose one of {', '.join(CREATURE_KINDS)}")
-    rng = np.random.default_rng([seed, 1 + CREATURE_KINDS.index(kind)])
+    if kind not in _ALL_KINDS:
+        raise ValueError(f"unknown creature kind {kind!r}; choose one of {', '.join(_ALL_KINDS)}")
+    rng = np.random.default_rng([seed, 1 + _ALL_KINDS.index(kind)])
+    if kind in _LIFELIKE:
+        figure = Figure(rng)
+        _LIFELIKE[kind](figure)
+        return Creature(*figure.mesh_and_rig(f"{kind}_{seed}"), kind)
     body = Body(rng)
     _KINDS[kind][0](body)
     vertices, faces, weights = tessellate(

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data.creatures import make_creature
+from data.creatures import expanded_kinds, make_creature
 from data.formats.folders import Pattern
 from data.formats.load import (
     MAX_BYTES,
@@ -83,8 +83,9 @@ def creature_samples(
     """Samples of the creatures with seeds first_seed to first_seed + count - 1, `points` points each.
 
     Start at TRAIN_FIRST_SEED for training and at EVAL_FIRST_SEED for held-out creatures. `kinds`: cycle
-    through these kinds instead of letting each seed choose. `max_turn` (radians): rotate each creature about
-    the up axis by a uniform angle in [-max_turn, max_turn] drawn from its seed. Raises ValueError for an
+    through these kinds (see `expanded_kinds`) instead of letting each seed choose. `max_turn` (radians):
+    rotate each creature about the up axis by a uniform angle in [-max_turn, max_turn] drawn from its seed.
+    Raises ValueError for an
     unknown kind or if the seeds cross from the training range into the evaluation range.
     """
     if first_seed < EVAL_FIRST_SEED < first_seed + count:
@@ -93,6 +94,7 @@ def creature_samples(
             f"starts at {EVAL_FIRST_SEED}; choose a smaller first seed or count"
         )
     samples = []
+    kinds = expanded_kinds(kinds or ())
     for seed in range(first_seed, first_seed + count):
         creature = make_creature(seed, kinds[(seed - first_seed) % len(kinds)] if kinds else None)
         mesh, rig = creature.mesh, creature.rig

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from data.augment.augment import AugmentRecipe, augmented
-from data.creatures import CREATURE_KINDS, make_creature
+from data.creatures import expanded_kinds, make_creature
 from data.formats.load import Refusal, find_meshes, load_asset, meshes_passed_over
 from data.formats.rig_npz import RiggedMesh
 from data.mesh import Mesh, MeshError
@@ -45,8 +45,9 @@ class SourceRecipe:
     """Procedural creatures, one seed each. Source: this project."""
 
     kinds: list[str] | None = None
-    """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
-    this project."""
+    """Creature kinds to cycle through, such as `[quadruped, biped]`; a kind listed twice comes twice as
+    often, and `lifelike` stands for all kinds that look like game artists' rigs. null lets each seed choose
+    among the others. Source: this project."""
 
     weight: float = 1.0
     """Share of the examples relative to the other sources' weights; at least 0, and a source of weight 0 is
@@ -59,9 +60,7 @@ class SourceRecipe:
             )
         if self.kinds is not None and not self.creatures:
             raise ValueError("'kinds' needs 'creatures: true'; add it or remove 'kinds'")
-        for kind in self.kinds if self.kinds is not None else CREATURE_KINDS:
-            if kind not in CREATURE_KINDS:
-                raise ValueError(f"unknown creature kind '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
+        expanded_kinds(self.kinds or ())
         if self.kinds == []:
             raise ValueError("'kinds' is empty; list creature kinds or remove it")
         if not 0 <= self.weight < np.inf:
@@ -194,7 +193,7 @@ def _opened(source: SourceRecipe, recipe: RigDataRecipe) -> _Source:
         for refusal in refusals:
             print(f"skipped: {refusal}", file=sys.stderr)
         return _Source(str(source.files), len(rigs), lambda item, index: RiggedMesh(*rigs[item]))
-    kinds = source.kinds
+    kinds = expanded_kinds(source.kinds or ())
 
     def creature(item: int, index: int) -> RiggedMesh:
         seed = recipe.first_seed + index

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data.creatures import CREATURE_KINDS
+from data.creatures import expanded_kinds
 from data.field_docs import KEY_DOCS
 from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
@@ -69,8 +69,9 @@ class DataRecipe:
     `output_dir/quarantine.json` and its rigs are not scored any more. Source: this project."""
 
     kinds: tuple[str, ...] | None = None
-    """Creature kinds to cycle through, such as `[quadruped, biped]`; null lets each seed choose. Source:
-    this project."""
+    """Creature kinds to cycle through, such as `[quadruped, biped]`; a kind listed twice comes twice as
+    often, and `lifelike` stands for all kinds that look like game artists' rigs. null lets each seed choose
+    among the others. Source: this project."""
 
     def __post_init__(self) -> None:
         require_positive("data", self, "train_count", "eval_count", "points", "max_faces", "max_megabytes")
@@ -87,9 +88,10 @@ class DataRecipe:
                 "'data.up' is z but there are only procedural creatures, which are y-up; set data.meshes, or "
                 "rig.up for rl.rig"
             )
-        for kind in self.kinds or ():
-            if kind not in CREATURE_KINDS:
-                raise RecipeError(f"'data.kinds' has '{kind}'; choose from {', '.join(CREATURE_KINDS)}")
+        try:
+            expanded_kinds(self.kinds or ())
+        except ValueError as error:
+            raise RecipeError(f"'data.kinds': {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Creatures built as game artists build and rig them: characters, blobs, animals, machines."""
