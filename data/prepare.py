@@ -165,7 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split",
         metavar="SPLIT",
-        help="take each rig's split, train or " + ", ".join(HELD_OUT) + ", from a file (FIELD:FILE or FILE, as "
+        help="take each rig's split, train or "
+        + ", ".join(HELD_OUT)
+        + ", from a file (FIELD:FILE or FILE, as "
         "for --group) instead of --eval, such as split:MANIFEST.json",
     )
     parser.add_argument(
