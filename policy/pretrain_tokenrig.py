@@ -19,6 +19,7 @@ from data.command_line import run_command
 from data.typed_recipe import PathText, RecipeError, build, read_recipe, require_positive
 from policy.bundle import RigPolicy, load_model
 from policy.policy_folder import NoSkinVAEError, PolicyError, check_replaceable, find_skin_vae
+from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -113,6 +114,9 @@ class TokenRigRecipe:
 
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     """Measures on held-out rigs."""
+
+    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
+    """What is dropped at random in training."""
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
@@ -304,13 +308,15 @@ def with_own_skin_tokens(
     input is scheduled sampling (Bengio et al. 2015): a policy that has only read ground-truth SkinTokens
     derails after the first bone that it gets slightly wrong.
     """
-    vocabulary = model.config.get_vocabulary()
+    vocabulary, training = model.config.get_vocabulary(), model.training
+    model.eval()  # without dropout
     logits = model(
         input_ids=ids,
         points=batch["points"],
         normals=batch["normals"],
         rng=np.random.default_rng((*seed, 1)),
     ).logits[:, :-1, vocabulary.skin_first : vocabulary.eos]
+    model.train(training)
     rng = np.random.default_rng((*seed, 2))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
@@ -371,6 +377,7 @@ def train(recipe: TokenRigRecipe) -> Path:
     """Run stage 2 and write the policy, skin VAE included, in bfloat16 to `<loop.output_dir>/policy`."""
     skin_vae = load_skin_vae(recipe)
     initial = initial_model(recipe, skin_vae)
+    add_dropout(initial, recipe.dropout)
     vocabulary = initial.config.get_vocabulary()
     examples = TokenizedMeshes(recipe, vocabulary)
     target = Path(recipe.loop.output_dir) / "policy"
@@ -383,6 +390,8 @@ def train(recipe: TokenRigRecipe) -> Path:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
         ids, real = sequences(batch, vae, vocabulary)
         seed = (recipe.loop.seed, step)
+        points, normals = seen_points(recipe.dropout, batch["points"], batch["normals"], (*seed, 3))
+        batch = {**batch, "points": points, "normals": normals}
         read = ids
         if vae is not None and recipe.own_token_share:
             read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)

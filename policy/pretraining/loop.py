@@ -110,6 +110,8 @@ def run_training(
             accelerator.num_processes,
         ),
         collate_fn=collate,
+        # Of its own: a resumed run starts a loader too, and must not draw from what dropout draws from.
+        generator=torch.Generator(),
         num_workers=recipe.dataloader_workers,
         worker_init_fn=_helper,
         drop_last=True,
@@ -159,7 +161,7 @@ def run_training(
                 logged |= validator.measure(plain, done, accelerator.autocast)
                 started += time.perf_counter() - before
             if logged:
-                shown |= logged
+                shown |= {name: value for name, value in logged.items() if _is_shown(name)}
                 bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
                 seconds = (time.perf_counter() - started) / (done - first_step)
                 print(json.dumps({"step": done, **logged, "seconds_per_step": seconds}), file=log, flush=True)
@@ -182,6 +184,11 @@ def run_training(
     if validator is not None and validator.validation.recipe.keep == "best":
         _restore_best(accelerator, trained, validator)
     return trained
+
+
+def _is_shown(name: str) -> bool:
+    """Whether the progress bar has room for a measure: of validations, for the loss of each set."""
+    return not name.startswith("validation/") or name.endswith("/loss")
 
 
 def _restore_best(accelerator: Accelerator, model: nn.Module, validator: Validator) -> None:

@@ -265,11 +265,16 @@ def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
     assert line["skin"] < line["loss"] < line["skeleton"]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys):
-    paths = {}
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys, extra):
+    paths, tiny = {}, {**TOKENRIG, "skin_vae": str(vae_folder)}
+    if extra:
+        tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
+        tiny["validation"] = {"every": 5, "creatures": 2, "keep": "best"}
+        tiny["own_token_share"] = 0.5
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-        paths[name] = write(tmp_path / name, {**TOKENRIG, "skin_vae": str(vae_folder)})
+        paths[name] = write(tmp_path / name, tiny)
     assert main([paths["whole"]]) == 0
     with monkeypatch.context() as patch:
         left = iter(range(4))  # the fifth step is not finished
