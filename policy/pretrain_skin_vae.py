@@ -27,15 +27,21 @@ from data.typed_recipe import (
 )
 from policy.bundle import atomic_directory
 from policy.policy_folder import PolicyError, find_skin_vae
+from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
+from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
 from policy.pretraining.start import check_same_sizes, started_run
+from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.quantiser_init import initialise_quantiser
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 
 Batch = dict[str, Tensor]
+
+# What a step logs, and what validation can judge by.
+MEASURES = ("loss", "bce", "mse", "dice", "mask", "iou", "l1", "mask_accuracy")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,12 @@ class SkinVAERecipe:
 
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
+
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    """Measures on held-out rigs."""
+
+    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
+    """What is dropped at random in training."""
 
     bones_per_mesh: int = 8
     """Bones reconstructed per mesh and step; at least 1. Source: this project."""
@@ -156,9 +168,12 @@ class BoneExamples(Dataset[Batch]):
         self.rigs = RigExamples(recipe.data)
 
     def __getitem__(self, index: int) -> Batch:
+        rng = np.random.default_rng((self.recipe.data.first_seed, index, 1))
+        return self.item(self.rigs[index], rng)
+
+    def item(self, example: RigExample, rng: np.random.Generator) -> Batch:
+        """The points of an example that a step sees."""
         recipe = self.recipe
-        example = self.rigs[index]
-        rng = np.random.default_rng((recipe.data.first_seed, index, 1))
         count = len(example.joints)
         bones = rng.choice(count, recipe.bones_per_mesh, replace=count < recipe.bones_per_mesh)
         encoder_rows = skin_points(example, bones, recipe.encoder_points, rng)
@@ -294,18 +309,56 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     """Fit the codes to the latents of the first 400 bones, which are the same in every process and resume."""
     meshes = -(-400 // recipe.bones_per_mesh)
     bones = collate([examples[index] for index in range(meshes)])
-    device = vae.device
+    device, training = vae.device, vae.training
+    vae.eval()  # without dropout
     initialise_quantiser(
         vae,
         bones["encoder_points"].to(device),
         bones["encoder_normals"].to(device),
         bones["encoder_weights"].to(device),
     )
+    vae.train(training)
+
+
+def all_measures(logits: Tensor, weights: Tensor, recipe: SkinLossRecipe) -> Losses:
+    """The losses, and IoU, L1 and mask accuracy, of logits and weights (B, Q)."""
+    predicted = logits.detach().sigmoid()
+    return {
+        **reconstruction_losses(logits, weights, recipe),
+        "iou": skin_iou(predicted, weights),
+        "l1": skin_l1(predicted, weights),
+        "mask_accuracy": mask_accuracy(predicted, weights),
+    }
+
+
+def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation | None:
+    """Held-out bones, decoded from `tokens_per_skin` SkinTokens; None if the recipe has no validation."""
+    if not recipe.validation.every:
+        return None
+
+    def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
+        logits = model(
+            batch["encoder_points"],
+            batch["encoder_normals"],
+            batch["encoder_weights"],
+            batch["cond_points"],
+            batch["cond_normals"],
+            batch["query_points"],
+            batch["query_normals"],
+            mesh_index=batch["mesh_index"],
+            quantized=step >= recipe.continuous_steps,
+        )
+        return all_measures(logits, batch["query_weights"], recipe.loss)
+
+    measure = recipe.validation.chosen_measure(MEASURES)
+    batches = held_out_batches(recipe.validation, recipe.data, examples.item, collate, recipe.loop.batch_size)
+    return Validation(recipe.validation, batches, losses, measure, recipe.continuous_steps)
 
 
 def train(recipe: SkinVAERecipe) -> Path:
     """Run stage 1, write the skin VAE to `<loop.output_dir>/skin_vae` and return that directory."""
     initial = initial_model(recipe)
+    add_dropout(initial, recipe.dropout)
     examples = BoneExamples(recipe)
 
     fitted = False
@@ -315,12 +368,14 @@ def train(recipe: SkinVAERecipe) -> Path:
         if 0 < recipe.continuous_steps == step and not fitted:  # once per step, whatever the accumulation
             start_quantizing(initial, examples, recipe)
             fitted = True
+        seen = seen_points(
+            recipe.dropout, batch["cond_points"], batch["cond_normals"], (recipe.loop.seed, step, 2)
+        )
         logits = model(
             batch["encoder_points"],
             batch["encoder_normals"],
             batch["encoder_weights"],
-            batch["cond_points"],
-            batch["cond_normals"],
+            *seen,
             batch["query_points"],
             batch["query_normals"],
             tokens=nested_tokens(step, recipe),
@@ -328,18 +383,12 @@ def train(recipe: SkinVAERecipe) -> Path:
             rng=np.random.default_rng((recipe.loop.seed, step, 1)),
             quantized=step >= recipe.continuous_steps,
         )
-        result = reconstruction_losses(logits, batch["query_weights"], recipe.loss)
-        predicted, weights = logits.detach().sigmoid(), batch["query_weights"]
-        return {
-            **result,
-            "iou": skin_iou(predicted, weights),
-            "l1": skin_l1(predicted, weights),
-            "mask_accuracy": mask_accuracy(predicted, weights),
-        }
+        return all_measures(logits, batch["query_weights"], recipe.loss)
 
+    checks = validation_of(recipe, examples)
     with started_run(recipe, recipe.loop) as output, barrier_on_exit():
         target = output / "skin_vae"
-        model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE")
+        model = run_training(initial, examples, collate, losses, recipe.loop, "skin VAE", checks)
         assert isinstance(model, SkinVAE)
         if is_main_process():
             with atomic_directory(target) as folder:

@@ -19,12 +19,15 @@ from data.command_line import run_command
 from data.typed_recipe import PathText, RecipeError, build, read_recipe, require_positive
 from policy.bundle import RigPolicy, load_model
 from policy.policy_folder import NoSkinVAEError, PolicyError, check_replaceable, find_skin_vae
+from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
+from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import barrier_on_exit, is_main_process
-from policy.pretraining.rig_examples import RigDataRecipe, RigExamples, skin_points
+from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
 from policy.pretraining.skin_token_factors import merge_digits, share_digits
 from policy.pretraining.start import check_same_sizes, started_run
+from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
@@ -113,6 +116,12 @@ class TokenRigRecipe:
 
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
+
+    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
+    """Measures on held-out rigs."""
+
+    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
+    """What is dropped at random in training."""
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
@@ -235,8 +244,11 @@ class TokenizedMeshes(Dataset[TokenizedMesh]):
         self.rigs = RigExamples(recipe.data)
 
     def __getitem__(self, index: int) -> TokenizedMesh:
-        example = self.rigs[index]
         rng = np.random.default_rng((self.recipe.data.first_seed, index, 2))
+        return self.item(self.rigs[index], rng)
+
+    def item(self, example: RigExample, rng: np.random.Generator) -> TokenizedMesh:
+        """The tokenised example, and the points of its bones."""
         bones = np.arange(len(example.joints))
         rows = skin_points(example, bones, self.recipe.encoder_points, rng)
         # The rig's own class, if the vocabulary has it.
@@ -301,13 +313,15 @@ def with_own_skin_tokens(
     input is scheduled sampling (Bengio et al. 2015): a policy that has only read ground-truth SkinTokens
     derails after the first bone that it gets slightly wrong.
     """
-    vocabulary = model.config.get_vocabulary()
+    vocabulary, training = model.config.get_vocabulary(), model.training
+    model.eval()  # without dropout
     logits = model(
         input_ids=ids,
         points=batch["points"],
         normals=batch["normals"],
         rng=np.random.default_rng((*seed, 1)),
     ).logits[:, :-1, vocabulary.skin_first : vocabulary.eos]
+    model.train(training)
     rng = np.random.default_rng((*seed, 2))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
@@ -336,10 +350,39 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
     return result
 
 
+def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: SkinVAE) -> Validation | None:
+    """Held-out rigs, teacher-forced, skeletons alone while training has no more; None without validation."""
+    if not recipe.validation.every:
+        return None
+    vocabulary = examples.vocabulary
+
+    def losses(model: nn.Module, batch: dict[str, Any], step: int) -> Losses:
+        whole = step >= recipe.skeleton_only_steps
+        kind = "ids of whole rigs" if whole else "ids of skeletons"
+        if kind not in batch:  # the skin VAE is frozen: encoded once
+            vae = skin_vae.to(batch["points"].device) if whole else None
+            batch[kind] = sequences(batch, vae, vocabulary)
+        ids, real = batch[kind]
+        output = model(
+            input_ids=ids,
+            points=batch["points"],
+            normals=batch["normals"],
+            completion_ids=ids[:, 2:],
+            entropy=False,
+        )
+        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+
+    whole_steps = recipe.skeleton_only_steps < recipe.loop.max_steps
+    measure = recipe.validation.chosen_measure(("loss", "skeleton") + ("skin",) * whole_steps)
+    batches = held_out_batches(recipe.validation, recipe.data, examples.item, collate, recipe.loop.batch_size)
+    return Validation(recipe.validation, batches, losses, measure, recipe.skeleton_only_steps)
+
+
 def train(recipe: TokenRigRecipe) -> Path:
     """Run stage 2 and write the policy, skin VAE included, in bfloat16 to `<loop.output_dir>/policy`."""
     skin_vae = load_skin_vae(recipe)
     initial = initial_model(recipe, skin_vae)
+    add_dropout(initial, recipe.dropout)
     vocabulary = initial.config.get_vocabulary()
     examples = TokenizedMeshes(recipe, vocabulary)
     target = Path(recipe.loop.output_dir) / "policy"
@@ -352,6 +395,8 @@ def train(recipe: TokenRigRecipe) -> Path:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
         ids, real = sequences(batch, vae, vocabulary)
         seed = (recipe.loop.seed, step)
+        points, normals = seen_points(recipe.dropout, batch["points"], batch["normals"], (*seed, 3))
+        batch = {**batch, "points": points, "normals": normals}
         read = ids
         if vae is not None and recipe.own_token_share:
             read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)
@@ -367,8 +412,9 @@ def train(recipe: TokenRigRecipe) -> Path:
 
     if recipe.shared_digits:
         share_digits(initial, skin_vae.config.fsq_levels)
+    checks = validation_of(recipe, examples, skin_vae)
     with started_run(recipe, recipe.loop), barrier_on_exit():
-        model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig")
+        model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig", checks)
         assert isinstance(model, TokenRigForCausalLM)
         if recipe.shared_digits:
             merge_digits(model)

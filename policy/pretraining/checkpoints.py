@@ -21,6 +21,8 @@ from data.manifest import MANIFEST_FILE, damage, folder_bytes, read_manifest, sy
 from data.typed_recipe import RecipeError
 from policy.layers.finite import non_finite_names, not_finite_message, refuse_to_save, training_state
 from policy.pretraining.metrics_log import RunningMeans
+from policy.pretraining.processes import exit_together
+from policy.pretraining.validation import Validator
 
 
 def save_checkpoint(
@@ -30,6 +32,7 @@ def save_checkpoint(
     means: RunningMeans,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    validator: Validator | None = None,
 ) -> None:
     """Write `state-<step>` with its manifest under a temporary name, rename it, delete older checkpoints.
 
@@ -50,6 +53,8 @@ def save_checkpoint(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             (partial / "means.json").write_text(json.dumps(means.state()))
+            if validator is not None:
+                validator.save(partial)
             write_manifest(partial, {"step": step, "processes": accelerator.num_processes})
     except Exception as error:
         reason, free = write_failure(error), free_bytes(output)
@@ -72,7 +77,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    accelerator: Accelerator, output: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    accelerator: Accelerator,
+    output: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    validator: Validator | None = None,
 ) -> tuple[int, RunningMeans]:
     """Load the last whole checkpoint; (steps done, running means), or (0, empty means) if there is none.
 
@@ -97,6 +106,14 @@ def load_checkpoint(
     not_finite = _not_finite(model, optimizer)
     if not_finite:
         raise RecipeError(f"'loop.output_dir': {not_finite_message(last, not_finite)}")
+    if validator is not None:
+        failure: RecipeError | None = None
+        try:
+            if accelerator.is_main_process:
+                validator.load(last)
+        except RecipeError as error:
+            failure = error
+        exit_together(failure)
     means = last / "means.json"
     return _step_of(last), RunningMeans(json.loads(means.read_text()) if means.is_file() else None)
 

@@ -28,6 +28,7 @@ from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.metrics_log import RunningMeans, open_metrics_file
 from policy.pretraining.optimizer import build_optimizer, cosine_factor
 from policy.pretraining.processes import largest, make_accelerator
+from policy.pretraining.validation import Validation, Validator
 
 Losses = dict[str, Tensor]
 
@@ -68,13 +69,15 @@ def run_training(
     compute_losses: Callable[[nn.Module, Any, int], Losses],
     recipe: LoopRecipe,
     title: str,
+    validation: Validation | None = None,
 ) -> nn.Module:
-    """Train `model` in place and return it unwrapped.
+    """Train `model` in place and return it unwrapped, with the weights of its best step if they are kept.
 
     `examples[i]` must be a function of `i`: a resumed run then equals an uninterrupted one, bit for bit on
     the same kind of machine. `compute_losses(model, batch, step)` returns scalars. `loss` is minimised; all
     are logged to `metrics.jsonl` and the progress bar as means over `logging_steps` steps of the main
     process. Under `accelerate launch`, each process has its own batches and gradients are averaged.
+    `validation` is measured by the main process alone and never changes the training.
 
     Raises:
         RunFailedError: the loss, its gradient or a weight is not finite, or the disk is full; the last
@@ -89,9 +92,11 @@ def run_training(
     if recipe.gradient_checkpointing:
         _enable_checkpointing(model)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
+    validator = None if validation is None else Validator(validation, recipe.max_steps)
     first_step, means = 0, RunningMeans()
     if recipe.resume:
-        first_step, means = load_checkpoint(accelerator, output, wrapped, optimizer)
+        first_step, means = load_checkpoint(accelerator, output, wrapped, optimizer, validator)
+    (ended,) = largest([int(validator is not None and validator.exhausted)])
     accumulate = recipe.gradient_accumulation_steps
     batches = DataLoader(
         examples,
@@ -99,18 +104,21 @@ def run_training(
         sampler=StepSampler(
             recipe.batch_size,
             first_step,
-            recipe.max_steps,
+            first_step if ended else recipe.max_steps,
             accumulate,
             accelerator.process_index,
             accelerator.num_processes,
         ),
         collate_fn=collate,
+        # Of its own: a resumed run starts a loader too, and must not draw from what dropout draws from.
+        generator=torch.Generator(),
         num_workers=recipe.dataloader_workers,
         worker_init_fn=_helper,
         drop_last=True,
     )
     wrapped.train()
     started = time.perf_counter()
+    shown: dict[str, float] = {}
     signals = stop_signals()
     with (
         signals.finishing_steps(),
@@ -146,15 +154,24 @@ def run_training(
                 continue
             bar.update()
             done = step + 1
-            if done % recipe.logging_steps == 0:
-                logged = means.take()
-                bar.set_postfix({name: f"{value:.4f}" for name, value in logged.items()})
+            logged = means.take() if done % recipe.logging_steps == 0 else {}
+            if validator is not None and validator.due(done) and accelerator.is_main_process:
+                before = time.perf_counter()
+                plain = accelerator.unwrap_model(wrapped)
+                logged |= validator.measure(plain, done, accelerator.autocast)
+                started += time.perf_counter() - before
+            if logged:
+                shown |= {name: value for name, value in logged.items() if _is_shown(name)}
+                bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
                 seconds = (time.perf_counter() - started) / (done - first_step)
                 print(json.dumps({"step": done, **logged, "seconds_per_step": seconds}), file=log, flush=True)
                 accelerator.log(logged, step=done)
-            (signum,) = largest([signals.requested])
-            if signum or done % recipe.save_steps == 0 or done == recipe.max_steps:
-                save_checkpoint(accelerator, output, done, means, wrapped, optimizer)
+            exhausted = validator is not None and validator.exhausted
+            signum, ended = largest([signals.requested, int(exhausted)])
+            if signum or ended or done % recipe.save_steps == 0 or done == recipe.max_steps:
+                save_checkpoint(accelerator, output, done, means, wrapped, optimizer, validator)
+            if ended:
+                break
             if signum:
                 signals.closing()
                 raise StopRun(
@@ -163,7 +180,26 @@ def run_training(
                     "is saved; run the same command again to resume",
                     together=True,
                 )
-    return accelerator.unwrap_model(wrapped)
+    trained: nn.Module = accelerator.unwrap_model(wrapped)
+    if validator is not None and validator.validation.recipe.keep == "best":
+        _restore_best(accelerator, trained, validator)
+    return trained
+
+
+def _is_shown(name: str) -> bool:
+    """Whether the progress bar has room for a measure: of validations, for the loss of each set."""
+    return not name.startswith("validation/") or name.endswith("/loss")
+
+
+def _restore_best(accelerator: Accelerator, model: nn.Module, validator: Validator) -> None:
+    """The best step's weights, which the main process has kept, in every process."""
+    if accelerator.is_main_process:
+        validator.restore(model)
+        name, value = validator.validation.measure, validator.best
+        print(f"kept step {validator.best_step}: validation/{name} {value:.4f}", file=sys.stderr)
+    if accelerator.num_processes > 1:
+        for parameter in model.parameters():
+            torch.distributed.broadcast(parameter.data, src=0)
 
 
 def _enable_checkpointing(model: nn.Module) -> None:

@@ -86,6 +86,16 @@ def check_small_network(folder: Path, optimizer: str) -> None:
     }
     alone["parts"] = alone["whole"]
     start = run(recipe(folder / "one", **{**CONSTANT, "max_steps": 1}, learning_rate=1e-12)).state_dict()
+    for name, steps in (("best", 4), ("ended", 2)):  # validated by the main process alone
+        alone[name] = run(
+            recipe(
+                folder / f"alone {name}",
+                **{**CONSTANT, "max_steps": steps},
+                batch_size=4,
+                optimizer=optimizer,
+            )
+        )
+    assert [path.name for path in (folder / "ended").glob("state-*")] == ["state-4"]
     for name, model in alone.items():
         together = of_ranks(folder, name)
         for key, tensor in model.state_dict().items():

@@ -14,6 +14,7 @@ from data import make_creature, write_skinned_glb
 from data.typed_recipe import RecipeError
 from policy import pretrain_skin_vae
 from policy.pretrain_skin_vae import (
+    MEASURES,
     BoneExamples,
     SkinLossRecipe,
     SkinVAERecipe,
@@ -27,6 +28,7 @@ from policy.pretrain_skin_vae import (
     skin_iou,
     skin_l1,
     start_quantizing,
+    validation_of,
 )
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE, UNUSABLE, metrics, unusable_source, write
@@ -221,6 +223,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, capsys
     (tmp_path / "whole").mkdir()
     (tmp_path / "broken").mkdir()
     tiny = {**SKIN_VAE, "continuous_steps": continuous_steps}
+    if continuous_steps == 3:
+        tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
+        tiny["validation"] = {"every": 2, "creatures": 2, "keep": "best"}
     assert main([write(tmp_path / "whole", tiny)]) == 0
     path = write(tmp_path / "broken", tiny)
     with monkeypatch.context() as patch:
@@ -437,3 +442,27 @@ def test_weights_of_another_kind_are_no_start(tmp_path, capsys, override, messag
     assert printed.startswith(message.replace("START", str(folder)))
     assert printed.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+# ---------------------------------------------------------------- validation
+
+
+def test_validation_measures_held_out_bones_and_changes_nothing(tmp_path, capsys):
+    path = write(tmp_path, {**SKIN_VAE, "continuous_steps": 3})
+    assert main([path]) == 0
+    plain = metrics(tmp_path / "run")
+    validated = [path, "validation={every: 2, creatures: 3, keep: best, measure: creatures/iou}"]
+    assert main([*validated, "loop.resume=false"]) == 0
+    lines = metrics(tmp_path / "run")
+    assert [{key: line[key] for key in line if "/" not in key} for line in lines] == plain
+    assert {key for key in lines[0] if "/" in key} == {f"validation/creatures/{name}" for name in MEASURES}
+    # Step 2 still decodes continuous latents, so it cannot be the best.
+    best = max(lines[1:], key=lambda line: line["validation/creatures/iou"])
+    assert f"kept step {best['step']:.0f}: validation/creatures/iou" in capsys.readouterr().err
+    recipe = load_recipe(*validated[:1], validated[1:])
+    checks = validation_of(recipe, BoneExamples(recipe))
+    vae = SkinVAE.load(tmp_path / "run" / "skin_vae")
+    parts = checks.batches["creatures"]
+    assert [count for _, count in parts] == [2, 1]
+    total = sum(float(checks.losses(vae, batch, 5)["iou"].detach()) * count for batch, count in parts)
+    assert total / 3 == pytest.approx(best["validation/creatures/iou"], abs=1e-5)

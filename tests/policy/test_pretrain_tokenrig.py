@@ -29,6 +29,7 @@ from policy.pretrain_tokenrig import (
     main,
     rig_losses,
     sequences,
+    validation_of,
     with_own_skin_tokens,
 )
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
@@ -264,13 +265,17 @@ def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
     assert line["skin"] < line["loss"] < line["skeleton"]
 
 
-@pytest.mark.parametrize("shared_digits", [False, True])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, shared_digits, monkeypatch, capsys):
-    paths = {}
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys, extra):
+    paths, tiny = {}, {**TOKENRIG, "skin_vae": str(vae_folder)}
+    if extra:
+        tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
+        tiny["validation"] = {"every": 5, "creatures": 2, "keep": "best"}
+        tiny["own_token_share"] = 0.5
+        tiny["shared_digits"] = True
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
-        changes = {"skin_vae": str(vae_folder), "shared_digits": shared_digits}
-        paths[name] = write(tmp_path / name, {**TOKENRIG, **changes})
+        paths[name] = write(tmp_path / name, tiny)
     assert main([paths["whole"]]) == 0
     with monkeypatch.context() as patch:
         left = iter(range(4))  # the fifth step is not finished
@@ -398,6 +403,47 @@ def test_the_shipped_recipe_is_valid(capsys):
     assert recipe.language_model.hidden_size == 192
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "num_hidden_layers: 5" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- validation
+
+
+def test_validation_measures_whole_rigs_and_keeps_the_best(tmp_path, path, capsys):
+    creature = make_creature(0)
+    write_skinned_glb(tmp_path / "rig.glb", creature.mesh, creature.rig)
+    measured = ["validation.every=2", "validation.creatures=3", f"validation.rigs={tmp_path}/rig.glb"]
+    assert main([path]) == 0
+    plain = metrics(tmp_path / "run")
+    assert main([path, *measured, "validation.keep=best", "loop.resume=false"]) == 0
+    lines = metrics(tmp_path / "run")
+    names = [{key for key in line if key.startswith("validation/")} for line in lines]
+    skeletons = {f"validation/{one}/{loss}" for one in ("rigs", "creatures") for loss in ("loss", "skeleton")}
+    # Steps 1 to 3 train skeletons alone, and that is what step 2 measures.
+    assert names == [skeletons, *[skeletons | {"validation/rigs/skin", "validation/creatures/skin"}] * 2]
+    assert [{key: line[key] for key in line if "/" not in key} for line in lines] == plain
+    best = min(lines[1:], key=lambda line: line["validation/rigs/loss"])
+    assert f"kept step {best['step']:.0f}: validation/rigs/loss" in capsys.readouterr().err
+    assert main([path, "validation={every: 2, measure: rigs/skin}"]) == 2
+    assert "'validation.measure' must be one of creatures/loss, creatures/" in capsys.readouterr().err
+
+
+def test_what_validation_measures_is_the_exported_model(tmp_path, path, vae_folder):
+    recipe = load_recipe(path, ["validation.every=6", "validation.creatures=3", "skeleton_only_steps=0"])
+    assert main([path, "validation.every=6", "validation.creatures=3", "skeleton_only_steps=0"]) == 0
+    line = metrics(tmp_path / "run")[-1]
+    policy = load_policy(tmp_path / "run" / "policy")  # rounded to bfloat16
+    vae = load_skin_vae(recipe)
+    checks = validation_of(recipe, TokenizedMeshes(recipe, WORDS), vae)
+    totals = {"loss": 0.0, "skeleton": 0.0, "skin": 0.0}
+    for batch, count in checks.batches["creatures"]:
+        ids, real = sequences(batch, vae, WORDS)
+        scored = policy.model(
+            input_ids=ids, points=batch["points"], normals=batch["normals"], completion_ids=ids[:, 2:]
+        )
+        for name, value in rig_losses(scored.log_probs, ids[:, 2:], real[:, 2:], WORDS).items():
+            totals[name] += value.item() * count / 3
+    for name, value in totals.items():
+        assert line[f"validation/creatures/{name}"] == pytest.approx(value, rel=2e-2)
 
 
 # ---------------------------------------------------------------- starting weights

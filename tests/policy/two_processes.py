@@ -10,6 +10,7 @@ from torch import nn
 from policy import pretrain_skin_vae, pretrain_tokenrig
 from policy.pretraining.loop import run_training
 from tests.policy.pretraining.test_loop import recipe, run
+from tests.policy.pretraining.test_validation import scripted, trained, validation
 
 # The same rate throughout, so that a run does not depend on where it will end.
 CONSTANT = {"warmup_steps": 0, "min_learning_rate_ratio": 1.0, "max_steps": 6, "save_steps": 3}
@@ -37,6 +38,9 @@ def main(folder: Path, optimizer: str) -> None:
     run(recipe(folder / "parts", **{**options, "max_steps": 3}))
     keep(run(recipe(folder / "parts", **options)), "parts")
     keep(run(recipe(folder / "accumulated", **options, gradient_accumulation_steps=2)), "accumulated")
+    keep(trained(folder / "best", validation(losses=scripted([3.0, 2, 4])), **options), "best")
+    ended = validation(losses=scripted([3.0, 4, 2]), patience=1)
+    keep(trained(folder / "ended", ended, **options), "ended")
 
 
 if __name__ == "__main__":
