@@ -225,19 +225,53 @@ def _gradients(
         return grads
     results = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
     for queried, keyed in _runs(queries, keys):
-        parts = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        parts = _gradients_by_products(
             queried.of(grad),
             queried.of(query),
             keyed.of(key),
             keyed.of(value),
             queried.of(output),
             queried.of(lse),
-            0.0,
             causal,
         )
         for whole, part, place in zip(results, parts, (queried, keyed, keyed), strict=True):
             place.of(whole).copy_(part)
     return results
+
+
+def _gradients_by_products(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, lse: Tensor, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of (count, heads, n, D) queries and (count, key heads, m, D) keys and values, on a CPU.
+
+    With whole matrices of probabilities, which fit into the cache at the lengths of rigs: matrix products are
+    many times faster there than PyTorch's flash kernel, whose backward pass works on 32 keys at a time. The
+    query heads of a key head are further rows of one product.
+    """
+    count, key_heads, keys, width = key.shape
+    queries = query.shape[2]
+
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor.reshape(count * key_heads, -1, tensor.shape[-1])
+
+    of_query, of_grad = rows(query), rows(grad)
+    keyed, valued = rows(key), rows(value)
+    scale = width**-0.5
+    shape = (count * key_heads, -1, queries, keys)
+    scores = torch.bmm(of_query, keyed.mT).float().view(shape).mul_(scale)
+    log_sum_exp = lse.reshape(count * key_heads, -1, queries, 1)
+    probabilities = scores.sub_(log_sum_exp).exp_()
+    if causal:
+        probabilities.tril_()
+    delta = (grad.float() * output.float()).sum(-1).view(count * key_heads, -1, queries, 1)
+    of_scores = torch.bmm(of_grad, valued.mT).float().view(shape).sub_(delta).mul_(probabilities).mul_(scale)
+    of_scores = of_scores.view(count * key_heads, -1, keys).to(query.dtype)
+    chances = probabilities.view(count * key_heads, -1, keys).to(query.dtype)
+    return (
+        torch.bmm(of_scores, keyed).view(query.shape),
+        torch.bmm(of_scores.mT, of_query).view(key.shape),
+        torch.bmm(chances.mT, of_grad).view(value.shape),
+    )
 
 
 @dataclass(frozen=True)
