@@ -30,6 +30,7 @@ from policy.pretraining.start import check_same_sizes, started_run
 from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.log_probs import head_logits
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.skeleton_tokenizer import rig_tokens, tokenize_skeleton
@@ -314,23 +315,27 @@ def with_own_skin_tokens(
     derails after the first bone that it gets slightly wrong.
     """
     vocabulary, training = model.config.get_vocabulary(), model.training
-    model.eval()  # without dropout
-    logits = model(
-        input_ids=ids,
-        points=batch["points"],
-        normals=batch["normals"],
-        rng=np.random.default_rng((*seed, 1)),
-    ).logits[:, :-1, vocabulary.skin_first : vocabulary.eos]
-    model.train(training)
     rng = np.random.default_rng((*seed, 2))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
-    drawn = vocabulary.skin_first + (logits.float().softmax(-1) / noise).argmax(-1)
+    true = ids[:, 2:]
     chance = share * torch.rand(len(ids), 1, generator=generator)
-    chosen = (torch.rand(drawn.shape, generator=generator) < chance).to(ids.device)
-    true = ids[:, 1:]
+    chosen = (torch.rand(true.shape, generator=generator) < chance).to(ids.device)
     chosen &= (true >= vocabulary.skin_first) & (true < vocabulary.eos)
-    return torch.cat([ids[:, :1], torch.where(chosen, drawn, true)], dim=1)
+    model.eval()  # without dropout
+    hidden = model.packed_hidden_states(
+        ids,
+        batch["points"],
+        batch["normals"],
+        (true != vocabulary.pad).sum(1),
+        rng=np.random.default_rng((*seed, 1)),
+    )
+    model.train(training)
+    words = model.get_output_embeddings().weight[vocabulary.skin_first : vocabulary.eos]
+    logits = head_logits(hidden[chosen], words)
+    noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
+    read = ids.clone()
+    read[:, 2:][chosen] = vocabulary.skin_first + (logits.softmax(-1) / noise).argmax(-1)
+    return read
 
 
 def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabulary) -> Losses:
@@ -368,6 +373,8 @@ def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: S
             points=batch["points"],
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
+            completion_lengths=real[:, 2:].sum(1),
+            packed=True,
             entropy=False,
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
@@ -405,6 +412,8 @@ def train(recipe: TokenRigRecipe) -> Path:
             points=batch["points"],
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
+            completion_lengths=real[:, 2:].sum(1),
+            packed=True,
             entropy=False,
             rng=np.random.default_rng((*seed, 1)),
         )

@@ -34,6 +34,7 @@ from policy.pretrain_tokenrig import (
 )
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from policy.tokenrig.configuration import TokenRigConfig
+from policy.tokenrig.log_probs import head_logits
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
@@ -162,26 +163,37 @@ def test_some_skin_tokens_are_the_models_own(recipe):
     assert 0.1 < changed < 0.9
 
 
-def test_own_skin_tokens_are_drawn_from_the_models_distribution(recipe):
+def test_own_skin_tokens_are_drawn_from_the_models_distribution(recipe, monkeypatch):
     vae = load_skin_vae(recipe)
     model = initial_model(recipe, vae)
-    favourite = WORDS.skin_first + 3
-    with torch.no_grad():  # a head that always says the same word
-        weight = model.get_output_embeddings().weight
-        weight.zero_()
-    original = model.forward
+    favourite = 3
 
-    def certain(**arguments):
-        output = original(**arguments)
-        output.logits[..., favourite] = 50.0
-        return output
+    def certain(hidden, words):
+        logits = head_logits(hidden, words)
+        assert logits.shape[1] == WORDS.codebook
+        logits[:, favourite] = 50.0
+        return logits
 
-    model.forward = certain
+    monkeypatch.setattr(pretrain_tokenrig, "head_logits", certain)
     batch = batch_of(recipe, [0, 1])
     ids, _ = sequences(batch, vae, WORDS)
     read = with_own_skin_tokens(model, ids, batch, 1.0, (0, 1))
     assert (read != ids).any()
-    assert (read[read != ids] == favourite).all()
+    assert (read[read != ids] == WORDS.skin_first + favourite).all()
+
+
+def test_hidden_states_of_own_tokens_are_those_that_predict_them(recipe):
+    """Against the plain pass over all positions, at every SkinToken."""
+    vae = load_skin_vae(recipe)
+    model = initial_model(recipe, vae).eval()
+    batch = batch_of(recipe, [0, 1, 2])
+    ids, real = sequences(batch, vae, WORDS)
+    clouds = {"points": batch["points"], "normals": batch["normals"]}
+    with torch.no_grad():
+        hidden = model.packed_hidden_states(ids, **clouds, completion_lengths=real[:, 2:].sum(1))
+        found = head_logits(hidden, model.get_output_embeddings().weight)
+        expected = model(input_ids=ids, **clouds).logits[:, 1:-1]
+    torch.testing.assert_close(found[real[:, 2:]], expected[real[:, 2:]], atol=1e-4, rtol=1e-4)
 
 
 def test_a_run_with_own_tokens_reads_them_and_learns_the_true_ones(tmp_path, path, monkeypatch):
