@@ -300,7 +300,7 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         completion_lengths: Tensor,
         rng: np.random.Generator | None = None,
     ) -> Tensor:
-        """Hidden states that predict the ids behind the prompts `[bos, class]`, without padding; a mesh per row.
+        """Hidden states that predict the ids behind `[bos, class]`, without padding; one row per mesh.
 
         Args:
             input_ids: `(B, L)` int64, padded on the right.
