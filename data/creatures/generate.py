@@ -12,6 +12,11 @@ from data.creatures.fliers import winged
 from data.creatures.lifelike.blob import blob
 from data.creatures.lifelike.character import character
 from data.creatures.lifelike.figure import Figure
+from data.creatures.lifelike.mech import mech
+from data.creatures.lifelike.pack_bird import pack_bird
+from data.creatures.lifelike.pack_fish import pack_fish
+from data.creatures.lifelike.pack_quadruped import pack_quadruped
+from data.creatures.lifelike.pack_spider import pack_spider
 from data.creatures.many_limbed import hydra, many_limbed, tree
 from data.creatures.quadrupeds import dragon, quadruped
 from data.creatures.swept_surfaces import tessellate
@@ -39,12 +44,32 @@ CREATURE_KINDS: tuple[str, ...] = tuple(_KINDS)
 _LIFELIKE: dict[str, Callable[[Figure], None]] = {
     "character": character,
     "blob": blob,
+    "pack_quadruped": pack_quadruped,
+    "pack_bird": pack_bird,
+    "pack_fish": pack_fish,
+    "pack_spider": pack_spider,
+    "mech": mech,
 }
 LIFELIKE_KINDS: tuple[str, ...] = tuple(_LIFELIKE)
 _ALL_KINDS = (*CREATURE_KINDS, *LIFELIKE_KINDS)
 # Names that stand for several kinds in a recipe, each as often as it is listed.
 KIND_GROUPS: dict[str, tuple[str, ...]] = {
-    "lifelike": ("character", "blob", "character"),
+    "lifelike": (
+        "character",
+        "pack_quadruped",
+        "character",
+        "blob",
+        "character",
+        "mech",
+        "character",
+        "pack_fish",
+        "pack_quadruped",
+        "character",
+        "pack_bird",
+        "character",
+        "blob",
+        "pack_spider",
+    ),
 }
 _CUMULATIVE = np.cumsum([share for _, share in _KINDS.values()])
 

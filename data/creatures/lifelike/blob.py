@@ -24,6 +24,7 @@ class _Trunk:
 
 def blob(body: Figure) -> None:
     """3 to about 16 joints: stacked along the vertical axis, and a few limbs."""
+    body.without_boxes()
     trunk = _trunk(body)
     _face(body, trunk)
     limbs = body.rng.random()

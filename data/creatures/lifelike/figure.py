@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,6 +70,11 @@ class Figure(Body):
             vertices=int(np.exp(self.uniform(np.log(350), np.log(2600)))),
         )
 
+    def without_boxes(self) -> None:
+        """Rule out the build of prisms: an animal's trunk would be a pile of discs."""
+        if self.finish.build == "boxes":
+            self.finish = replace(self.finish, build="parts")
+
     @property
     def crowded(self) -> bool:
         """Whether there are so many joints that clothes and the like get none of their own."""
@@ -88,7 +93,7 @@ class Figure(Body):
         square: int = 0,
         worn: bool = False,
     ) -> None:
-        """Add a tapered capsule of `part`, bound to `joint`; see `solid`. What is worn never melts into flesh."""
+        """Add a tapered capsule of `part`, bound to `joint`; see `solid`. Worn things never melt in."""
         row = solid(
             np.asarray(start, float),
             np.asarray(end, float),
@@ -191,7 +196,7 @@ class Figure(Body):
 
 
 def _thicken(rows: Floats, least: Floats) -> None:
-    """Widen solids, in place, to half axes of at least `least` (N,) across: a grid would lose thinner ones."""
+    """Widen solids, in place, to half axes of at least `least` (N,) across: grids lose thinner ones."""
     widest = np.maximum(rows[:, 15], rows[:, 16])
     rows[:, 13:15] = np.maximum(rows[:, 13:15], (least / widest)[:, None])
     needed = least / np.minimum(rows[:, 13], rows[:, 14])
