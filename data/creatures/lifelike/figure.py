@@ -58,11 +58,11 @@ class Figure(Body):
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
         self.solids: list[_Solid] = []
-        build = ("one", "parts", "boxes")[int(np.searchsorted([0.45, 0.88], rng.random()))]
-        soft = (0.1, 1.2, 2.5, 4.5)[int(np.searchsorted([0.15, 0.35, 0.75], rng.random()))]
+        build = ("one", "parts", "boxes")[int(np.searchsorted([0.58, 0.92], rng.random()))]
+        soft = (0.1, 2.0, 4.0, 7.0)[int(np.searchsorted([0.15, 0.35, 0.75], rng.random()))]
         self.finish = Finish(
             build=build,
-            softness=soft if build == "one" else min(soft, 2.5),
+            softness=soft if build == "one" else min(soft, 5.0),
             blend=self.uniform(0.015, 0.06),
             cull=self.chance(0.6),
             square=self.pick(1, 2) if self.chance(0.2) else 0,
@@ -70,10 +70,10 @@ class Figure(Body):
             vertices=int(np.exp(self.uniform(np.log(350), np.log(2600)))),
         )
 
-    def without_boxes(self) -> None:
-        """Rule out the build of prisms: an animal's trunk would be a pile of discs."""
-        if self.finish.build == "boxes":
-            self.finish = replace(self.finish, build="parts")
+    def rounded(self) -> None:
+        """Rule out prisms and box-like profiles: an animal's trunk would be a pile of discs."""
+        build = "parts" if self.finish.build == "boxes" else self.finish.build
+        self.finish = replace(self.finish, build=build, square=0)
 
     @property
     def crowded(self) -> bool:

@@ -25,7 +25,7 @@ def mech(body: Figure) -> None:
     middle = v(0, high + 0.6 * tall, 0)
     walker = body.chance(0.35)  # a round body low between the legs
     root = -1
-    if body.chance(0.55):
+    if body.chance(0.4):
         root = body.joint("root", v(0, u(0.0, 0.05), u(-0.1, 0.1)), -1)
     pelvis = body.joint("body", middle + v(0, -tall * u(0.2, 0.8), u(-0.3, 0.6) * deep), root)
     torso = pelvis
@@ -33,7 +33,7 @@ def mech(body: Figure) -> None:
         torso = body.joint("torso", middle + v(0, -tall * u(0.0, 0.6), u(-0.2, 0.2) * deep), pelvis)
         body.ball("pelvis", middle - v(0, tall, 0), (0.6 * wide, 0.3 * tall, 0.5 * deep), pelvis, 2)
     body.ball("body", middle, (wide, tall, deep), torso, 0 if walker else body.pick(0, 2))
-    for k in range(body.pick(0, 4)):  # plates, vents, lamps
+    for k in range(body.pick(1, 9)):  # plates, vents, lamps
         place = middle + unit(v(u(-1, 1), u(-0.5, 1), u(-1, 1))) * [wide, tall, deep] * 0.9
         extent = size * np.array([u(0.1, 0.4), u(0.1, 0.35), u(0.1, 0.4)])
         body.ball(f"plate{k}", place, (extent[0], extent[1], extent[2]), torso, 2, worn=True)

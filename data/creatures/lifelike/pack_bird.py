@@ -9,7 +9,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_bird(body: Figure) -> None:
-    body.without_boxes()
+    body.rounded()
     u = body.uniform
     long = u(0.45, 0.8)
     fat = long * u(0.22, 0.48)

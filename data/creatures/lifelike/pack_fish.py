@@ -11,7 +11,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_fish(body: Figure) -> None:
-    body.without_boxes()
+    body.rounded()
     u = body.uniform
     high, wide = u(0.14, 0.45), u(0.09, 0.34)
     if body.chance(0.3):  # a ball
@@ -25,8 +25,10 @@ def pack_fish(body: Figure) -> None:
         """A point of the body's axis: 0 at the nose, 1 where the tail fin starts."""
         return v(0, z, 0.5 - t)
 
-    if scheme < 0.45:  # one chain from the nose
-        chain = body.chain("body", [at(t) for t in np.linspace(u(-0.0, 0.08), u(0.8, 0.98), count)], -1)
+    if scheme < 0.55:  # one chain from the nose
+        chain = body.chain(
+            "body", [at(t) for t in np.linspace(u(-0.0, 0.08), u(0.8, 0.98), max(count, 4))], -1
+        )
     elif scheme < 0.75:  # a root in the middle or below it, one chain backward and one forward
         middle = u(0.35, 0.55)
         root = body.joint("root", at(middle) + v(0, -high * u(0.0, 0.6), 0), -1)
@@ -47,7 +49,7 @@ def pack_fish(body: Figure) -> None:
     levels = np.linspace(0.03, 1.0, 11)
     blunt = u(0.35, 0.85)
     shape = np.interp(levels, [0, 0.1, belly, 0.85, 1.0], [0.5 * blunt, blunt, 1.0, max(end * 1.5, 0.2), end])
-    backward = scheme < 0.45 or body.chance(0.5)
+    backward = scheme < 0.55 or body.chance(0.5)
     for k in range(10):
         t = 0.5 * (levels[k] + levels[k + 1])
         index = int(np.searchsorted(places, t)) - 1 if backward else int(np.argmin(np.abs(places - t)))

@@ -61,7 +61,7 @@ class _Trunk:
 
 
 def pack_quadruped(body: Figure) -> None:
-    body.without_boxes()
+    body.rounded()
     upright = body.chance(0.12)  # walks on its hind legs, as a tyrannosaur does
     form, custom = _form(body, upright), _custom(body)
     trunk = _trunk(body, form, custom, upright)
@@ -211,42 +211,28 @@ def _legs(body: Figure, form: _Form, custom: _Custom, trunk: _Trunk, upright: bo
             name = f"{place}_{side}"
             if custom.inner:
                 owner = body.joint(f"{name}_shoulder", v(hip[0] * inner_x, hip[1], hip[2]), owner)
+                near = body.joints[owner]
+                body.flesh(f"{name}_leg", near, hip, (r * 1.6, r * 1.8), owner, Y)
             thigh = body.joint(f"{name}_upper", hip, owner)
             shin = body.joint(f"{name}_lower", knee, thigh)
             cannon = body.joint(f"{name}_cannon", hock, shin) if custom.leg_bones == 4 else shin
-            end = (
-                body.joint(
-                    f"{name}_foot",
-                    foot if custom.leg_bones > 3 else 0.6 * hock + 0.4 * foot,
-                    trunk.root if custom.feet else cannon,
-                )
-                if custom.leg_bones > 2
-                else cannon
-            )
+            end = cannon
+            if custom.leg_bones > 2:
+                place_of_end = foot if custom.leg_bones > 3 else 0.6 * hock + 0.4 * foot
+                end = body.joint(f"{name}_foot", place_of_end, trunk.root if custom.feet else cannon)
             toe = end
             if custom.feet and custom.spines > 2 and paw:
                 toe = body.joint(f"{name}_toe", foot + v(0, -0.2 * r, 0.7 * toe_long), end)
             part = f"{name}_leg"
             body.flesh(part, hip, knee, (r * thick_top, r * 1.1), thigh, X, (0.75, 1.0))
-            cut = body.joints[end] if custom.leg_bones == 3 else hock
             body.flesh(part, knee, hock, (r * 1.05, r * 0.75), shin)
-            body.flesh(
-                part,
-                hock,
-                foot,
-                (r * 0.75, r * 0.7),
-                end
-                if custom.leg_bones == 3 and cut[1] > hock[1]
-                else cannon
-                if custom.leg_bones != 3
-                else end,
-            )
+            body.flesh(part, hock, foot, (r * 0.75, r * 0.7), end if custom.leg_bones == 3 else cannon)
             body.flesh(
                 part,
                 foot,
                 foot + v(0, -0.25 * r, toe_long),
                 (r * (1.0 if paw else 0.85), r * 0.7),
-                end if toe == end else toe,
+                toe,
                 X,
                 (1.1, 0.8),
             )

@@ -9,7 +9,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_spider(body: Figure) -> None:
-    body.without_boxes()
+    body.rounded()
     u = body.uniform
     pairs = (4, 4, 4, 2, 3)[body.pick(0, 4)]
     stout = pairs == 2 or body.chance(0.25)
