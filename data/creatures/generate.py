@@ -12,6 +12,11 @@ from data.creatures.fliers import winged
 from data.creatures.lifelike.blob import blob
 from data.creatures.lifelike.character import character
 from data.creatures.lifelike.figure import Figure
+from data.creatures.lifelike.mech import mech
+from data.creatures.lifelike.pack_bird import pack_bird
+from data.creatures.lifelike.pack_fish import pack_fish
+from data.creatures.lifelike.pack_quadruped import pack_quadruped
+from data.creatures.lifelike.pack_spider import pack_spider
 from data.creatures.many_limbed import hydra, many_limbed, tree
 from data.creatures.quadrupeds import dragon, quadruped
 from data.creatures.swept_surfaces import tessellate
@@ -39,12 +44,33 @@ CREATURE_KINDS: tuple[str, ...] = tuple(_KINDS)
 _LIFELIKE: dict[str, Callable[[Figure], None]] = {
     "character": character,
     "blob": blob,
+    "pack_quadruped": pack_quadruped,
+    "pack_bird": pack_bird,
+    "pack_fish": pack_fish,
+    "pack_spider": pack_spider,
+    "mech": mech,
 }
 LIFELIKE_KINDS: tuple[str, ...] = tuple(_LIFELIKE)
 _ALL_KINDS = (*CREATURE_KINDS, *LIFELIKE_KINDS)
-# Names that stand for several kinds in a recipe, each as often as it is listed.
+# Names that stand for several kinds in a recipe, each as often as it is listed: about as often as people rig
+# such things.
 KIND_GROUPS: dict[str, tuple[str, ...]] = {
-    "lifelike": ("character", "blob", "character"),
+    "lifelike": (
+        "character",
+        "pack_quadruped",
+        "character",
+        "blob",
+        "character",
+        "mech",
+        "character",
+        "pack_fish",
+        "pack_quadruped",
+        "character",
+        "pack_bird",
+        "character",
+        "blob",
+        "pack_spider",
+    ),
 }
 _CUMULATIVE = np.cumsum([share for _, share in _KINDS.values()])
 
@@ -75,13 +101,16 @@ def expanded_kinds(names: Sequence[str]) -> tuple[str, ...]:
 def make_creature(seed: int, kind: str | None = None) -> Creature:
     """Make a creature; the same seed and kind always give the same one.
 
-    `kind` is one of CREATURE_KINDS. With None the seed chooses a kind (two- and four-legged ones more often)
-    and the creature is the one that this seed and kind give. y is up, the creature faces +z. The mesh (600
-    to 3000 vertices, a few many-legged ones up to 4500; mesh frame) consists of components that overlap,
-    touch or float. About two thirds of all creatures lack the faces inside other components; capes, skirts
-    and the wings of insects and bats are open patches. The rig has 5 to 60 joints on the spines of the swept
-    surfaces (a long insect wing has one in its middle) and at most 4 non-zero weights per vertex, which sum
-    to 1. The number of joints in a chain follows from its visible proportions.
+    `kind` is one of CREATURE_KINDS or LIFELIKE_KINDS. With None the seed chooses one of the former (two- and
+    four-legged ones more often) and the creature is the one that this seed and kind give. y is up, the
+    creature faces +z. The mesh (600 to 3000 vertices, a few many-legged ones up to 4500; mesh frame) consists
+    of components that overlap, touch or float. About two thirds of all creatures lack the faces inside other
+    components; capes, skirts and the wings of insects and bats are open patches. The rig has 5 to 60 joints
+    on the spines of the swept surfaces (a long insect wing has one in its middle) and at most 4 non-zero
+    weights per vertex, which sum to 1. The number of joints in a chain follows from its visible proportions.
+
+    LIFELIKE_KINDS are built and rigged as in game packs (see `data.creatures.lifelike`) and never chosen by a
+    seed: 400 to 9000 faces, 3 to 64 joints, the root often on the ground, outside the mesh.
     Raises ValueError for an unknown kind.
     """
     if kind is None:

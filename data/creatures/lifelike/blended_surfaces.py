@@ -205,6 +205,44 @@ def _net(field: Any, origin: Any, cell: float) -> Any:
     return points, triangles[:made].copy()
 
 
+@kernel(inline="always")
+def _union(solids: Any, boxes: Any, x: float, y: float, z: float, blend: float, reach: float) -> float:
+    """Smooth union of the solids at a point, from those whose boxes come within `reach` of it."""
+    field = _FAR
+    for i in range(len(solids)):
+        if (
+            boxes[i, 0] - reach < x < boxes[i, 3] + reach
+            and boxes[i, 1] - reach < y < boxes[i, 4] + reach
+            and boxes[i, 2] - reach < z < boxes[i, 5] + reach
+        ):
+            new = _distance(solids, i, x, y, z)
+            gap = blend - abs(field - new)
+            field = min(field, new)
+            if gap > 0.0:
+                field -= gap * gap / (4.0 * blend)
+    return field
+
+
+@kernel()
+def _project(points: Any, solids: Any, boxes: Any, blend: float, cell: float) -> None:
+    """Move the vertices of a net, in place, onto the surface: one Newton step of at most half a cell."""
+    step, reach = 0.02 * cell, blend + cell
+    for v in range(len(points)):
+        x, y, z = points[v, 0], points[v, 1], points[v, 2]
+        here = _union(solids, boxes, x, y, z, blend, reach)
+        gx = (_union(solids, boxes, x + step, y, z, blend, reach) - here) / step
+        gy = (_union(solids, boxes, x, y + step, z, blend, reach) - here) / step
+        gz = (_union(solids, boxes, x, y, z + step, blend, reach) - here) / step
+        slope = gx * gx + gy * gy + gz * gz
+        if slope > 1e-6:
+            far = here / slope
+            limit = 0.5 * cell / np.sqrt(slope)
+            far = min(max(far, -limit), limit)
+            points[v, 0] -= far * gx
+            points[v, 1] -= far * gy
+            points[v, 2] -= far * gz
+
+
 @kernel()
 def blended_mesh(solids: Floats, starts: Ints, cells: Floats, blends: Floats) -> tuple[Floats, Ints, Ints]:
     """Vertices (V, 3), outward triangles (F, 3) and each vertex's piece (V,).
@@ -237,6 +275,7 @@ def blended_mesh(solids: Floats, starts: Ints, cells: Floats, blends: Floats) ->
             cell *= 1.2
         field = _field(solids[starts[piece] : starts[piece + 1]], part, origin, cell, shape, blends[piece])
         points, triangles = _net(field, origin, cell)
+        _project(points, solids[starts[piece] : starts[piece + 1]], part, blends[piece], cell)
         all_points.append(points)
         all_triangles.append(triangles + total)
         owners.append(np.full(len(points), piece, dtype=np.int64))

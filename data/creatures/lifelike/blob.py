@@ -24,6 +24,7 @@ class _Trunk:
 
 def blob(body: Figure) -> None:
     """3 to about 16 joints: stacked along the vertical axis, and a few limbs."""
+    body.rounded()
     trunk = _trunk(body)
     _face(body, trunk)
     limbs = body.rng.random()
@@ -69,7 +70,7 @@ def _trunk(body: Figure) -> _Trunk:
         count = body.pick(3 if parent < 0 else 2, 4)
         heights = np.linspace(u(0.0, 0.15), u(0.55, 0.9), count)
         chain = body.chain("body", [bottom + t * way + v(0, 0, z) for t in heights], parent)
-        main, low, tops = chain[len(chain) // 2], chain[0], chain[len(chain) // 2 + 1 :] or [chain[-1]]
+        main, low, tops = chain[(len(chain) - 1) // 2], chain[0], chain[1:]
     form = body.pick(0, 3)
     square = body.pick(1, 2) if body.chance(0.55) else 0
     taper = u(0.75, 1.25)

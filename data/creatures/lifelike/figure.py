@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,17 +58,22 @@ class Figure(Body):
     def __init__(self, rng: np.random.Generator) -> None:
         super().__init__(rng)
         self.solids: list[_Solid] = []
-        build = ("one", "parts", "boxes")[int(np.searchsorted([0.45, 0.88], rng.random()))]
-        soft = (0.1, 1.2, 2.5, 4.5)[int(np.searchsorted([0.15, 0.35, 0.75], rng.random()))]
+        build = ("one", "parts", "boxes")[int(np.searchsorted([0.58, 0.92], rng.random()))]
+        soft = (0.1, 2.0, 4.0, 7.0)[int(np.searchsorted([0.15, 0.35, 0.75], rng.random()))]
         self.finish = Finish(
             build=build,
-            softness=soft if build == "one" else min(soft, 2.5),
+            softness=soft if build == "one" else min(soft, 5.0),
             blend=self.uniform(0.015, 0.06),
             cull=self.chance(0.6),
             square=self.pick(1, 2) if self.chance(0.2) else 0,
             corners=(4, 4, 5, 6, 8)[self.pick(0, 4)],
             vertices=int(np.exp(self.uniform(np.log(350), np.log(2600)))),
         )
+
+    def rounded(self) -> None:
+        """Rule out prisms and box-like profiles: an animal's trunk would be a pile of discs."""
+        build = "parts" if self.finish.build == "boxes" else self.finish.build
+        self.finish = replace(self.finish, build=build, square=0)
 
     @property
     def crowded(self) -> bool:
@@ -88,7 +93,7 @@ class Figure(Body):
         square: int = 0,
         worn: bool = False,
     ) -> None:
-        """Add a tapered capsule of `part`, bound to `joint`; see `solid`. What is worn never melts into flesh."""
+        """Add a tapered capsule of `part`, bound to `joint`; see `solid`. Worn things never melt in."""
         row = solid(
             np.asarray(start, float),
             np.asarray(end, float),
@@ -191,7 +196,7 @@ class Figure(Body):
 
 
 def _thicken(rows: Floats, least: Floats) -> None:
-    """Widen solids, in place, to half axes of at least `least` (N,) across: a grid would lose thinner ones."""
+    """Widen solids, in place, to half axes of at least `least` (N,) across: grids lose thinner ones."""
     widest = np.maximum(rows[:, 15], rows[:, 16])
     rows[:, 13:15] = np.maximum(rows[:, 13:15], (least / widest)[:, None])
     needed = least / np.minimum(rows[:, 13], rows[:, 14])
