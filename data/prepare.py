@@ -47,8 +47,8 @@ class PrepareSettings:
     labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
     NPZ and RigNet files (see `read_rigs`). `sides`: the split of each rig, "train" or one of HELD_OUT,
-    instead of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if `eval_share` is
-    not in [0, 1), a limit is not above 0, or `class_name` is empty.
+    instead of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if
+    `eval_share` is not in [0, 1), a limit is not above 0, or `class_name` is empty.
     """
 
     eval_share: float = 0.05
