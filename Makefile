@@ -3,13 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requirements.lock
 ARGS ?=
+RIGS ?= ../shared/rigs
 
-.PHONY: quickstart test test-slow soak validator lint format docs clean
+.PHONY: quickstart small-pair test test-slow soak validator lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m rl.launch --config_file recipes/accelerate/two_cores.yaml \
 	    recipes/quickstart.yaml train.per_device_train_batch_size=24 $(ARGS)
+
+# The small pair from nothing: rigs prepared, skin VAE, policy; the same command resumes. RIGS: a folder of skinned
+# GLBs, or nothing for procedural creatures alone. Overrides: make small-pair ARGS='output_dir=outputs/mine'
+small-pair: .venv/installed
+	$(BIN)/python -m policy.pretrain_pair recipes/small_pair.yaml 'rigs=$(RIGS)' $(ARGS)
 
 # All tests. Run a subset: make test ARGS='tests/rewards -k coverage'
 test: .venv/installed-dev

@@ -89,8 +89,9 @@ def prepare(
     sides of the split. Sources that have not changed since an earlier run with the same settings are not
     read again, so an interrupted run resumes. The folder always reflects the last run: rigs of other
     sources are removed. `manifest.json` is written last.
-    Raises MeshError if an input matches no file, no rig is usable (with the reasons), no rig has a group, or
-    `up` applies to no file; OSError if the folder cannot be written.
+    Raises MeshError if an input or a pattern of `skip` matches no file, no rig is usable (with the reasons),
+    no rig has a group, one has no or an unknown split, the split divides a group, or `up` applies to no file;
+    OSError if the folder cannot be written.
     """
     settings, out = settings or PrepareSettings(), Path(out)
     if out.exists() and not out.is_dir():
@@ -247,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    for line in rigs_passed_over(arguments.inputs):
+    for line in (*rigs_passed_over(arguments.inputs), *unknown_entries(manifest, settings)):
         print(f"note: {line}", file=sys.stderr)
     _report(manifest, arguments.out, settings)
     return 0
@@ -269,7 +270,7 @@ def _report(manifest: Manifest, out: str, settings: PrepareSettings) -> None:
     if settings.prune:
         _report_pruned(manifest)
     if settings.groups is not None:
-        _report_groups(manifest, settings.groups)
+        _report_groups(manifest, settings.groups, held_out_by_groups=settings.sides is None)
 
 
 def _report_pruned(manifest: Manifest) -> None:
@@ -284,19 +285,19 @@ def _report_pruned(manifest: Manifest) -> None:
     )
 
 
-def _report_groups(manifest: Manifest, groups: Groups) -> None:
+def _report_groups(manifest: Manifest, groups: Groups, held_out_by_groups: bool) -> None:
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
     print(f"{groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out")
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
         print(f"{len(alone)} rigs have no group and were split one by one: {shown}", file=sys.stderr)
-    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs):
+    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs) and held_out_by_groups:
         print("all rigs are in one group, so none is held out; choose other groups", file=sys.stderr)
 
 
 def _sources(inputs: Sequence[str | Path], out: Path, skip: Sequence[str]) -> dict[Path, str]:
-    """The files, sorted, with a rig name derived from each path, without those inside `out` or in `skip`."""
+    """The files, sorted, with a rig name derived from each path, without those in `out` and in `skip`."""
     inside = out.resolve()
     suggested: dict[Path, str] = {}
     unused = set(skip)
@@ -321,6 +322,8 @@ def _sources(inputs: Sequence[str | Path], out: Path, skip: Sequence[str]) -> di
             suggested.setdefault(file, "__".join(parts))
     if unused:
         raise MeshError(f"--skip {min(unused)!r}: no file matches; correct the pattern or omit it")
+    if not suggested:
+        raise MeshError("--skip: the patterns match every file, so no rig is left; omit one of them")
     return dict(sorted(suggested.items()))
 
 
@@ -398,6 +401,7 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
     groups = settings.groups.of_all(rigs) if settings.groups is not None else {}
     if settings.sides is not None:
         held_out = _held_out(rigs, settings.sides)
+        _check_groups(groups, held_out, settings)
     else:
         held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
     placed = tuple(
@@ -416,12 +420,48 @@ def _held_out(rigs: Sequence[PreparedEntry], sides: Groups) -> set[str]:
     for rig in rigs:
         side = given[rig.name]
         if side is None:
-            raise MeshError(f"{sides.label}: {rig.source} has no split; add it, or prepare it by itself")
+            raise MeshError(
+                f"{sides.label}: {rig.source} has no split; add it there, or pass the file over with --skip"
+            )
         if side not in ("train", *HELD_OUT):
             raise MeshError(
                 f"{sides.label}: {rig.source} has the split {side!r}; use train or {', '.join(HELD_OUT)}"
             )
     return {name for name, side in given.items() if side != "train"}
+
+
+def _check_groups(groups: dict[str, str | None], held_out: set[str], settings: PrepareSettings) -> None:
+    """Raise MeshError if a given split divides a group, by the names of its rigs."""
+    sides: dict[str, dict[bool, str]] = {}
+    for name, group in groups.items():
+        if group is not None:
+            sides.setdefault(group, {})[name in held_out] = name
+    divided = {group: names for group, names in sides.items() if len(names) == 2}
+    if divided and settings.groups is not None and settings.sides is not None:
+        group, names = next(iter(divided.items()))
+        raise MeshError(
+            f"{settings.sides.label}: the group {group!r} is on both sides ({names[False]!r} for training, "
+            f"{names[True]!r} held out); correct the split, or omit --group"
+        )
+
+
+def unknown_entries(manifest: Manifest, settings: PrepareSettings) -> list[str]:
+    """A line for each file of groups or splits with entries that name no rig and no file passed over."""
+    lines = []
+    for groups in (settings.groups, settings.sides):
+        if groups is None:
+            continue
+        unknown = [
+            entry
+            for entry in groups.unknown(manifest.rigs, [refusal.file for refusal in manifest.refused])
+            if not any(fnmatch(Path(entry).name, pattern) for pattern in settings.skip)
+        ]
+        if unknown:
+            shown = ", ".join(unknown[:3]) + (", …" if len(unknown) > 3 else "")
+            lines.append(
+                f"{groups.label}: {len(unknown)} of {len(groups.entries)} entries name no rig: {shown}"
+            )
+    return lines
 
 
 def _stamp(path: Path, suggested: str, settings: PrepareSettings) -> str:

@@ -31,8 +31,9 @@ from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.point_cloud import RigExample, skin_points
 from policy.pretraining.processes import barrier_on_exit, is_main_process
-from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
+from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
 from policy.pretraining.start import check_same_sizes, started_run
 from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.quantiser_init import initialise_quantiser

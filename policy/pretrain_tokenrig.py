@@ -23,8 +23,9 @@ from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
-from policy.pretraining.processes import barrier_on_exit, is_main_process
-from policy.pretraining.rig_examples import RigDataRecipe, RigExample, RigExamples, skin_points
+from policy.pretraining.point_cloud import RigExample, skin_points
+from policy.pretraining.processes import barrier_on_exit, examples_per_step, is_main_process
+from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
 from policy.pretraining.skin_token_factors import merge_digits, share_digits
 from policy.pretraining.start import check_same_sizes, started_run
 from policy.pretraining.validation import Validation, ValidationRecipe
@@ -33,6 +34,8 @@ from policy.tokenrig.configuration import TokenRigConfig
 from policy.tokenrig.log_probs import head_logits
 from policy.tokenrig.mesh_encoder import MeshEncoderConfig
 from policy.tokenrig.modeling import TokenRigForCausalLM
+from policy.tokenrig.packed_attention import unsupported
+from policy.tokens.grammar import PROMPT_LENGTH
 from policy.tokens.skeleton_tokenizer import rig_tokens, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
 
@@ -115,6 +118,10 @@ class TokenRigRecipe:
     """Whether SkinTokens share what they learn with those that have a digit of their FSQ code in common; the
     trained policy is an ordinary one. Source: this project."""
 
+    own_token_start: int = 0
+    """First step with own tokens, for a run that learns from the ground truth's alone before; at least 0.
+    Source: this project."""
+
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
 
@@ -128,7 +135,7 @@ class TokenRigRecipe:
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
     """Read and check a stage-2 recipe; raises RecipeError."""
     recipe = build(TokenRigRecipe, read_recipe(path, overrides))
-    for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0)):
+    for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0), ("own_token_start", 0)):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
     if not 0 <= recipe.own_token_share <= 1:
@@ -238,19 +245,23 @@ class TokenizedMesh:
 
 
 class TokenizedMeshes(Dataset[TokenizedMesh]):
-    """Example i of the rigs, with its skeleton as tokens."""
+    """Example i of the rigs, with its skeleton as tokens.
 
-    def __init__(self, recipe: TokenRigRecipe, vocabulary: Vocabulary) -> None:
-        self.recipe, self.vocabulary = recipe, vocabulary
+    The first `skeletons` examples, those of `skeleton_only_steps`, have neither weights nor bones' points.
+    """
+
+    def __init__(self, recipe: TokenRigRecipe, vocabulary: Vocabulary, skeletons: int = 0) -> None:
+        self.recipe, self.vocabulary, self.skeletons = recipe, vocabulary, skeletons
         self.rigs = RigExamples(recipe.data)
 
     def __getitem__(self, index: int) -> TokenizedMesh:
+        whole = index >= self.skeletons
         rng = np.random.default_rng((self.recipe.data.first_seed, index, 2))
-        return self.item(self.rigs[index], rng)
+        return self.item(self.rigs.example(index, skeleton=not whole), rng, whole)
 
-    def item(self, example: RigExample, rng: np.random.Generator) -> TokenizedMesh:
-        """The tokenised example, and the points of its bones."""
-        bones = np.arange(len(example.joints))
+    def item(self, example: RigExample, rng: np.random.Generator, whole: bool = True) -> TokenizedMesh:
+        """The tokenised example, and the points of its bones; of no bone unless it is `whole`."""
+        bones = np.arange(len(example.joints) if whole else 0)
         rows = skin_points(example, bones, self.recipe.encoder_points, rng)
         # The rig's own class, if the vocabulary has it.
         known = example.class_name in self.vocabulary.classes
@@ -317,16 +328,16 @@ def with_own_skin_tokens(
     vocabulary, training = model.config.get_vocabulary(), model.training
     rng = np.random.default_rng((*seed, 2))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    true = ids[:, 2:]
+    true = ids[:, PROMPT_LENGTH:]
     chance = share * torch.rand(len(ids), 1, generator=generator)
     chosen = (torch.rand(true.shape, generator=generator) < chance).to(ids.device)
     chosen &= (true >= vocabulary.skin_first) & (true < vocabulary.eos)
     model.eval()  # without dropout
-    hidden = model.packed_hidden_states(
+    hidden = model.completion_hidden_states(
         ids,
         batch["points"],
         batch["normals"],
-        (true != vocabulary.pad).sum(1),
+        **packing(model, ids != vocabulary.pad),
         rng=np.random.default_rng((*seed, 1)),
     )
     model.train(training)
@@ -334,7 +345,7 @@ def with_own_skin_tokens(
     logits = head_logits(hidden[chosen], words)
     noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
     read = ids.clone()
-    read[:, 2:][chosen] = vocabulary.skin_first + (logits.softmax(-1) / noise).argmax(-1)
+    read[:, PROMPT_LENGTH:][chosen] = vocabulary.skin_first + (logits.softmax(-1) / noise).argmax(-1)
     return read
 
 
@@ -355,6 +366,21 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
     return result
 
 
+def packing(model: nn.Module, real: Tensor) -> dict[str, Any]:
+    """Arguments of a forward pass that runs rows without their padding, where the device has the kernels.
+
+    real (B, L): False on padding behind `[bos, class]` and the completion. Both passes give the same losses
+    up to rounding.
+    """
+    assert isinstance(model, TokenRigForCausalLM)
+    device, dtype = real.device, model.dtype
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    if unsupported(device, dtype, model.config.head_dim) is not None:
+        return {}
+    return {"packed": True, "completion_lengths": real[:, PROMPT_LENGTH:].sum(dim=1)}
+
+
 def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: SkinVAE) -> Validation | None:
     """Held-out rigs, teacher-forced, skeletons alone while training has no more; None without validation."""
     if not recipe.validation.every:
@@ -373,9 +399,8 @@ def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: S
             points=batch["points"],
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
-            completion_lengths=real[:, 2:].sum(1),
-            packed=True,
             entropy=False,
+            **packing(model, real),
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
@@ -391,7 +416,8 @@ def train(recipe: TokenRigRecipe) -> Path:
     initial = initial_model(recipe, skin_vae)
     add_dropout(initial, recipe.dropout)
     vocabulary = initial.config.get_vocabulary()
-    examples = TokenizedMeshes(recipe, vocabulary)
+    skeletons = recipe.skeleton_only_steps * examples_per_step(recipe.loop)
+    examples = TokenizedMeshes(recipe, vocabulary, skeletons)
     target = Path(recipe.loop.output_dir) / "policy"
     try:
         check_replaceable(target)  # before training rather than after it
@@ -405,16 +431,15 @@ def train(recipe: TokenRigRecipe) -> Path:
         points, normals = seen_points(recipe.dropout, batch["points"], batch["normals"], (*seed, 3))
         batch = {**batch, "points": points, "normals": normals}
         read = ids
-        if vae is not None and recipe.own_token_share:
+        if vae is not None and recipe.own_token_share and step >= recipe.own_token_start:
             read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)
         output = model(
             input_ids=read,
             points=batch["points"],
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
-            completion_lengths=real[:, 2:].sum(1),
-            packed=True,
             entropy=False,
+            **packing(initial, real),
             rng=np.random.default_rng((*seed, 1)),
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)

@@ -32,7 +32,7 @@ from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import PathText, RecipeError, build, read_recipe
 from data.welding import weld_surface
 from policy.policy_folder import PolicyError, find_skin_vae
-from policy.pretraining.rig_examples import RigExample, make_example, skin_points
+from policy.pretraining.point_cloud import RigExample, make_example, skin_points
 from policy.skintokens.skin_vae import SkinVAE
 
 Floats = NDArray[np.float32]

@@ -40,13 +40,14 @@ class Groups:
 
     `label`: how the groups were requested, option first. `own`: one of RIG_FIELDS, or None for the entries of
     a file. `exact`: groups by the entries' identifiers; `loose`: by the last parts of these, with and without
-    file extension. An identifier with several groups is ambiguous.
+    file extension. An identifier with several groups is ambiguous. `entries`: the identifiers of each entry.
     """
 
     label: str
     own: str | None
     exact: Mapping[str, set[str]]
     loose: Mapping[str, set[str]]
+    entries: tuple[tuple[str, ...], ...] = ()
 
     def of(self, rig: GroupedRig) -> str | None:
         """The rig's group, or None. Raises MeshError if it matches entries of different groups only."""
@@ -72,6 +73,11 @@ class Groups:
             )
         return None
 
+    def unknown(self, rigs: Sequence[GroupedRig], others: Sequence[str]) -> list[str]:
+        """The first identifier of each entry that describes none of the rigs and `others`, source files."""
+        keys = {key for rig in (*rigs, *map(_Source, others)) for key in _keys(rig)}
+        return [entry[0] for entry in self.entries if not any(keys & _forms(one) for one in entry)]
+
     def of_all(self, rigs: Sequence[GroupedRig]) -> dict[str, str | None]:
         """The group of each rig by its name. Raises MeshError if no rig has one."""
         groups = {rig.name: self.of(rig) for rig in rigs}
@@ -85,6 +91,16 @@ class Groups:
                 f"{rigs[0].source!r}: list file names, paths or rig names"
             )
         return groups
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file that gave no rig."""
+
+    source: str
+    name: str = ""
+    part: str = ""
+    class_name: str | None = None
 
 
 def read_groups(text: str, option: str = "--group") -> Groups:
@@ -126,12 +142,19 @@ def read_groups(text: str, option: str = "--group") -> Groups:
     loose: dict[str, set[str]] = {}
     for identifiers, group in pairs:
         for identifier in identifiers:
-            whole = PurePosixPath(identifier.replace("\\", "/"))
-            bare = _without_extension(whole)
-            exact.setdefault(str(whole), set()).add(group)
-            for key in {str(bare), bare.name} | ({whole.name} - {"raw_data.npz"}):
+            whole = str(PurePosixPath(identifier.replace("\\", "/")))
+            exact.setdefault(whole, set()).add(group)
+            for key in _forms(identifier) - {whole}:
                 loose.setdefault(key, set()).add(group)
-    return Groups(f"{option} {text}", None, exact, loose)
+    entries = tuple(tuple(identifiers) for identifiers, _ in pairs)
+    return Groups(f"{option} {text}", None, exact, loose, entries)
+
+
+def _forms(identifier: str) -> set[str]:
+    """An identifier, its last part, and both without file extension."""
+    whole = PurePosixPath(identifier.replace("\\", "/"))
+    bare = _without_extension(whole)
+    return {str(whole), str(bare), bare.name} | ({whole.name} - {"raw_data.npz"})
 
 
 def _json_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[str], str]]:
@@ -175,7 +198,8 @@ def _csv_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[st
     if not rows:
         raise MeshError(f"{path}: the file is empty; list a rig and its group in each row")
     if name is None and all(len(row) == 2 for row in rows):
-        # A header, if there is one, is a row that matches no rig.
+        if rows[0][0].strip().lower() in ID_FIELDS:  # the header
+            rows = rows[1:]
         return [([row[0].strip()], row[1].strip()) for row in rows if row[0].strip() and row[1].strip()]
     header = [title.strip() for title in rows[0]]
     return _from_entries(path, [dict(zip(header, row, strict=False)) for row in rows[1:]], name)

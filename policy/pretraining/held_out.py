@@ -18,7 +18,8 @@ from data.mesh import MeshError
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.prepared import PreparedEntry, PreparedRigs, is_prepared
 from data.typed_recipe import RecipeError
-from policy.pretraining.rig_examples import RigDataRecipe, RigExample, make_example
+from policy.pretraining.point_cloud import RigExample, make_example
+from policy.pretraining.rig_examples import RigDataRecipe
 from policy.pretraining.validation import ValidationRecipe
 
 Item = TypeVar("Item")

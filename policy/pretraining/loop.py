@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -24,7 +25,7 @@ from data.command_line import RunFailedError
 from data.stop_signals import StopRun, ignore_stop_signals, stop_signals
 from data.typed_recipe import RecipeError, to_mapping
 from policy.pretraining.checkpoints import load_checkpoint, save_checkpoint
-from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.loop_recipe import LoopRecipe, loader_workers
 from policy.pretraining.metrics_log import RunningMeans, open_metrics_file
 from policy.pretraining.optimizer import build_optimizer, cosine_factor
 from policy.pretraining.processes import largest, make_accelerator
@@ -91,6 +92,9 @@ def run_training(
     output = Path(recipe.output_dir)
     if recipe.gradient_checkpointing:
         _enable_checkpointing(model)
+    cuda = accelerator.device.type == "cuda"
+    if recipe.compile is True or (recipe.compile == "auto" and cuda):
+        compile_layers(model)
     wrapped, optimizer = accelerator.prepare(model, build_optimizer(model, recipe))
     validator = None if validation is None else Validator(validation, recipe.max_steps)
     first_step, means = 0, RunningMeans()
@@ -98,6 +102,8 @@ def run_training(
         first_step, means = load_checkpoint(accelerator, output, wrapped, optimizer, validator)
     (ended,) = largest([int(validator is not None and validator.exhausted)])
     accumulate = recipe.gradient_accumulation_steps
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = loader_workers(recipe.dataloader_workers, len(os.sched_getaffinity(0)), cuda, local)
     batches = DataLoader(
         examples,
         batch_size=recipe.batch_size,
@@ -112,7 +118,9 @@ def run_training(
         collate_fn=collate,
         # Of its own: a resumed run starts a loader too, and must not draw from what dropout draws from.
         generator=torch.Generator(),
-        num_workers=recipe.dataloader_workers,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=cuda,
         worker_init_fn=_helper,
         drop_last=True,
     )
@@ -138,7 +146,8 @@ def run_training(
                 group["lr"] = recipe.learning_rate * cosine_factor(step, recipe)
             with accelerator.accumulate(wrapped):
                 with accelerator.autocast():
-                    losses = compute_losses(wrapped, send_to_device(batch, accelerator.device), step)
+                    on_device = send_to_device(batch, accelerator.device, non_blocking=cuda)
+                    losses = compute_losses(wrapped, on_device, step)
                 values = {name: float(value.detach()) for name, value in losses.items()}
                 _check_finite(values["loss"], "loss", step)
                 # With DeepSpeed, this does the whole step, clipping included.
@@ -200,6 +209,15 @@ def _restore_best(accelerator: Accelerator, model: nn.Module, validator: Validat
     if accelerator.num_processes > 1:
         for parameter in model.parameters():
             torch.distributed.broadcast(parameter.data, src=0)
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile every block of the model's stacks, in place; weights and their names stay as they are."""
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            for block in stack:
+                if next(block.children(), None) is not None:
+                    block.compile()
 
 
 def _enable_checkpointing(model: nn.Module) -> None:

@@ -8,6 +8,13 @@ from typing import Literal
 from data.typed_recipe import PathText, RecipeError
 
 
+def loader_workers(workers: int | Literal["auto"], cores: int, cuda: bool, processes: int = 1) -> int:
+    """Number of loading processes of one of `processes` training processes on a machine with `cores`."""
+    if workers != "auto":
+        return workers
+    return max(1, (cores - 2 if cuda else cores // 4) // processes)
+
+
 @dataclass(frozen=True)
 class LoopRecipe:
     """How long and how fast to train, in which precision, and where results go."""
@@ -53,8 +60,14 @@ class LoopRecipe:
     """Precision of computation, with weights in float32: `no` for float32, `bf16`, or `auto` for bf16 on GPUs
     that support it. Source: paper (bf16)."""
 
-    dataloader_workers: int = 1
-    """Processes that load examples; at least 0, and 0 loads in the training process. Source: this project."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the layers of encoders and decoders with `torch.compile`; `auto` does on a GPU. The first steps
+    then take a minute. Source: this project."""
+
+    dataloader_workers: int | Literal["auto"] = 1
+    """Processes that load examples, for each training process; at least 0, and 0 loads in the training
+    process. `auto`: on a GPU, all CPU cores but two; otherwise a quarter of them, at least 1. Source: this
+    project."""
 
     logging_steps: int = 20
     """Steps between lines of `metrics.jsonl`, each a mean over them; at least 1. Source: this project."""
@@ -79,11 +92,15 @@ class LoopRecipe:
     def __post_init__(self) -> None:
         for least, names in (
             (1, ("max_steps", "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps")),
-            (0, ("warmup_steps", "weight_decay", "dataloader_workers", "seed")),
+            (0, ("warmup_steps", "weight_decay", "seed")),
         ):
             for name in names:
                 if not getattr(self, name) >= least:
                     raise RecipeError(f"'loop.{name}' must be at least {least}, not {getattr(self, name)}")
+        if self.dataloader_workers != "auto" and self.dataloader_workers < 0:
+            raise RecipeError(
+                f"'loop.dataloader_workers' must be at least 0 or auto, not {self.dataloader_workers}"
+            )
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise RecipeError(f"'loop.{name}' must be above 0, not {getattr(self, name)}")

@@ -32,6 +32,11 @@ def is_main_process() -> bool:
     return bool(_state().is_main_process)
 
 
+def examples_per_step(recipe: LoopRecipe) -> int:
+    """Examples of one optimizer step, in all processes together."""
+    return recipe.batch_size * recipe.gradient_accumulation_steps * int(_state().num_processes)
+
+
 @contextmanager
 def shared_lock(directory: Path, key: str) -> Iterator[RunLock | None]:
     """Lock an existing directory for the processes of this run; the main process gets the lock.

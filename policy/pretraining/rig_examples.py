@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch.utils.data import Dataset
 
 from data.augment.augment import AugmentRecipe, augmented
@@ -16,18 +14,13 @@ from data.creatures import expanded_kinds, make_creature
 from data.formats.load import Refusal, find_meshes, load_asset, meshes_passed_over
 from data.formats.rig_npz import RiggedMesh
 from data.mesh import Mesh, MeshError
-from data.rig import Rig, depth_first
-from data.sampling import face_areas, sample_surface_indexed
+from data.rig import Rig
 from data.sets.dataset import EVAL_FIRST_SEED
 from data.sets.mixture import Mixture, MixtureSource
 from data.sets.prepared import PreparedRigs, is_prepared
 from data.typed_recipe import PathText, RecipeError
-from data.welding import weld_surface
-
-Floats = NDArray[np.float32]
-
-# Weight above which a bone influences a point.
-INFLUENCE = 1e-3
+from policy.pretraining.point_cloud import RigExample, make_example, skeleton_example
+from policy.pretraining.recent_items import RecentItems
 
 
 @dataclass(frozen=True)
@@ -100,6 +93,10 @@ class RigDataRecipe:
     max_faces: int = 300_000
     """Rigs with more faces are skipped; at least 1. Source: this project."""
 
+    cache_megabytes: int = 256
+    """Memory (MiB) in which each data loader's process keeps the prepared rigs that it used last, of every
+    source; at least 0, and 0 reads each rig again. Source: this project."""
+
     def __post_init__(self) -> None:
         for name, least in (
             ("points", 1),
@@ -108,6 +105,7 @@ class RigDataRecipe:
             ("max_joints", 1),
             ("max_faces", 1),
             ("first_seed", 0),
+            ("cache_megabytes", 0),
         ):
             if getattr(self, name) < least:
                 raise RecipeError(f"'data.{name}' must be at least {least}, not {getattr(self, name)}")
@@ -118,28 +116,6 @@ class RigDataRecipe:
             )
         if self.sources and not any(source.weight for source in self.sources):
             raise RecipeError("'data.sources' all have weight 0; set at least one weight above 0")
-
-
-@dataclass(frozen=True, eq=False)
-class RigExample:
-    """A rig and a point cloud with its skinning weights; mesh frame, depth-first joint order, float32.
-
-    joints (J, 3), parents (J,); points, normals (P, 3) and weights (P, J). The first `uniform` rows are the
-    cloud a model sees, the last `vertices` rows are mesh vertices, and the rows between are a pool for dense
-    sampling.
-    `class_name`: the rig's class, such as "articulation", if its data set has one.
-    `near`: cache of `near_bone`, rows by bone.
-    """
-
-    joints: Floats
-    parents: NDArray[np.int64]
-    points: Floats
-    normals: Floats
-    weights: Floats
-    uniform: int
-    vertices: int = 0
-    class_name: str | None = None
-    near: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -172,13 +148,20 @@ class RigExamples(Dataset[RigExample]):
         )
 
     def __getitem__(self, index: int) -> RigExample:
+        return self.example(index)
+
+    def example(self, index: int, skeleton: bool = False) -> RigExample:
+        """Example `index`; with `skeleton`, only its uniform points, without weights, and its joints."""
         recipe = self.recipe
         source, item = self.mixture.place(index)
         read = self.sources[source].read(item, index)
         changes = np.random.default_rng((recipe.first_seed, index, 3))
         mesh, rig = augmented(read.mesh, read.rig, recipe.augment, changes)
         rng = np.random.default_rng((recipe.first_seed, index))
-        example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
+        if skeleton:
+            example = skeleton_example(mesh, rig, recipe.points, rng)
+        else:
+            example = make_example(mesh, rig, recipe.points, recipe.dense_pool, recipe.vertices, rng)
         return replace(example, class_name=read.class_name)
 
 
@@ -231,7 +214,15 @@ def _prepared_source(folder: str, recipe: RigDataRecipe) -> _Source:
     if over:
         print(f"skipped: {folder}: {over} of {len(rigs.entries)} rigs have {limits}", file=sys.stderr)
 
-    return _Source(folder, len(kept), lambda item, index: rigs[kept[item]])
+    cache: RecentItems[RiggedMesh] = RecentItems(
+        lambda item: rigs[kept[item]], _bytes, recipe.cache_megabytes * 2**20
+    )
+    return _Source(folder, len(kept), lambda item, index: cache[item])
+
+
+def _bytes(rigged: RiggedMesh) -> int:
+    mesh, rig = rigged.mesh, rigged.rig
+    return sum(array.nbytes for array in (mesh.vertices, mesh.faces, rig.joints, rig.parents, rig.weights))
 
 
 def load_rigs(
@@ -284,91 +275,3 @@ def _why_none(pattern: str | Sequence[str], files: int) -> str:
     if passed_over:
         return "; ".join(line.removeprefix(f"{pattern}: ") for line in passed_over)
     return "no file matches; check the path or pattern (quote patterns in the shell)"
-
-
-def make_example(
-    mesh: Mesh, rig: Rig, points: int, pool: int, vertices: int, rng: np.random.Generator
-) -> RigExample:
-    """Sample `points` uniform and `pool` bone-wise surface points, and at most `vertices` of the vertices.
-
-    Surface points have face normals and interpolated weights. Vertices have their own weights, and the
-    positions and normals of the welded surface (`weld_surface`), one point for all vertices of a place: there
-    a decoder is queried in the end. Their weights are sharper: interpolation spreads a bone over every face
-    next to a vertex it influences. The pool has the density `bone_density`, so small
-    bones get as many points as large ones. Raises MeshError if no face has an area.
-    """
-    parts = [sample_surface_indexed(mesh.vertices, mesh.faces, points, rng)]
-    if pool:
-        density = bone_density(mesh, rig.weights)
-        parts.append(sample_surface_indexed(mesh.vertices, mesh.faces, pool, rng, density))
-    cloud, normals, face_index, barycentric = map(np.concatenate, zip(*parts, strict=True))
-    weights = np.einsum("nk,nkj->nj", barycentric, rig.weights[mesh.faces[face_index]]).astype(np.float32)
-    if vertices:
-        surface = weld_surface(mesh.vertices, mesh.faces)
-        own = rng.permutation(len(surface.points))[:vertices]
-        vertices = len(own)
-        cloud = np.concatenate([cloud, surface.points[own]])
-        normals = np.concatenate([normals, surface.normals[own]])
-        weights = np.concatenate([weights, rig.weights[surface.source[own]]])
-    ordered = depth_first(Rig(rig.joints, rig.parents, weights, rig.names))
-    return RigExample(ordered.joints, ordered.parents, cloud, normals, ordered.weights, points, vertices)
-
-
-def bone_density(mesh: Mesh, weights: Floats) -> NDArray[np.float64]:
-    """Relative point density of each face (F,), such that every bone contributes equally many points.
-
-    A bone's faces are those with a vertex it influences (specification, section 12.2). A face of several
-    bones gets the sum of their densities; if no bone has a face with area, the density is uniform.
-    weights (V, J).
-    """
-    influenced = weights > INFLUENCE
-    a, b, c = mesh.faces.T
-    touched = influenced[a] | influenced[b] | influenced[c]
-    areas = face_areas(mesh.vertices, mesh.faces) @ touched
-    shares = np.divide(1.0, areas, out=np.zeros_like(areas), where=areas > 0)
-    return touched @ shares if shares.any() else np.ones(len(mesh.faces))
-
-
-def skin_points(
-    example: RigExample, bones: Sequence[int] | NDArray[np.integer], count: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Rows of the cloud to show of each bone, (len(bones), count): half from everywhere, half near it.
-
-    The first half comes from the uniform points and the vertices. "Near" (specification, section 12.2) means
-    influenced by the bone (weight above 1e-3) or within reach of such a point: a tenth of the diagonal of
-    their bounding box, at most 0.1. Both limits are this project's. For a bone without influence every row
-    is near.
-    """
-    half = count // 2
-    last = len(example.points)
-    everywhere = np.r_[: example.uniform, last - example.vertices : last]
-    rows = np.empty((len(bones), count), dtype=np.int64)
-    for row, bone in zip(rows, bones, strict=True):
-        row[:half] = rng.choice(everywhere, half, replace=half > len(everywhere))
-        near = near_bone(example, int(bone))
-        row[half:] = rng.choice(near, count - half, replace=len(near) < count - half)
-    return rows
-
-
-def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
-    """Rows of the cloud near a bone as `skin_points` defines it, ascending; cached in the example."""
-    if bone not in example.near:
-        points = example.points
-        near = example.weights[:, bone] > INFLUENCE
-        influenced = points[near]
-        if len(influenced):
-            columns = influenced.T.copy()  # numpy reduces long rows far faster than short ones
-            low, high = columns.min(axis=1), columns.max(axis=1)
-            reach = min(0.1 * float(np.linalg.norm(high - low)), 0.1)
-            in_box = ~near
-            for axis in range(3):
-                in_box &= points[:, axis] >= low[axis] - reach
-                in_box &= points[:, axis] <= high[axis] + reach
-            others = np.flatnonzero(in_box)
-            if len(others):
-                tree = cKDTree(influenced, balanced_tree=False, compact_nodes=False)
-                near[others] = np.isfinite(tree.query(points[others], distance_upper_bound=reach)[0])
-        else:
-            near[:] = True
-        example.near[bone] = np.flatnonzero(near)
-    return example.near[bone]

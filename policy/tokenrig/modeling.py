@@ -292,28 +292,31 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         mesh_index = _rows_of_meshes(mesh_embeds, mesh_index, embeds)
         return torch.cat([mesh_embeds[mesh_index].to(embeds.dtype), embeds], dim=1), mesh_embeds.shape[1]
 
-    def packed_hidden_states(
+    def completion_hidden_states(
         self,
         input_ids: Tensor,
         points: Tensor,
         normals: Tensor,
-        completion_lengths: Tensor,
+        packed: bool = False,
+        completion_lengths: Tensor | None = None,
         rng: np.random.Generator | None = None,
     ) -> Tensor:
-        """Hidden states that predict the ids behind `[bos, class]`, without padding; one row per mesh.
+        """Hidden states that predict the ids behind `[bos, class]`, from which the head computes logits.
 
         Args:
             input_ids: `(B, L)` int64, padded on the right.
             points, normals: `(B, N, 3)`.
-            completion_lengths: `(B,)` int64, at most L - 2.
+            packed, completion_lengths: see `forward`.
             rng: generator of the training draw, see `encode_mesh`.
 
         Returns:
-            `(B, L - 2, hidden)` float32; arbitrary at padding. The head gives their logits.
+            `(B, L - 2, hidden)`; arbitrary at padding.
         """
-        mesh_embeds = self.encode_mesh(points, normals, rng)
+        mesh_embeds, ids = self.encode_mesh(points, normals, rng), input_ids[:, PROMPT_LENGTH:]
+        if not packed:
+            return self._completion_hidden(input_ids, None, mesh_embeds, None, None, ids, None)
         hidden, hidden_at = self._packed_hidden(
-            input_ids, None, mesh_embeds, None, input_ids[:, 2:], None, completion_lengths
+            input_ids, None, mesh_embeds, None, ids, None, completion_lengths
         )
         return hidden[hidden_at]
 

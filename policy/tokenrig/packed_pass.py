@@ -18,13 +18,14 @@ from policy.tokenrig.packed_attention import PackedLayout, packed_attention
 class PackedRows:
     """Rows of a batch in packed order: prefixes `[conditioning, prompt]`, then what follows each.
 
-    Rows of one mesh and one prompt share a prefix. Of a completion of n tokens, n - 1 enter the pass: the
-    prompt's last token predicts the first, and nothing follows the last.
+    Rows of one mesh and one prompt share a prefix. If no rows share one, a prefix is a whole row: its
+    attention is then one causal block instead of two parts that are merged. Of a completion of n tokens,
+    n - 1 enter the pass: the prompt's last token predicts the first, and nothing follows the last.
 
     Attributes:
         layout: of the N packed tokens.
         meshes: the mesh of each of the P prefixes.
-        prompts: ids of each prefix's prompt.
+        prompts: ids of each prefix's prompt, or of its whole row.
         tokens: (n,) int64, for every id that enters (those of all prompts, then those of all rows) its index
             in the flattened `input_ids`.
         positions: (N,) int64, the position of each packed token.
@@ -67,6 +68,8 @@ def pack_rows(
     ordered = [sorted(rows, key=lambda row: counts[row]) for rows in groups.values()]
     own = [[max(counts[row] - 1, 0) for row in rows] for rows in ordered]
 
+    if len(groups) == len(ids):
+        return _whole_rows(ids.shape, begins, counts, meshes, mesh_tokens, width, device)
     prompts = [begins[rows[0]] for rows in ordered]
     prefixes = [mesh_tokens + prompt for prompt in prompts]
     length = ids.shape[1]
@@ -89,6 +92,38 @@ def pack_rows(
         prompts=tuple(prompts),
         tokens=torch.cat(tokens).to(device, non_blocking=True),
         positions=torch.cat(positions).to(device, non_blocking=True),
+        hidden_at=hidden_at.to(device, non_blocking=True),
+    )
+
+
+def _whole_rows(
+    shape: tuple[int, ...],
+    begins: Sequence[int],
+    counts: Sequence[int],
+    meshes: Sequence[int],
+    mesh_tokens: int,
+    width: int,
+    device: torch.device,
+) -> PackedRows:
+    """The plan for rows (B, L) of which no two share a prefix."""
+    # Rows of equal length become neighbours, which attention takes together.
+    order = sorted(range(shape[0]), key=lambda row: begins[row] + counts[row])
+    extents = {row: begins[row] + max(counts[row] - 1, 0) for row in order}
+    hidden_at = torch.zeros(shape[0], width, dtype=torch.int64)
+    place = 0
+    for row in order:
+        first = place + mesh_tokens + begins[row] - 1
+        hidden_at[row, : counts[row]] = torch.arange(first, first + counts[row])
+        place += mesh_tokens + extents[row]
+    whole = [mesh_tokens + extents[row] for row in order]
+    return PackedRows(
+        layout=PackedLayout.of(whole, [[] for _ in order], device),
+        meshes=tuple(meshes[row] for row in order),
+        prompts=tuple(extents[row] for row in order),
+        tokens=torch.cat([torch.arange(extents[row]) + row * shape[1] for row in order]).to(
+            device, non_blocking=True
+        ),
+        positions=torch.cat([torch.arange(length) for length in whole]).to(device, non_blocking=True),
         hidden_at=hidden_at.to(device, non_blocking=True),
     )
 

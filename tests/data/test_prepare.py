@@ -358,7 +358,7 @@ def test_families_stand_on_one_side(families: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert f"{held_out} held out; " in done.stdout
-        assert f"{4 - held_out // 2} for training, {held_out // 2} held out\n" in done.stdout
+        assert f"{4 - held_out // 2} groups for training, {held_out // 2} held out\n" in done.stdout
         rigs = read_manifest(families / "out").rigs
         assert [rig.group for rig in rigs] == [f"f{seed // 2}" for seed in range(8)]
         sides = {(rig.group, rig.split) for rig in rigs}
@@ -440,3 +440,96 @@ def test_options_that_would_refuse_every_rig_or_label_none(tmp_path, capsys, opt
     assert main([str(tmp_path), "--out", str(tmp_path / "out"), *options]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- given splits, files passed over
+
+
+def listed(families: Path, name: str, splits: list[str | None]) -> Path:
+    """A JSON file that gives c0, c1, … their splits."""
+    entries = [
+        {"file": f"in/c{seed}.glb", "family": f"f{seed // 2}", "split": split}
+        for seed, split in enumerate(splits)
+    ]
+    (families / name).write_text(json.dumps({"files": entries}))
+    return families / name
+
+
+HALF = ["train", "train", "dev", "dev", "train", "train", "test", "val"]
+
+
+def test_a_file_gives_the_split(families: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = listed(families, "split.json", HALF)
+    options = ["--split", f"split:{path}", "--group", f"family:{path}", "--eval", "0.9"]
+    assert main([str(families / "in"), "--out", str(families / "out"), *options]) == 0
+    rigs = read_manifest(families / "out").rigs
+    assert [rig.split for rig in rigs] == ["train" if side == "train" else "eval" for side in HALF]
+    assert [rig.group for rig in rigs] == [f"f{seed // 2}" for seed in range(8)]
+    printed = capsys.readouterr()
+    assert "4 for training, 4 held out" in printed.out
+    assert "2 groups for training, 2 held out" in printed.out
+    assert "note: --" not in printed.err
+    # Folders may be the splits too.
+    for name, seeds in (("train", (0, 1)), ("dev", (2,))):
+        (families / "sides" / name).mkdir(parents=True)
+        for seed in seeds:
+            (families / "in" / f"c{seed}.glb").rename(families / "sides" / name / f"c{seed}.glb")
+    sides = PrepareSettings(sides=read_groups("folder", "--split"))
+    manifest = prepare([families / "sides"], families / "by folder", sides)
+    assert {rig.name: rig.split for rig in manifest.rigs} == {
+        "dev__c2": "eval",
+        "train__c0": "train",
+        "train__c1": "train",
+    }
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train"] * 7 + [None], "c7.glb has no split; add it there, or pass the file over with --skip"),
+        (["train"] * 7 + ["held"], "c7.glb has the split 'held'; use train or eval, dev, val, valid,"),
+        (["train"] * 7 + ["dev"], "the group 'f3' is on both sides ('c6' for training, 'c7' held out);"),
+        ([None] * 8, "no entry has the field 'split'"),
+    ],
+)
+def test_splits_that_cannot_be_used(
+    families: Path, capsys: pytest.CaptureFixture[str], splits: list[str | None], message: str
+) -> None:
+    path = listed(families, "split.json", splits)
+    if splits[0] is None:
+        path.write_text(path.read_text().replace('"split"', '"side"'))
+    options = ["--split", f"split:{path}", "--group", f"family:{path}"]
+    assert main([str(families / "in"), "--out", str(families / "out"), *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {path}: " if splits[0] is None else f"error: --split split:{path}: ")
+    assert message in error
+    assert not (families / "out" / MANIFEST).exists()
+
+
+def test_files_are_passed_over(families: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, path = families / "out", listed(families, "split.json", HALF)
+    assert main([str(families / "in"), "--out", str(out)]) == 0
+    options = ["--skip", "c[0-3].glb", "--skip", "c7*", "--group", f"family:{path}"]
+    assert main([str(families / "in"), "--out", str(out), *options]) == 0
+    assert [rig.name for rig in read_manifest(out).rigs] == ["c4", "c5", "c6"]
+    assert sorted(contents(out)) == ["c4.npz", "c5.npz", "c6.npz"]
+    assert "note: --group" not in capsys.readouterr().err  # what is passed over is not unknown
+    for patterns, message in (
+        (["--skip", "d*"], "error: --skip 'd*': no file matches; correct the pattern or omit it"),
+        (["--skip", "c*"], "error: --skip: the patterns match every file, so no rig is left; omit one"),
+    ):
+        assert main([str(families / "in"), "--out", str(out), *patterns]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+
+
+def test_entries_that_name_no_rig_are_reported(families: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Five of which one is a refused file: that one is known."""
+    (families / "in" / "cut.glb").write_bytes(b"glTF")
+    table = families / "groups.csv"
+    rows = [f"{name},{name[:2]}" for name in ("c0", "in/c1.glb", "gone.glb", "x/lost.glb", "cut.glb")]
+    table.write_text("\n".join(["file,family", *rows, "d,d", "e,e"]))
+    assert main([str(families / "in"), "--out", str(families / "out"), "--group", str(table)]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: --group")]
+    assert notes == [
+        f"note: --group {table}: 4 of 7 entries name no rig: gone.glb, x/lost.glb, d, …",
+    ]

@@ -182,7 +182,8 @@ def test_own_skin_tokens_are_drawn_from_the_models_distribution(recipe, monkeypa
     assert (read[read != ids] == WORDS.skin_first + favourite).all()
 
 
-def test_hidden_states_of_own_tokens_are_those_that_predict_them(recipe):
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_states_of_own_tokens_are_those_that_predict_them(recipe, packed):
     """Against the plain pass over all positions, at every SkinToken."""
     vae = load_skin_vae(recipe)
     model = initial_model(recipe, vae).eval()
@@ -190,7 +191,8 @@ def test_hidden_states_of_own_tokens_are_those_that_predict_them(recipe):
     ids, real = sequences(batch, vae, WORDS)
     clouds = {"points": batch["points"], "normals": batch["normals"]}
     with torch.no_grad():
-        hidden = model.packed_hidden_states(ids, **clouds, completion_lengths=real[:, 2:].sum(1))
+        how = {"packed": True, "completion_lengths": real[:, 2:].sum(1)} if packed else {}
+        hidden = model.completion_hidden_states(ids, **clouds, **how)
         found = head_logits(hidden, model.get_output_embeddings().weight)
         expected = model(input_ids=ids, **clouds).logits[:, 1:-1]
     torch.testing.assert_close(found[real[:, 2:]], expected[real[:, 2:]], atol=1e-4, rtol=1e-4)

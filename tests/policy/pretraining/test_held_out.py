@@ -12,7 +12,8 @@ from data.augment.augment import AugmentRecipe
 from data.prepare import PrepareSettings, prepare
 from data.typed_recipe import RecipeError
 from policy.pretraining.held_out import held_out_batches
-from policy.pretraining.rig_examples import RigDataRecipe, RigExample, SourceRecipe
+from policy.pretraining.point_cloud import RigExample
+from policy.pretraining.rig_examples import RigDataRecipe, SourceRecipe
 from policy.pretraining.validation import ValidationRecipe
 
 DATA = RigDataRecipe(points=30, dense_pool=20, vertices=10)

@@ -24,16 +24,18 @@ from data import (
 )
 from data.prepare import PrepareSettings, prepare
 from data.typed_recipe import RecipeError, build
-from policy.pretraining.rig_examples import (
-    RigDataRecipe,
+from policy.pretraining.point_cloud import (
     RigExample,
-    RigExamples,
-    SourceRecipe,
     bone_density,
-    load_rigs,
     make_example,
     near_bone,
     skin_points,
+)
+from policy.pretraining.rig_examples import (
+    RigDataRecipe,
+    RigExamples,
+    SourceRecipe,
+    load_rigs,
 )
 from tests.seams import flat_shaded, split_at_random
 

@@ -1,0 +1,1 @@
+"""`python -m policy.pretraining.input_benchmark RECIPE`: examples per second of a recipe's input, by part."""
