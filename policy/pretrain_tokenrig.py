@@ -26,8 +26,8 @@ from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.point_cloud import RigExample, skin_points
 from policy.pretraining.processes import barrier_on_exit, examples_per_step, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
-from policy.pretraining.skin_token_factors import merge_digits, share_digits
 from policy.pretraining.start import check_same_sizes, started_run
+from policy.pretraining.token_features import merge_features, share_features
 from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
@@ -114,9 +114,10 @@ class TokenRigRecipe:
     """Largest share of a row's SkinTokens that are replaced in the input by the model's own draws; 0 to 1.
     Source: scheduled sampling (Bengio et al. 2015)."""
 
-    shared_digits: bool = False
-    """Whether SkinTokens share what they learn with those that have a digit of their FSQ code in common; the
-    trained policy is an ordinary one. Source: this project."""
+    shared_features: bool = False
+    """Whether tokens share what they learn with similar ones: coordinates with near ones, SkinTokens with
+    those that have a digit of their FSQ code in common. The trained policy is an ordinary one. Source: this
+    project."""
 
     own_token_start: int = 0
     """First step with own tokens, for a run that learns from the ground truth's alone before; at least 0.
@@ -444,14 +445,14 @@ def train(recipe: TokenRigRecipe) -> Path:
         )
         return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
 
-    if recipe.shared_digits:
-        share_digits(initial, skin_vae.config.fsq_levels)
+    if recipe.shared_features:
+        share_features(initial, skin_vae.config.fsq_levels)
     checks = validation_of(recipe, examples, skin_vae)
     with started_run(recipe, recipe.loop), barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig", checks)
         assert isinstance(model, TokenRigForCausalLM)
-        if recipe.shared_digits:
-            merge_digits(model)
+        if recipe.shared_features:
+            merge_features(model)
         if is_main_process():
             RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
     return target

@@ -286,7 +286,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeyp
         tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
         tiny["validation"] = {"every": 5, "creatures": 2, "keep": "best"}
         tiny["own_token_share"] = 0.5
-        tiny["shared_digits"] = True
+        tiny["shared_features"] = True
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
         paths[name] = write(tmp_path / name, tiny)
