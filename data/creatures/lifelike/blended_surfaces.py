@@ -10,9 +10,9 @@ from data.compiled import kernel
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Columns of a table of solids: start point, unit axes (normal, binormal, along), length, radii at start and
-# end, stretch along the normal, the binormal and beyond the ends, and squareness (see `solid`).
-COLUMNS = 19
+# A row of a table of solids holds its start point, unit axes (normal, binormal, along), length, radii at
+# start and end, stretch along the normal, the binormal and beyond the ends, squareness, and whether it is
+# flush (see `solid`).
 _MAX_GRID = 300_000
 _FAR = 1e3
 # Weight influences per vertex.
@@ -26,13 +26,15 @@ def solid(
     normal: Floats,
     stretch: tuple[float, float, float] = (1.0, 1.0, 1.0),
     square: int = 0,
+    flush: bool = False,
 ) -> Floats:
-    """One row (19,) of the table of solids: a tapered capsule, ellipsoid or rounded box.
+    """One row (20,) of the table of solids: a tapered capsule, ellipsoid or rounded box.
 
     start, end (3,): of the centre line; if they are equal, the third axis of the solid is +y. radii: at both
     ends. `normal` (3,): reference direction, not parallel to the line. `stretch`: of the radius along the
     normal, along the binormal and beyond both ends. `square`: 0 for round profiles and ends, 1 (exponent 4)
-    and 2 (exponent 8) for ever more box-like ones.
+    and 2 (exponent 8) for ever more box-like ones. `flush`: joins the solids before it in the table without
+    melting, as the slabs of one trunk do: where equal surfaces overlap, melting would raise a rim.
     """
     along = end - start
     length = float(np.sqrt(along @ along))
@@ -46,7 +48,7 @@ def solid(
             along[0] * across[1] - along[1] * across[0],
         ]
     )
-    tail = [length, radii[0], radii[1], stretch[0], stretch[1], stretch[2], square]
+    tail = [length, radii[0], radii[1], stretch[0], stretch[1], stretch[2], square, flush]
     return np.concatenate([start, across, third, along, tail])
 
 
@@ -78,7 +80,7 @@ def _distance(solids: Any, i: int, x: float, y: float, z: float) -> float:
 
 @kernel()
 def bounds(solids: Floats) -> Floats:
-    """Boxes (N, 6) around the solids (N, 19): lowest and highest coordinates."""
+    """Boxes (N, 6) around the solids (N, 20): lowest and highest coordinates."""
     boxes = np.empty((len(solids), 6))
     for i in range(len(solids)):
         for axis in range(3):
@@ -99,6 +101,7 @@ def _field(solids: Any, boxes: Any, origin: Any, cell: float, shape: Any, blend:
     """Smooth union of the solids at the points of a grid: (X, Y, Z), negative inside."""
     field = np.full((shape[0], shape[1], shape[2]), _FAR)
     for i in range(len(solids)):
+        width = 0.0 if solids[i, 19] > 0 else blend
         first = np.empty(3, dtype=np.int64)
         last = np.empty(3, dtype=np.int64)
         for axis in range(3):
@@ -113,10 +116,10 @@ def _field(solids: Any, boxes: Any, origin: Any, cell: float, shape: Any, blend:
                 for c in range(first[2], last[2]):
                     new = _distance(solids, i, x, y, origin[2] + c * cell)
                     old = field[a, b, c]
-                    gap = blend - abs(old - new)
+                    gap = width - abs(old - new)
                     least = min(old, new)
                     if gap > 0.0:
-                        least -= gap * gap / (4.0 * blend)
+                        least -= gap * gap / (4.0 * width)
                     field[a, b, c] = least
     return field
 
@@ -216,10 +219,11 @@ def _union(solids: Any, boxes: Any, x: float, y: float, z: float, blend: float, 
             and boxes[i, 2] - reach < z < boxes[i, 5] + reach
         ):
             new = _distance(solids, i, x, y, z)
-            gap = blend - abs(field - new)
+            width = 0.0 if solids[i, 19] > 0 else blend
+            gap = width - abs(field - new)
             field = min(field, new)
             if gap > 0.0:
-                field -= gap * gap / (4.0 * blend)
+                field -= gap * gap / (4.0 * width)
     return field
 
 
@@ -247,7 +251,7 @@ def _project(points: Any, solids: Any, boxes: Any, blend: float, cell: float) ->
 def blended_mesh(solids: Floats, starts: Ints, cells: Floats, blends: Floats) -> tuple[Floats, Ints, Ints]:
     """Vertices (V, 3), outward triangles (F, 3) and each vertex's piece (V,).
 
-    Piece k is the smooth union of the solids (N, 19) from starts[k] to starts[k + 1], sampled by a grid of
+    Piece k is the smooth union of the solids (N, 20) from starts[k] to starts[k + 1], sampled by a grid of
     spacing cells[k] that is symmetric about the middle of the piece; blends[k] is the width over which its
     solids melt into each other.
     """

@@ -13,13 +13,19 @@ from data.creatures.lifelike.figure import Figure
 
 @dataclass(frozen=True)
 class _Trunk:
-    """The body: its joint, the joints on its axis from low to high, and its half extents and middle."""
+    """The body: its main joint, the highest and the lowest on its axis, its middle and half extents.
+
+    The middle and the extents are those of the stalk if there is a cap; `crown` is the point on top, and
+    `crown_width` how wide it is there.
+    """
 
     main: int
     top: int
     low: int
     middle: Vector
     size: tuple[float, float, float]
+    crown: Vector
+    crown_width: float
 
 
 def blob(body: Figure) -> None:
@@ -71,13 +77,14 @@ def _trunk(body: Figure) -> _Trunk:
         heights = np.linspace(u(0.0, 0.15), u(0.55, 0.9), count)
         chain = body.chain("body", [bottom + t * way + v(0, 0, z) for t in heights], parent)
         main, low, tops = chain[(len(chain) - 1) // 2], chain[0], chain[1:]
-    form = body.pick(0, 3)
+    form = body.pick(0, 5)
     square = body.pick(1, 2) if body.chance(0.55) else 0
     taper = u(0.75, 1.25)
     # Stacked slabs along the axis: one for each joint, so that weights change with the height.
     owners = sorted({main, low, *tops}, key=lambda j: body.joints[j][1])
     ys = [body.joints[j][1] for j in owners]
     cuts = [bottom[1], *(0.5 * (a + b) for a, b in pairwise(ys)), bottom[1] + 2 * high]
+    crown, crown_width = v(0, bottom[1] + 2 * high, 0), wide
     if form == 0:  # a stalk with a cap or a body with a large head
         cut = bottom[1] + u(0.45, 0.65) * 2 * high
         stalk = wide * u(0.45, 0.8)
@@ -87,6 +94,7 @@ def _trunk(body: Figure) -> _Trunk:
             "cap", v(0, cut + 0.9 * height, 0), (wide, 1.1 * height, wide * u(0.85, 1.0)), owners[-1], square
         )
         wide, deep = stalk, stalk * deep / wide
+        middle, high = v(0, 0.5 * (bottom[1] + cut), 0), 0.5 * (cut - bottom[1])
     else:
         _slabs(
             body,
@@ -98,7 +106,7 @@ def _trunk(body: Figure) -> _Trunk:
             (1.0, deep / wide),
             square,
         )
-    return _Trunk(main, owners[-1], owners[0], middle, (wide, high, deep))
+    return _Trunk(main, owners[-1], owners[0], middle, (wide, high, deep), crown, crown_width)
 
 
 def _slabs(
@@ -128,7 +136,16 @@ def _slabs(
         mean = 0.5 * (ends[0] + ends[1])
         cap = min(0.12 * half / mean, 0.5)
         body.flesh(
-            "body", v(0, a, 0), v(0, b, 0), (ends[0], ends[1]), owner, X, wide, cap=cap, square=min(square, 1)
+            "body",
+            v(0, a, 0),
+            v(0, b, 0),
+            (ends[0], ends[1]),
+            owner,
+            X,
+            wide,
+            cap=cap,
+            square=min(square, 1),
+            flush=True,
         )
 
 
@@ -274,15 +291,15 @@ def _crown(body: Figure, trunk: _Trunk) -> None:
     """Antennae, horns, ears, spikes or a crest on top."""
     u = body.uniform
     wide, high, deep = trunk.size
-    top = trunk.middle + v(0, high, 0)
+    top, width = trunk.crown, trunk.crown_width
     form = body.pick(0, 5)
     if form in (0, 1, 2):
-        long, apart = high * u(0.3, 0.9), wide * u(0.25, 0.7)
+        long, apart = high * u(0.3, 0.9), width * u(0.25, 0.7)
         jointed = body.chance(0.25 if form == 0 else 0.1)
         thick = wide * (0.05 if form == 0 else u(0.12, 0.22))
         tilt = u(-0.2, 0.9)
         for sign, side in SIDES:
-            root = top + v(sign * apart, -0.1 * high - 0.35 * high * (apart / wide) ** 2, 0)
+            root = top + v(sign * apart, -0.1 * high - 0.35 * high * (apart / width) ** 2, 0)
             tip = root + unit([sign * tilt, 1.0, 0.1]) * long
             owner = body.joint(f"{side}_horn", root, trunk.top) if jointed else trunk.top
             body.flesh(

@@ -170,7 +170,9 @@ def _trunk(body: Figure, build: _Build, custom: _Custom) -> Landmarks:
     for index, owner in enumerate(owners):
         start, end = at(t[index]) + middle * 0.9, at(t[index + 1]) + middle * 0.9
         ends = (widths[index] * build.depth, widths[index + 1] * build.depth)
-        body.flesh("torso", start, end, ends, owner, X, (1 / build.depth, 1.0), cap=0.35 / build.depth)
+        body.flesh(
+            "torso", start, end, ends, owner, X, (1 / build.depth, 1.0), cap=0.35 / build.depth, flush=True
+        )
     if body.chance(0.25):  # a belly
         size = build.waist * u(0.8, 1.15)
         owner = spines[0] if custom.spines > 1 else pelvis

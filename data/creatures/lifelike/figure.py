@@ -92,6 +92,7 @@ class Figure(Body):
         cap: float = 1.0,
         square: int = 0,
         worn: bool = False,
+        flush: bool = False,
     ) -> None:
         """Add a tapered capsule of `part`, bound to `joint`; see `solid`. Worn things never melt in."""
         row = solid(
@@ -101,6 +102,7 @@ class Figure(Body):
             np.asarray(normal, float),
             (*wide, cap),
             square,
+            flush,
         )
         self.solids.append(_Solid(row, joint, part, not worn))
 
@@ -162,7 +164,7 @@ class Figure(Body):
         finish = self.finish
         whole = finish.build == "one"
         names = ["" if whole and one.flesh and "hand" not in one.part else one.part for one in self.solids]
-        order = sorted(range(len(names)), key=lambda i: names[i])
+        order = sorted(range(len(names)), key=lambda i: (names[i], not self.solids[i].row[19]))
         chosen = [self.solids[i] for i in order]
         rows = np.stack([one.row for one in chosen])
         rows[:, 18] = np.maximum(rows[:, 18], finish.square)

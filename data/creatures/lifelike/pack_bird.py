@@ -42,6 +42,7 @@ def pack_bird(body: Figure) -> None:
             X,
             (0.95, 1.0),
             0.6,
+            flush=True,
         )
     head = _neck_and_head(body, spines[-1], at(0.95), way, fat)
     _wings(

@@ -63,9 +63,14 @@ def pack_fish(body: Figure) -> None:
             X,
             (wide / high, 1.0),
             0.5,
+            flush=True,
         )
     _tail_fin(body, chain[-1], at(0.97), end * high, high)
-    _fins(body, chain, places, at, high, wide)
+
+    def high_at(t: float) -> float:
+        return float(np.interp(t, levels, shape)) * high
+
+    _fins(body, chain, places, at, high_at, wide / high)
     _face(body, chain[0], at, high * blunt, wide * blunt)
 
 
@@ -99,9 +104,10 @@ def _fins(
     chain: list[int],
     places: np.ndarray,
     at: Callable[[float], Vector],
-    high: float,
-    wide: float,
+    high_at: Callable[[float], float],
+    narrow: float,
 ) -> None:
+    """Fins along the body: `high_at` gives its half height at a place, `narrow` its width over its height."""
     u = body.uniform
     thin = 0.022
 
@@ -112,7 +118,7 @@ def _fins(
         t, size, drop, jointed = u(0.28, 0.45), u(0.12, 0.4), u(0.0, 0.9), body.chance(0.5)
         count = body.pick(1, 2)
         for sign, side in SIDES:
-            root = at(t) + v(sign * 0.75 * wide, -0.3 * high, 0)
+            root = at(t) + v(sign * 0.75 * narrow * high_at(t), -0.3 * high_at(t), 0)
             way = unit(v(sign, -drop, -0.6))
             line = root + np.linspace(0, 1, count + 1)[:, None] * size * way
             joints = body.chain(f"{side}_fin", line[:-1], owner_at(t)) if jointed else [owner_at(t)] * count
@@ -130,9 +136,10 @@ def _fins(
     for name, sign, chance in (("dorsal", 1, 0.8), ("anal", -1, 0.4)):
         if not body.chance(chance):
             continue
-        t, size, lean, length = u(0.3, 0.7), high * u(0.4, 1.1), u(0.2, 1.0), u(0.06, 0.22)
+        t, lean, length = u(0.3, 0.7), u(0.2, 1.0), u(0.06, 0.22)
+        size = high_at(0.5) * u(0.4, 1.1)
         parent = owner_at(t)
-        root = at(t) + v(0, sign * 0.7 * high, 0)
+        root = at(t) + v(0, sign * 0.75 * high_at(t), 0)
         owner = body.joint(name, root, parent) if body.chance(0.12) else parent
         body.flesh(
             name,

@@ -171,7 +171,15 @@ def _trunk(body: Figure, form: _Form, custom: _Custom, upright: bool) -> _Trunk:
             ends = [at(t) + v(0, sag * np.sin(np.pi * np.clip(t, 0, 1)), 0) for t in (a, b)]
             radii = np.interp([a, b], *curve)
             body.flesh(
-                "trunk", ends[0], ends[1], (radii[0], radii[1]), owner, X, (form.narrow, 1.0), cap=0.45
+                "trunk",
+                ends[0],
+                ends[1],
+                (radii[0], radii[1]),
+                owner,
+                X,
+                (form.narrow, 1.0),
+                cap=0.45,
+                flush=True,
             )
     return _Trunk(root, hips, shoulders, neck_parent, tail_parent, at(0.05), at(0.92))
 
