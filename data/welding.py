@@ -71,8 +71,8 @@ def weld(points: NDArray[np.float32], distance: float = 0.0) -> tuple[NDArray[np
     """
     if not len(points):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    # Cells of a grid much wider than `distance`: a leader within it is in the vertex's cell or, near a side of
-    # the cell, beyond that side. 20 bits an axis make one sortable key of a cell.
+    # Cells of a grid much wider than `distance`: a leader within it is in the vertex's cell or, near a side
+    # of the cell, beyond that side. 20 bits an axis make one sortable key of a cell.
     low = points.min(axis=0).astype(np.float64)
     span = float((points.max(axis=0) - low).max())
     cell = max(16 * distance, span / 2**20, np.finfo(np.float64).tiny)

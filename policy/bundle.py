@@ -70,8 +70,8 @@ class RigPolicy:
         vocabulary, codebook = model.config.get_vocabulary(), skin_vae.config.codebook_size
         if vocabulary.codebook != codebook:
             raise PolicyError(
-                f"{model_name} has {vocabulary.codebook} SkinTokens but {vae_name} has {codebook} codes; load "
-                "the skin VAE that the model was trained with"
+                f"{model_name} has {vocabulary.codebook} SkinTokens but {vae_name} has {codebook} codes; "
+                "load the skin VAE that the model was trained with"
             )
         if vocabulary.tokens_per_skin != skin_vae.config.tokens_per_skin:
             raise PolicyError(

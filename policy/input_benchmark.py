@@ -1,4 +1,4 @@
-"""`python -m policy.input_benchmark RECIPE`: how many training examples per second one loading process makes."""
+"""`python -m policy.input_benchmark RECIPE`: training examples per second of one loading process, by part."""
 
 from __future__ import annotations
 
