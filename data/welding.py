@@ -71,16 +71,17 @@ def weld(points: NDArray[np.float32], distance: float = 0.0) -> tuple[NDArray[np
     """
     if not len(points):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    # Cells of a grid at least twice as wide as `distance`: a leader within it is in the vertex's cell or in
-    # one of the seven neighbours on the vertex's side. 20 bits an axis make one sortable key of a cell.
+    # Cells of a grid much wider than `distance`: a leader within it is in the vertex's cell or, near a side
+    # of the cell, beyond that side. 20 bits an axis make one sortable key of a cell.
     low = points.min(axis=0).astype(np.float64)
     span = float((points.max(axis=0) - low).max())
-    cell = max(2.001 * distance, span / 2**20, np.finfo(np.float64).tiny)
+    cell = max(16 * distance, span / 2**20, np.finfo(np.float64).tiny)
     scaled = (points - low) / cell
     cells = scaled.astype(np.int64) + 1
     keys, cell_of = np.unique(cells @ _KEY_STEPS, return_inverse=True)
-    upper = scaled - (cells - 1) >= 0.5
-    place, leaders = _group(points, distance * distance, keys, cell_of, cells, upper)
+    inside, margin = scaled - (cells - 1), 1.001 * distance / cell + 1e-9
+    beyond = (inside >= 1 - margin).astype(np.int64) - (inside <= margin)
+    place, leaders = _group(points, distance * distance, keys, cell_of, cells, beyond)
     return leaders, place
 
 
@@ -199,7 +200,7 @@ def vertex_normals(vertices: NDArray[np.floating], faces: NDArray[np.integer]) -
 
 
 @kernel()
-def _group(points: Any, squared: Any, keys: Any, cell_of: Any, cells: Any, upper: Any) -> Any:
+def _group(points: Any, squared: Any, keys: Any, cell_of: Any, cells: Any, beyond: Any) -> Any:
     newest = np.full(len(keys), -1, np.int64)  # the last leader of each cell, and below the one before it
     before = np.full(len(points), -1, np.int64)
     place = np.empty(len(points), np.int64)
@@ -208,11 +209,13 @@ def _group(points: Any, squared: Any, keys: Any, cell_of: Any, cells: Any, upper
     for v in range(len(points)):
         best = -1
         for corner in range(8):
-            key = 0
+            key, far = 0, False
             for axis in range(3):
                 other = corner >> axis & 1
-                cell = cells[v, axis] + (other if upper[v, axis] else -other)
-                key += cell << (42 - 21 * axis)
+                far = far or (other == 1 and beyond[v, axis] == 0)
+                key += (cells[v, axis] + other * beyond[v, axis]) << (42 - 21 * axis)
+            if far:
+                continue
             found = np.searchsorted(keys, key) if corner else cell_of[v]
             if found == len(keys) or keys[found] != key:
                 continue

@@ -56,19 +56,26 @@ class DecodedRig:
 class RigPolicy:
     """TokenRig with the frozen skin VAE that decodes its SkinTokens.
 
-    Raises PolicyError if the two differ in codebook or SkinTokens per bone.
+    `places`: their directories, for the message. Raises PolicyError if the two differ in codebook or
+    SkinTokens per bone.
     """
 
-    def __init__(self, model: TokenRigForCausalLM, skin_vae: SkinVAE) -> None:
+    def __init__(
+        self,
+        model: TokenRigForCausalLM,
+        skin_vae: SkinVAE,
+        places: tuple[str | Path, str | Path] | None = None,
+    ) -> None:
+        model_name, vae_name = ("the model", "its skin VAE") if places is None else map(str, places)
         vocabulary, codebook = model.config.get_vocabulary(), skin_vae.config.codebook_size
         if vocabulary.codebook != codebook:
             raise PolicyError(
-                f"the model has {vocabulary.codebook} SkinTokens but its skin VAE has {codebook} codes; load "
-                "the skin VAE that the model was trained with"
+                f"{model_name} has {vocabulary.codebook} SkinTokens but {vae_name} has {codebook} codes; "
+                "load the skin VAE that the model was trained with"
             )
         if vocabulary.tokens_per_skin != skin_vae.config.tokens_per_skin:
             raise PolicyError(
-                f"the model generates {vocabulary.tokens_per_skin} SkinTokens per bone but its skin VAE has "
+                f"{model_name} generates {vocabulary.tokens_per_skin} SkinTokens per bone but {vae_name} has "
                 f"{skin_vae.config.tokens_per_skin}; set tokens_per_skin in the VAE's config.json"
             )
         self.model = model
@@ -177,7 +184,7 @@ class RigPolicy:
         source = Path(directory)
         folder = find_skin_vae(source, skin_vae)
         model = load_model(source, dtype, device)
-        return cls(model.eval(), SkinVAE.load(folder, device, dtype))
+        return cls(model.eval(), SkinVAE.load(folder, device, dtype), (source, folder))
 
 
 def load(

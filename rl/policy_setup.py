@@ -33,7 +33,7 @@ def load_policy(recipe: Recipe, key: str = "policy.path") -> RigPolicy:
     try:
         skin_vae = find_skin_vae(source, recipe.policy.skin_vae)
         model = load_model(source, device=PartialState().device)
-        policy = RigPolicy(model.eval(), SkinVAE.load(skin_vae))
+        policy = RigPolicy(model.eval(), SkinVAE.load(skin_vae), (source, skin_vae))
     except PolicyError as error:
         raise RecipeError(f"'{key}': {error}") from error
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:

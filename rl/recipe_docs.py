@@ -12,10 +12,13 @@ from pathlib import Path
 
 from data.field_docs import field_docs, sections
 from data.typed_recipe import options
+from policy.pretrain_pair import PairRecipe
 from policy.pretrain_skin_vae import SkinVAERecipe
 from policy.pretrain_tokenrig import TokenRigRecipe
+from policy.pretraining.dropout import DropoutRecipe
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.rig_examples import RigDataRecipe
+from policy.pretraining.validation import ValidationRecipe
 from policy.skin_report import SkinReportRecipe
 from rl.recipe import Recipe
 from rl.recipe.train import FIXED, SET_ELSEWHERE, changed_defaults, yaml_value
@@ -66,7 +69,7 @@ examples: [pretraining.md](pretraining.md).
 
 def recipe_page() -> str:
     """The text of docs/recipe.md."""
-    both_stages = (RigDataRecipe, LoopRecipe)
+    both_stages = (RigDataRecipe, LoopRecipe, ValidationRecipe, DropoutRecipe)
     body = "\n".join(
         [
             _GRPO,
@@ -77,6 +80,9 @@ def recipe_page() -> str:
             *_tables(TokenRigRecipe, "", "top level", "Stage 2: ", skip=both_stages),
             *_tables(RigDataRecipe, "data.", "`data`", "Both stages: "),
             *_tables(LoopRecipe, "loop.", "`loop`", "Both stages: "),
+            *_tables(ValidationRecipe, "validation.", "`validation`", "Both stages: "),
+            *_tables(DropoutRecipe, "dropout.", "`dropout`", "Both stages: "),
+            *_tables(PairRecipe, "", "The pair in one command", level=2),
             *_tables(SkinReportRecipe, "", "Skin report", level=2),
         ]
     )

@@ -108,75 +108,111 @@ def skin_points(
     last = len(example.points)
     everywhere = np.r_[: example.uniform, last - example.vertices : last]
     rows = np.empty((len(bones), count), dtype=np.int64)
+    _find_near(example, bones)
     for row, bone in zip(rows, bones, strict=True):
         row[:half] = rng.choice(everywhere, half, replace=half > len(everywhere))
-        near = near_bone(example, int(bone))
+        near = example.near[int(bone)]
         row[half:] = rng.choice(near, count - half, replace=len(near) < count - half)
     return rows
 
 
 def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
     """Rows of the cloud near a bone as `skin_points` defines it, ascending; cached in the example."""
-    if bone not in example.near:
-        near = example.weights[:, bone] > INFLUENCE
-        influenced = np.flatnonzero(near)
-        if len(influenced):
-            points = example.points
-            own = points[influenced]
-            columns = own.T.copy()  # numpy reduces long rows far faster than short ones
-            extent = columns.max(axis=1) - columns.min(axis=1)
-            reach = min(0.1 * float(np.linalg.norm(extent)), 0.1)
-            _mark_within(read_only(points), read_only(own), reach, near)
-        else:
-            near[:] = True
-        example.near[bone] = np.flatnonzero(near)
+    _find_near(example, [bone])
     return example.near[bone]
 
 
-@kernel()
-def _mark_within(points: Any, own: Any, reach: float, near: Any) -> None:
-    """Mark in `near` (P,) the points (P, 3) that are closer than `reach` to one of `own` (K, 3).
+def _find_near(example: RigExample, bones: Sequence[int] | NDArray[np.integer]) -> None:
+    """Cache the rows near each bone."""
+    new = [bone for bone in dict.fromkeys(map(int, bones)) if bone not in example.near]
+    if not new:
+        return
+    points, weights = read_only(example.points), read_only(example.weights)
+    starts, rows, extents = _influenced(points, weights, np.array(new), INFLUENCE)
+    reaches = np.array([min(0.1 * float(np.linalg.norm(extent)), 0.1) for extent in extents])
+    near = _within(points, starts, rows, reaches)
+    example.near.update((bone, np.flatnonzero(row)) for bone, row in zip(new, near, strict=True))
 
-    A grid with cells a little wider than `reach` over the box of `own`: what is within reach of a point lies
-    in its cell or in a neighbour. Distances are squared and summed in float64, axis by axis.
+
+@kernel()
+def _influenced(points: Any, weights: Any, bones: Any, influence: float) -> Any:
+    """The points (P, 3) that each of B bones influences, by their weights (P, J).
+
+    Returns starts (B + 1,) and rows (n,): those of bone b are rows[starts[b] : starts[b + 1]], ascending; and
+    the extents (B, 3) of their boxes, float32, 0 without points.
     """
-    limit = reach * reach
-    cell = reach * 1.001 + 1e-12
-    low = np.empty(3)
-    count = np.empty(3, np.int64)
-    for axis in range(3):
-        least, most = np.float64(own[0, axis]), np.float64(own[0, axis])
-        for k in range(len(own)):
-            least = min(least, np.float64(own[k, axis]))
-            most = max(most, np.float64(own[k, axis]))
-        low[axis] = least
-        count[axis] = int((most - least) / cell) + 1
-    first = np.full(count[0] * count[1] * count[2], -1, np.int64)
-    after = np.empty(len(own), np.int64)  # the next point of the same cell
-    for k in range(len(own)):
-        place = 0
-        for axis in range(3):
-            place = place * count[axis] + int((np.float64(own[k, axis]) - low[axis]) / cell)
-        after[k] = first[place]
-        first[place] = k
+    starts = np.zeros(len(bones) + 1, np.int64)
     for p in range(len(points)):
-        if near[p]:
+        for b in range(len(bones)):
+            starts[b + 1] += weights[p, bones[b]] > influence
+    starts = np.cumsum(starts)
+    rows = np.empty(starts[-1], np.int64)
+    filled = starts[:-1].copy()
+    low = np.zeros((len(bones), 3), np.float32)
+    high = np.zeros((len(bones), 3), np.float32)
+    for p in range(len(points)):
+        for b in range(len(bones)):
+            if weights[p, bones[b]] > influence:
+                first = filled[b] == starts[b]
+                for axis in range(3):
+                    low[b, axis] = points[p, axis] if first else min(low[b, axis], points[p, axis])
+                    high[b, axis] = points[p, axis] if first else max(high[b, axis], points[p, axis])
+                rows[filled[b]] = p
+                filled[b] += 1
+    return starts, rows, high - low
+
+
+@kernel()
+def _within(points: Any, starts: Any, rows: Any, reaches: Any) -> Any:
+    """Which points are influenced by each bone, or closer than its reach to one that is: (B, P) bool.
+
+    Every point for a bone without influence. A grid with cells a little wider than the reach over the box of
+    a bone's points: what is within reach of a point lies in its cell or in a neighbour. Distances are squared
+    and summed in float64, axis by axis.
+    """
+    near = np.zeros((len(reaches), len(points)), np.bool_)
+    low, count = np.empty(3), np.empty(3, np.int64)
+    for b in range(len(reaches)):
+        own = rows[starts[b] : starts[b + 1]]
+        if not len(own):
+            near[b] = True
             continue
-        x, y, z = np.float64(points[p, 0]), np.float64(points[p, 1]), np.float64(points[p, 2])
-        i = int(np.floor((x - low[0]) / cell))
-        j = int(np.floor((y - low[1]) / cell))
-        k = int(np.floor((z - low[2]) / cell))
-        if i < -1 or j < -1 or k < -1 or i > count[0] or j > count[1] or k > count[2]:
-            continue
-        found = False
-        for a in range(max(i - 1, 0), min(i + 2, count[0])):
-            for b in range(max(j - 1, 0), min(j + 2, count[1])):
-                for c in range(max(k - 1, 0), min(k + 2, count[2])):
-                    other = first[(a * count[1] + b) * count[2] + c]
-                    while other >= 0 and not found:
-                        dx = x - np.float64(own[other, 0])
-                        dy = y - np.float64(own[other, 1])
-                        dz = z - np.float64(own[other, 2])
-                        found = bool(dx * dx + dy * dy + dz * dz < limit)
-                        other = after[other]
-        near[p] = found
+        limit, cell = reaches[b] * reaches[b], reaches[b] * 1.001 + 1e-12
+        for axis in range(3):
+            least, most = np.float64(points[own[0], axis]), np.float64(points[own[0], axis])
+            for row in own:
+                least = min(least, np.float64(points[row, axis]))
+                most = max(most, np.float64(points[row, axis]))
+            low[axis] = least
+            count[axis] = int((most - least) / cell) + 1
+        first = np.full(count[0] * count[1] * count[2], -1, np.int64)
+        after = np.empty(len(own), np.int64)  # the next point of the same cell
+        for k in range(len(own)):
+            place = 0
+            for axis in range(3):
+                place = place * count[axis] + int((np.float64(points[own[k], axis]) - low[axis]) / cell)
+            after[k] = first[place]
+            first[place] = k
+            near[b, own[k]] = True
+        for p in range(len(points)):
+            if near[b, p]:
+                continue
+            x, y, z = np.float64(points[p, 0]), np.float64(points[p, 1]), np.float64(points[p, 2])
+            i = int(np.floor((x - low[0]) / cell))
+            j = int(np.floor((y - low[1]) / cell))
+            k = int(np.floor((z - low[2]) / cell))
+            if i < -1 or j < -1 or k < -1 or i > count[0] or j > count[1] or k > count[2]:
+                continue
+            found = False
+            for u in range(max(i - 1, 0), min(i + 2, count[0])):
+                for v in range(max(j - 1, 0), min(j + 2, count[1])):
+                    for w in range(max(k - 1, 0), min(k + 2, count[2])):
+                        other = first[(u * count[1] + v) * count[2] + w]
+                        while other >= 0 and not found:
+                            dx = x - np.float64(points[own[other], 0])
+                            dy = y - np.float64(points[own[other], 1])
+                            dz = z - np.float64(points[own[other], 2])
+                            found = dx * dx + dy * dy + dz * dz < limit
+                            other = after[other]
+            near[b, p] = found
+    return near

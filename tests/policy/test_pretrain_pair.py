@@ -130,7 +130,6 @@ def test_a_killed_command_resumes_to_the_same_pair(tmp_path, chain, whole):
     command = [sys.executable, "-m", "policy.pretrain_pair", *arguments]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert again.stdout == ""
     assert again.stderr.count("finished earlier") == 2
     assert results(tmp_path / "pair") == results(whole)
     for name in ("skin_vae", "skin_vae_2", "tokenrig"):

@@ -27,6 +27,7 @@ from policy.pretrain_tokenrig import (
     load_recipe,
     load_skin_vae,
     main,
+    packing,
     rig_losses,
     sequences,
     validation_of,
@@ -551,6 +552,45 @@ def test_a_start_with_another_codebook_keeps_all_but_its_skin_tokens(tmp_path, p
     assert not torch.equal(rows[new.skin_first : new.eos], start[old.skin_first : old.skin_first + 32])
     assert main([path, *overrides]) == 0
     assert load_policy(tmp_path / "run" / "policy").vocabulary == new
+
+
+def test_rows_without_padding_train_the_same(tmp_path, path, monkeypatch):
+    recipe = load_recipe(path, [])
+    real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    arguments = packing(initial_model(recipe, load_skin_vae(recipe)), real)
+    assert arguments.pop("completion_lengths").tolist() == [4, 2]
+    assert arguments == {"packed": True}
+    options = ["dropout.points=0.3", "validation={every: 3, creatures: 3}"]
+    assert main([path, f"loop.output_dir={tmp_path / 'packed'}", *options]) == 0
+    monkeypatch.setattr(pretrain_tokenrig, "packing", lambda model, real: {})
+    assert main([path, f"loop.output_dir={tmp_path / 'plain'}", *options]) == 0
+    for packed, plain in zip(metrics(tmp_path / "packed"), metrics(tmp_path / "plain"), strict=True):
+        assert packed == pytest.approx(plain, rel=1e-4)
+
+
+def test_steps_of_skeletons_alone_load_no_weights(recipe):
+    # A step has two examples: the first six are of the three steps without SkinTokens.
+    examples = TokenizedMeshes(recipe, WORDS, skeletons=6)
+    for index, bones in ((5, 0), (6, len(examples.rigs[6].joints))):
+        item, whole = examples[index], TokenizedMeshes(recipe, WORDS)[index]
+        assert len(item.encoder_points) == bones
+        assert item.skeleton == whole.skeleton
+        assert torch.equal(item.points, whole.points)
+        assert torch.equal(item.normals, whole.normals)
+    ids, _ = sequences(collate([examples[4], examples[5]]), None, WORDS)
+    assert torch.equal(ids, sequences(batch_of(recipe, [4, 5]), None, WORDS)[0])
+
+
+def test_own_tokens_begin_at_their_step(path, monkeypatch):
+    steps = []
+
+    def spied(model, ids, batch, share, seed):
+        steps.append(seed[1])
+        return ids
+
+    monkeypatch.setattr(pretrain_tokenrig, "with_own_skin_tokens", spied)
+    assert main([path, "own_token_share=1.0", "own_token_start=5"]) == 0
+    assert steps == [5]
 
 
 def test_gradient_checkpointing_trains_the_same(tmp_path, path):

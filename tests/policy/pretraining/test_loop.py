@@ -356,6 +356,26 @@ def test_auto_precision_is_float32_without_a_gpu(tmp_path, monkeypatch, reset_ac
     assert equal(exact, run(recipe(tmp_path / "auto", mixed_precision="auto")))
 
 
+@pytest.mark.parametrize(("setting", "compiled"), [("auto", False), (False, False), (True, True)])
+def test_the_blocks_of_stacks_are_compiled(tmp_path, monkeypatch, setting, compiled):
+    """On a CPU, where `auto` does not compile."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inside(x)
+
+    seen: list[nn.Module] = []
+    monkeypatch.setattr(Block, "compile", seen.append)
+    model = Net()
+    model.blocks.append(Block())  # beside a plain layer, which gains nothing
+    run(recipe(tmp_path, compile=setting, max_steps=1, optimizer="adamw"), squares, model)
+    assert seen == ([model.blocks[1]] if compiled else [])
+
+
 # ---------------------------------------------------------------- refusals
 
 

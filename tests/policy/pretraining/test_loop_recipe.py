@@ -5,7 +5,7 @@ import math
 import pytest
 
 from data.typed_recipe import RecipeError, build
-from policy.pretraining.loop_recipe import LoopRecipe
+from policy.pretraining.loop_recipe import LoopRecipe, loader_workers
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,26 @@ def test_loop_recipes_that_cannot_be(values, message):
     with pytest.raises(RecipeError) as caught:
         build(LoopRecipe, values, "loop")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "cuda", "processes", "expected"),
+    [
+        (0, 16, True, 1, 0),
+        (3, 2, False, 1, 3),
+        ("auto", 2, False, 1, 1),
+        ("auto", 16, False, 1, 4),
+        ("auto", 16, True, 1, 14),
+        ("auto", 16, True, 4, 3),
+        ("auto", 2, True, 1, 1),
+    ],
+)
+def test_loading_processes(workers, cores, cuda, processes, expected):
+    assert loader_workers(workers, cores, cuda, processes) == expected
+
+
+def test_the_number_of_loading_processes_is_checked():
+    with pytest.raises(RecipeError, match=r"'loop.dataloader_workers' must be at least 0 or auto, not -1"):
+        build(LoopRecipe, {"dataloader_workers": -1}, "loop")
+    assert build(LoopRecipe, {"dataloader_workers": "auto"}, "loop").dataloader_workers == "auto"
+    assert build(LoopRecipe, {"compile": True}, "loop").compile is True

@@ -127,6 +127,7 @@ BATCHES = {
     "equal lengths": ([6] * 6, [0, 0, 1, 1, 2, 2]),
     "a row without tokens": ([0, 4, 9], [0, 0, 1]),
     "one row": ([17], [0]),
+    "one row of each mesh": ([5, 0, 9, 1, 9], [2, 0, 1, 4, 3]),
 }
 
 
@@ -151,9 +152,10 @@ def test_skeletons_of_unequal_length():
         for k, row in enumerate(given)
     }
     assert len({len(skeleton) for skeleton in skeletons.values()}) > 1
-    batch = make_batch([13, 1, 5, 21, 1, 8, 30], [2, 0, 0, 2, 1, 0, 2], skeletons)
     model = make_model()
-    assert_same(gradients(model, batch, packed=True), gradients(model, batch))
+    for lengths, meshes in (([13, 1, 5, 21, 1, 8, 30], [2, 0, 0, 2, 1, 0, 2]), ([13, 5, 8], [2, 0, 1])):
+        batch = make_batch(lengths, meshes, skeletons)
+        assert_same(gradients(model, batch, packed=True), gradients(model, batch))
 
 
 def test_a_group_split_over_micro_batches():
