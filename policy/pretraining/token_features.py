@@ -45,8 +45,7 @@ def share_features(model: TokenRigForCausalLM, levels: Sequence[int]) -> None:
     coordinates, digits = coordinate_features(words.bins), digit_features(levels)
     if len(digits) != words.codebook:
         raise ValueError(f"FSQ levels {list(levels)} have {len(digits)} codes, not {words.codebook}")
-    size = len(model.get_input_embeddings().weight)
-    features = torch.zeros(size, coordinates.shape[1] + digits.shape[1])
+    features = torch.zeros(model.config.vocab_size, coordinates.shape[1] + digits.shape[1])
     features[: words.bins, : coordinates.shape[1]] = coordinates
     features[words.skin_first : words.eos, coordinates.shape[1] :] = digits
     vectors = _FeatureVectors(features, model.config.hidden_size)
