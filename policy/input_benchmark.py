@@ -30,7 +30,7 @@ PARTS = {
     "skeleton_example": "points of a skeleton's example",
     "weld_surface": "  of these: welding",
     "skin_points": "points of each bone",
-    "near_bone": "  of these: those near it",
+    "_find_near": "  of these: those near it",
     "tokenize_skeleton": "skeleton tokens",
 }
 

@@ -369,7 +369,7 @@ def test_the_blocks_of_stacks_are_compiled(tmp_path, monkeypatch, setting, compi
             return self.inside(x)
 
     seen: list[nn.Module] = []
-    monkeypatch.setattr(Block, "compile", seen.append)
+    monkeypatch.setattr(Block, "compile", lambda self: seen.append(self))
     model = Net()
     model.blocks.append(Block())  # beside a plain layer, which gains nothing
     run(recipe(tmp_path, compile=setting, max_steps=1, optimizer="adamw"), squares, model)
