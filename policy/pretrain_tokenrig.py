@@ -26,6 +26,7 @@ from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.point_cloud import RigExample, skin_points
 from policy.pretraining.processes import barrier_on_exit, examples_per_step, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
+from policy.pretraining.rig_losses import rig_losses, smoothed_targets
 from policy.pretraining.start import check_same_sizes, started_run
 from policy.pretraining.token_features import merge_features, share_features
 from policy.pretraining.validation import Validation, ValidationRecipe
@@ -38,6 +39,9 @@ from policy.tokenrig.packed_attention import unsupported
 from policy.tokens.grammar import PROMPT_LENGTH
 from policy.tokens.skeleton_tokenizer import rig_tokens, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
+
+# Targets of coordinates less spread than this, in bins, count as single bins.
+LEAST_SIGMA = 0.25
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,14 @@ class TokenRigRecipe:
     """First step with own tokens, for a run that learns from the ground truth's alone before; at least 0.
     Source: this project."""
 
+    coordinate_sigma: float = 0.0
+    """Standard deviation, in bins, of the targets of coordinates at the first step: near misses are then
+    nearly right, which teaches the order of the bins. It decreases linearly to 0; at least 0. Source:
+    Farebrother et al. 2024 (HL-Gauss)."""
+
+    coordinate_sigma_steps: int = 0
+    """Steps until `coordinate_sigma` is 0; at least 0. Source: this project."""
+
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
 
@@ -139,6 +151,8 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
     for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0), ("own_token_start", 0)):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
+    if not 0 <= recipe.coordinate_sigma < np.inf or recipe.coordinate_sigma_steps < 0:
+        raise RecipeError("'coordinate_sigma' and 'coordinate_sigma_steps' must be at least 0")
     if not 0 <= recipe.own_token_share <= 1:
         raise RecipeError(f"'own_token_share' must be between 0 and 1, not {recipe.own_token_share}")
     classes = Vocabulary().classes
@@ -350,23 +364,6 @@ def with_own_skin_tokens(
     return read
 
 
-def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabulary) -> Losses:
-    """Mean negative log-likelihood per token under the strict grammar: `loss`, and its parts by phase.
-
-    log_probs (B, C) of the completion ids (B, C); `real` (B, C) is False on padding.
-    """
-    nll = -log_probs
-    skin = (ids >= vocabulary.skin_first) & (ids < vocabulary.eos) & real
-    skeleton = (ids < vocabulary.skin_first) & real
-    result = {
-        "loss": nll[real].mean(),
-        "skeleton": nll[skeleton].mean(),
-    }
-    if skin.any():
-        result["skin"] = nll[skin].mean()
-    return result
-
-
 def packing(model: nn.Module, real: Tensor) -> dict[str, Any]:
     """Arguments of a forward pass that runs rows without their padding, where the device has the kernels.
 
@@ -429,6 +426,8 @@ def train(recipe: TokenRigRecipe) -> Path:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
         ids, real = sequences(batch, vae, vocabulary)
         seed = (recipe.loop.seed, step)
+        sigma = recipe.coordinate_sigma * max(0.0, 1 - step / max(1, recipe.coordinate_sigma_steps))
+        sigma = sigma if sigma >= LEAST_SIGMA else 0.0
         points, normals = seen_points(recipe.dropout, batch["points"], batch["normals"], (*seed, 3))
         batch = {**batch, "points": points, "normals": normals}
         read = ids
@@ -440,10 +439,16 @@ def train(recipe: TokenRigRecipe) -> Path:
             normals=batch["normals"],
             completion_ids=ids[:, 2:],
             entropy=False,
+            output_hidden=sigma > 0,
             **packing(initial, real),
             rng=np.random.default_rng((*seed, 1)),
         )
-        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+        result = rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+        if sigma > 0:
+            coordinates = initial.get_output_embeddings().weight[: vocabulary.bins]
+            added = smoothed_targets(output.hidden, ids[:, 2:], real[:, 2:], coordinates, sigma)
+            result["loss"] = result["loss"] + added[real[:, 2:]].mean()
+        return result
 
     if recipe.shared_features:
         share_features(initial, skin_vae.config.fsq_levels)
