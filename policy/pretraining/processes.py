@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import itertools
 import os
 import sys
@@ -120,7 +121,17 @@ def barrier_on_exit() -> Iterator[None]:
             state.wait_for_everyone()
         raise
     state.wait_for_everyone()
-    atexit.register(state.destroy_process_group)
+    atexit.register(_close_process_group, state)
+
+
+def _close_process_group(state: PartialState) -> None:
+    """Close the process group after the models that use it.
+
+    If a data-parallel model holds the last reference to a gloo group, torch joins gloo's threads with the GIL
+    held, for which one of them may be waiting: the process never ends.
+    """
+    gc.collect()
+    state.destroy_process_group()
 
 
 def make_accelerator(recipe: LoopRecipe) -> Accelerator:

@@ -1,18 +1,27 @@
 """What the processes of a run decide together, in two processes on the CPU."""
 
+import gc
 import json
 import os
 import socket
 import time
+import weakref
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import PartialState
 
 from data.run_lock import Process
 from data.typed_recipe import RecipeError
-from policy.pretraining.processes import exit_together, largest, main_process_only, shared_lock
+from policy.pretraining.processes import (
+    _close_process_group,
+    exit_together,
+    largest,
+    main_process_only,
+    shared_lock,
+)
 
 # Of collective operations, in seconds: the main process works longer than this.
 LIMIT = 4.0
@@ -54,3 +63,18 @@ def test_two_processes_decide_alike(tmp_path):
     assert (tmp_path / "rank0").read_text() == "RecipeError 'x' is wrong"
     assert (tmp_path / "rank1").read_text() == "SystemExit 2"
     assert not (tmp_path / "run.lock").exists()
+
+
+def test_models_are_freed_before_the_group_that_they_use():
+    class Model:
+        def __init__(self) -> None:
+            self.me = self  # as a trainer and its callbacks refer to each other
+
+    gc.disable()
+    try:
+        model, left = weakref.ref(Model()), []
+        assert model() is not None
+        _close_process_group(SimpleNamespace(destroy_process_group=lambda: left.append(model())))
+    finally:
+        gc.enable()
+    assert left == [None]

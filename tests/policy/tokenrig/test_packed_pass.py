@@ -262,6 +262,7 @@ def _gradients_of_two_processes(rank: int, folder: str) -> None:
         result = gradients(model, batch, [rows], packed=packed)
         if rank == 0:
             torch.save(result[2], f"{folder}/{packed}.pt")
+    del model  # before the group: otherwise its end may wait for a thread that waits for the GIL
     torch.distributed.destroy_process_group()
 
 
