@@ -184,7 +184,7 @@ def test_a_quarantined_mesh_stays_so_after_a_resume(service, skin_vae, folder, t
 # ---------------------------------------------------------------- budgets, starting and closing
 
 
-def test_restarts_are_bounded_and_closing_does_not_wait_for_stopped_workers(service, skin_vae, folder):
+def test_restarts_are_bounded_and_closing_with_stopped_workers_takes_seconds(service, skin_vae, folder):
     limits = replace(LIMITS, max_restarts=1, min_deadline_s=100)  # the stopped workers stay
     frail = RayRewardService(skin_vae, faulty_settings(folder), workers=1, limits=limits)
     try:
@@ -206,7 +206,7 @@ def test_restarts_are_bounded_and_closing_does_not_wait_for_stopped_workers(serv
         began = time.monotonic()
     finally:
         frail.close()
-    assert time.monotonic() - began < limits.min_deadline_s  # it waits for no deadline
+    assert time.monotonic() - began < 10
     # Ray gives a process 5 s to exit by itself.
     left = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
     assert not psutil.wait_procs(left, 60)[1]
