@@ -91,9 +91,10 @@ class Attempts:
         try:
             self._service.wait(list(references.values()))
         except QuietError as error:
-            # Tasks still queued must not delay the next attempt.
+            # Tasks still queued must not delay the next attempt. Those that run finish: cancelling their own
+            # calls as well would lose the report of their end, and the worker would be taken for hung.
             for reference in (*references.values(), *behind):
-                ray.cancel(reference)
+                ray.cancel(reference, recursive=False)
             self._own_failures += 1
             return str(error)
         for place, reference in references.items():

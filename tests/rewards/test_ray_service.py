@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from rewards import REWARD_NAMES
 from rewards.deadlines import WorkerLimits
 from rewards.ray_connection import RayUnavailableError
+from rewards.ray_pending import QuietError
 from rewards.ray_service import RayRewardService, ServiceAddress
 from rewards.service import InlineRewardService
 from rewards.worker import RolloutRig
@@ -222,6 +224,7 @@ def test_meshes_are_not_prepared_twice(service, tmp_path, monkeypatch):
 def test_another_process_joins_and_gets_the_same_numbers(service, inline):
     script = """
 import json, pickle, sys
+from rewards.ray_pending import QuietError
 from rewards.ray_service import RayRewardService, ServiceAddress
 from tests.rewards.rollouts import group
 from tests.rewards.test_ray_service import MESHES
@@ -325,6 +328,24 @@ def test_a_group_is_retried_after_a_time_out(service, inline, tmp_path, monkeypa
     assert result.scores == inline.submit(2, rigs, 4).result().scores
 
 
+def test_tasks_of_a_cancelled_attempt_still_report_their_end(service, monkeypatch):
+    def quiet(references):
+        service.watch.fresh()  # time for tasks to begin
+        raise QuietError("no scores")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "wait", quiet)
+        for _ in range(10):
+            assert service.submit(2, group(1, 6), 4).result().failure == "no scores"
+    workers = [actor(service, name) for name in (*service.address.scorers, service.address.decoder)]
+    for worker in workers:
+        run_in(worker, lambda: None)  # after the cancelled tasks
+    deadline = time.monotonic() + 20  # reports arrive on their own: less than `min_deadline_s`
+    while (running := service.watch.fresh().running) and time.monotonic() < deadline:
+        pass
+    assert not running
+
+
 def test_application_errors_reach_the_caller_and_are_not_retried(service, inline, monkeypatch):
     rig = group(0, 1)[0]
     assert rig is not None
@@ -389,6 +410,7 @@ def test_an_address_without_a_cluster_is_refused_at_once():
     script = """
 import sys
 from pathlib import Path
+from rewards.ray_pending import QuietError
 from rewards.ray_service import *
 try:
     RayRewardService(Path("unused"), RewardSettings(), address=sys.argv[1])
