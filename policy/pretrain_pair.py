@@ -42,8 +42,12 @@ class StageRun:
     `skin_vae` and `loop.output_dir` are set by the chain. Source: this project."""
 
     rigs_share: float = 0.5
-    """Share of the prepared rigs among the examples, the rest are procedural creatures; 0 to 1. Source: this
-    project."""
+    """Share of the prepared rigs among the examples; 0 to 1. Source: this project."""
+
+    lifelike_share: float = 0.0
+    """Share of the `lifelike` creature kinds, which look like game artists' rigs, among the examples; 0 to 1
+    with `rigs_share`. The rest are creatures of the other kinds. Without a folder of rigs the two kinds of
+    creatures share the whole as they share the rest. Source: this project."""
 
     overrides: list[str] = field(default_factory=list)
     """Overrides of the stage's recipe, such as `loop.max_steps=500`. Source: this project."""
@@ -54,8 +58,14 @@ class StageRun:
     def __post_init__(self) -> None:
         if not self.recipe:
             raise ValueError("'recipe' is missing; name the stage's recipe file")
-        if not 0 <= self.rigs_share <= 1:
-            raise ValueError(f"'rigs_share' must be between 0 and 1, not {self.rigs_share}")
+        for name in ("rigs_share", "lifelike_share"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise ValueError(f"'{name}' must be between 0 and 1, not {share}")
+        if self.rigs_share + self.lifelike_share > 1:
+            raise ValueError(
+                f"'rigs_share' and 'lifelike_share' are {self.rigs_share} + {self.lifelike_share}, more than "
+                "1; lower one"
+            )
 
 
 @dataclass(frozen=True)
@@ -121,13 +131,8 @@ def planned(recipe: PairRecipe) -> list[Run]:
         earlier = [run for run in runs if run.stage == one.stage]
         folder = output / (f"{one.stage}_{len(earlier) + 1}" if earlier else one.stage)
         used = [rigs / "manifest.json"] if recipe.rigs else []
-        sources = [f"{{creatures: true, weight: {1 - one.rigs_share}}}"]
-        if recipe.rigs:
-            sources.append(f"{{prepared: {json.dumps(str(rigs))}, weight: {one.rigs_share}}}")
-        else:
-            sources = ["{creatures: true}"]
         chained = [
-            f"data.sources=[{', '.join(sources)}]",
+            f"data.sources={json.dumps(sources(one, rigs if recipe.rigs else None))}",
             f"validation.rigs={json.dumps(str(rigs)) if recipe.rigs else 'null'}",
             f"loop.output_dir={json.dumps(str(folder))}",
         ]
@@ -143,6 +148,18 @@ def planned(recipe: PairRecipe) -> list[Run]:
         resolved = load(one.recipe, [*one.overrides, *here, *recipe.every_run, *chained])
         runs.append(Run(one.stage, resolved, folder, result, tuple(used)))
     return runs
+
+
+def sources(run: StageRun, rigs: Path | None) -> list[dict[str, Any]]:
+    """`data.sources` of a run: prepared rigs (None: there are none), lifelike and other creatures."""
+    shares: list[tuple[float, dict[str, Any]]] = [
+        (1 - run.rigs_share - run.lifelike_share, {"creatures": True}),
+        (run.lifelike_share, {"creatures": True, "kinds": ["lifelike"]}),
+    ]
+    if rigs is not None:
+        shares.append((run.rigs_share, {"prepared": str(rigs)}))
+    found = [source | {"weight": round(share, 6)} for share, source in shares if share > 1e-6]
+    return found or [{"creatures": True}]  # rigs alone, and there are none
 
 
 _STAGES: dict[str, tuple[Callable[..., Any], Callable[[Any], Path], str, str]] = {

@@ -13,7 +13,7 @@ import yaml
 from data import make_creature, read_manifest, write_skinned_glb
 from policy import load as load_policy
 from policy import pretrain_pair, pretrain_skin_vae, pretrain_tokenrig
-from policy.pretrain_pair import load_recipe, main, planned
+from policy.pretrain_pair import StageRun, load_recipe, main, planned, sources
 from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +176,26 @@ def test_rigs_without_a_manifest_are_split_by_themselves(chain, tmp_path, capsys
     assert sides in ({("0", "train"), ("1", "eval")}, {("1", "train"), ("0", "eval")})
 
 
+RIGS, PLAIN, LIFELIKE = {"prepared": "rigs"}, {"creatures": True}, {"creatures": True, "kinds": ["lifelike"]}
+
+
+@pytest.mark.parametrize(
+    ("rigs_share", "lifelike_share", "with_rigs", "without"),
+    [
+        (0.5, 0.0, [(PLAIN, 0.5), (RIGS, 0.5)], [(PLAIN, 0.5)]),
+        (0.5, 0.25, [(PLAIN, 0.25), (LIFELIKE, 0.25), (RIGS, 0.5)], [(PLAIN, 0.25), (LIFELIKE, 0.25)]),
+        (0.4, 0.6, [(LIFELIKE, 0.6), (RIGS, 0.4)], [(LIFELIKE, 0.6)]),
+        (0.0, 0.0, [(PLAIN, 1.0)], [(PLAIN, 1.0)]),
+        (1.0, 0.0, [(RIGS, 1.0)], [(PLAIN, None)]),
+    ],
+)
+def test_sources_of_a_run(rigs_share, lifelike_share, with_rigs, without):
+    run = StageRun("skin_vae", "x.yaml", rigs_share, lifelike_share)
+    for rigs, expected in ((Path("rigs"), with_rigs), (None, without)):
+        wanted = [source | ({} if weight is None else {"weight": weight}) for source, weight in expected]
+        assert sources(run, rigs) == wanted
+
+
 def test_a_gpu_has_settings_of_its_own(chain, monkeypatch):
     recipe = load_recipe(chain, ["every_run=[loop.seed=5]"])
     runs = json.loads(json.dumps([vars(run) for run in recipe.runs]))
@@ -197,6 +217,14 @@ def test_a_gpu_has_settings_of_its_own(chain, monkeypatch):
         (["runs=[]"], "error: 'runs' must begin with a run of stage skin_vae and end with one of tokenrig"),
         (["runs=[{stage: tokenrig, recipe: rig.yaml}]"], "error: 'runs' must begin with a run of stage skin"),
         (["runs=[{stage: skin_vae}]"], "error: 'runs[0]': 'recipe' is missing; name the stage's recipe file"),
+        (
+            ["runs=[{stage: skin_vae, recipe: vae.yaml, rigs_share: 1.5}]"],
+            "error: 'runs[0]': 'rigs_share' must be between 0 and 1, not 1.5",
+        ),
+        (
+            ["runs=[{stage: skin_vae, recipe: vae.yaml, rigs_share: 0.6, lifelike_share: 0.5}]"],
+            "error: 'runs[0]': 'rigs_share' and 'lifelike_share' are 0.6 + 0.5, more than 1; lower one",
+        ),
         (["every_run=[loop.max_step=3]"], "error: unknown key 'loop.max_step'; the nearest valid key is"),
         (["output_dir=FILE"], "error: 'output_dir': 'FILE' cannot be written"),
     ],
