@@ -31,7 +31,7 @@ from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
-from policy.pretraining.point_cloud import RigExample, skin_points
+from policy.pretraining.point_cloud import RigExample, skin_points, vertex_shares
 from policy.pretraining.processes import barrier_on_exit, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
 from policy.pretraining.start import check_same_sizes, started_run
@@ -42,7 +42,7 @@ from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 Batch = dict[str, Tensor]
 
 # What a step logs, and what validation can judge by.
-MEASURES = ("loss", "bce", "mse", "dice", "mask", "iou", "l1", "mask_accuracy")
+MEASURES = ("loss", "bce", "mse", "dice", "mask", "jaccard", "iou", "l1", "mask_accuracy")
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,20 @@ class SkinLossRecipe:
     """Skinning weight above which a point is inside a bone's region; above 0 and below 1. Source: this
     project."""
 
+    jaccard: float = 0.0
+    """Weight of 1 − IoU of the bone's region, the points whose weight exceeds `mask_threshold`, with
+    probabilities instead of decisions and every point weighted by how much of the mesh it stands for; at
+    least 0, and 0 disables it. The other terms see half of the points near the bone, where the region is
+    large: what they hold for a fair boundary is far outside for a small bone. Source: Rahman and Wang 2016
+    (the term), this project (its use)."""
+
     def __post_init__(self) -> None:
-        require_not_negative("loss", self, "bce", "mse", "dice", "mask")
+        require_not_negative("loss", self, "bce", "mse", "dice", "mask", "jaccard")
         require_positive("loss", self, "dice_epsilon")
-        if not self.bce + self.mse + self.dice + self.mask:
-            raise RecipeError("every weight of 'loss' is 0; set at least one of bce, mse, dice, mask above 0")
+        if not self.bce + self.mse + self.dice + self.mask + self.jaccard:
+            raise RecipeError(
+                "every weight of 'loss' is 0; set at least one of bce, mse, dice, mask, jaccard above 0"
+            )
         if not 0 < self.mask_threshold < 1:
             raise RecipeError(f"'loss.mask_threshold' must be above 0 and below 1, not {self.mask_threshold}")
 
@@ -184,6 +193,7 @@ class BoneExamples(Dataset[Batch]):
             "cond_normals": torch.from_numpy(example.normals[: example.uniform]),
             **_gather(example, bones, encoder_rows, "encoder"),
             **_gather(example, bones, query_rows, "query"),
+            "query_shares": torch.from_numpy(vertex_shares(example, bones, query_rows)),
         }
 
 
@@ -206,12 +216,13 @@ def collate(items: list[Batch]) -> Batch:
     return {**flat, "mesh_index": torch.arange(len(items)).repeat_interleave(bones)}
 
 
-def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecipe) -> Losses:
-    """BCE, MSE, Dice and mask terms against the ground-truth weights, and their weighted sum `loss`.
+def reconstruction_losses(logits: Tensor, weights: Tensor, shares: Tensor, recipe: SkinLossRecipe) -> Losses:
+    """BCE, MSE, Dice, mask and Jaccard terms against the ground-truth weights, and their weighted sum `loss`.
 
-    logits (B, Q) before the sigmoid, weights (B, Q) in [0, 1]. Dice per bone, squared denominators:
-    1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε). Mask: the cross entropy of w > t, with logits shifted so that
-    p = t has probability one half; t is the threshold.
+    logits (B, Q) before the sigmoid, weights (B, Q) in [0, 1], shares (B, Q) as `vertex_shares` gives them.
+    Dice per bone, squared denominators: 1 − (2 Σ p w + ε) / (Σ p² + Σ w² + ε). Mask: the cross entropy of
+    w > t, with logits shifted so that p = t has probability one half; t is the threshold. Jaccard per bone,
+    with q that probability, y whether w > t, and s the shares: 1 − (Σ s q y + ε) / (Σ s (q + y − q y) + ε).
     """
     logits = logits.float()
     predicted = logits.sigmoid()
@@ -222,19 +233,24 @@ def reconstruction_losses(logits: Tensor, weights: Tensor, recipe: SkinLossRecip
     dice = (1 - overlap / (predicted.square().sum(-1) + weights.square().sum(-1) + epsilon)).mean()
     threshold = recipe.mask_threshold
     inside = (weights > threshold).float()
-    mask = F.binary_cross_entropy_with_logits(logits - math.log(threshold / (1 - threshold)), inside)
-    total = recipe.bce * bce + recipe.mse * mse + recipe.dice * dice + recipe.mask * mask
-    return {"loss": total, "bce": bce, "mse": mse, "dice": dice, "mask": mask}
+    shifted = logits - math.log(threshold / (1 - threshold))
+    mask = F.binary_cross_entropy_with_logits(shifted, inside)
+    probable = shifted.sigmoid()
+    both, either = probable * inside, probable + inside - probable * inside
+    jaccard = (1 - ((shares * both).sum(-1) + epsilon) / ((shares * either).sum(-1) + epsilon)).mean()
+    terms = {"bce": bce, "mse": mse, "dice": dice, "mask": mask, "jaccard": jaccard}
+    total = sum((getattr(recipe, name) * term for name, term in terms.items()), torch.zeros_like(bce))
+    return {"loss": total, **terms}
 
 
-def skin_iou(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
-    """IoU of the points above `threshold`, mean over bones; (B, Q) each.
+def skin_iou(predicted: Tensor, weights: Tensor, shares: Tensor, threshold: float = 1e-2) -> Tensor:
+    """IoU of the points above `threshold`, weighted by `shares`, mean over bones; (B, Q) each.
 
     A bone with no such point on either side counts as 1.
     """
     a, b = predicted > threshold, weights > threshold
-    union = (a | b).sum(-1)
-    return torch.where(union > 0, (a & b).sum(-1) / union.clamp(min=1), 1.0).mean()
+    both, either = (shares * (a & b)).sum(-1), (shares * (a | b)).sum(-1)
+    return torch.where(either > 0, both / either.clamp(min=1e-9), 1.0).mean()
 
 
 def skin_l1(predicted: Tensor, weights: Tensor, threshold: float = 1e-2) -> Tensor:
@@ -321,12 +337,12 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     vae.train(training)
 
 
-def all_measures(logits: Tensor, weights: Tensor, recipe: SkinLossRecipe) -> Losses:
-    """The losses, and IoU, L1 and mask accuracy, of logits and weights (B, Q)."""
+def all_measures(logits: Tensor, weights: Tensor, shares: Tensor, recipe: SkinLossRecipe) -> Losses:
+    """The losses, and IoU, L1 and mask accuracy, of logits, weights and shares (B, Q)."""
     predicted = logits.detach().sigmoid()
     return {
-        **reconstruction_losses(logits, weights, recipe),
-        "iou": skin_iou(predicted, weights),
+        **reconstruction_losses(logits, weights, shares, recipe),
+        "iou": skin_iou(predicted, weights, shares),
         "l1": skin_l1(predicted, weights),
         "mask_accuracy": mask_accuracy(predicted, weights),
     }
@@ -349,7 +365,7 @@ def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation |
             mesh_index=batch["mesh_index"],
             quantized=step >= recipe.continuous_steps,
         )
-        return all_measures(logits, batch["query_weights"], recipe.loss)
+        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
 
     measure = recipe.validation.chosen_measure(MEASURES)
     batches = held_out_batches(recipe.validation, recipe.data, examples.item, collate, recipe.loop.batch_size)
@@ -384,7 +400,7 @@ def train(recipe: SkinVAERecipe) -> Path:
             rng=np.random.default_rng((recipe.loop.seed, step, 1)),
             quantized=step >= recipe.continuous_steps,
         )
-        return all_measures(logits, batch["query_weights"], recipe.loss)
+        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
 
     checks = validation_of(recipe, examples)
     with started_run(recipe, recipe.loop) as output, barrier_on_exit():

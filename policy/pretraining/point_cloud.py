@@ -116,6 +116,29 @@ def skin_points(
     return rows
 
 
+def vertex_shares(
+    example: RigExample, bones: Sequence[int] | NDArray[np.integer], rows: NDArray[np.int64]
+) -> Floats:
+    """How much of the mesh each row of `skin_points` stands for, (len(bones), count); 1 away from the bone.
+
+    Rows near a bone are drawn more often than they occur. A share m of the uniform points and vertices is
+    near: of `count` rows, half of (1 + m) are, instead of m. So a near row stands for m / (1 + m) of a row
+    elsewhere, and sums over rows weighted by these shares estimate sums over the mesh up to a factor.
+    """
+    last = len(example.points)
+    _find_near(example, bones)
+    shares = np.ones(rows.shape, dtype=np.float32)
+    for share, row, bone in zip(shares, rows, bones, strict=True):
+        near = np.zeros(last, dtype=np.bool_)
+        near[example.near[int(bone)]] = True
+        everywhere = np.count_nonzero(near[: example.uniform]) + np.count_nonzero(
+            near[last - example.vertices :]
+        )
+        part = everywhere / (example.uniform + example.vertices)
+        share[near[row]] = part / (1 + part)
+    return shares
+
+
 def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
     """Rows of the cloud near a bone as `skin_points` defines it, ascending; cached in the example."""
     _find_near(example, [bone])

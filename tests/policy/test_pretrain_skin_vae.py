@@ -47,7 +47,10 @@ def recipe(tmp_path) -> SkinVAERecipe:
 def test_reconstruction_losses_by_hand():
     # Logits 0 and ln 3 are the weights 1/2 and 3/4, the truth is 0 and 1.
     losses = reconstruction_losses(
-        torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.0, 1.0]]), SkinLossRecipe(1.0, 10.0, 100.0)
+        torch.tensor([[0.0, math.log(3)]]),
+        torch.tensor([[0.0, 1.0]]),
+        torch.tensor([[1.0, 0.25]]),
+        SkinLossRecipe(1.0, 10.0, 100.0),
     )
     bce = (math.log(2) - math.log(0.75)) / 2  # -ln(1 - 1/2) and -ln(3/4)
     mse = (0.25 + 0.0625) / 2
@@ -56,22 +59,29 @@ def test_reconstruction_losses_by_hand():
     # Logits move by ln 99, minus the threshold's: the odds of "inside" become 99 and 297, so that outside
     # has probability 1/100 where it is true and inside 297/298.
     mask = (math.log(100) + math.log(298 / 297)) / 2
-    expected = {"bce": bce, "mse": mse, "dice": dice, "mask": mask, "loss": bce + 10 * mse + 100 * dice}
+    # The second point stands for a quarter of the first. On both sides: 297/298 of it; on either: 99/100
+    # of the first and all of the second.
+    jaccard = 1 - (0.25 * 297 / 298 + 1e-4) / (0.99 + 0.25 + 1e-4)
+    loss = bce + 10 * mse + 100 * dice
+    expected = {"bce": bce, "mse": mse, "dice": dice, "mask": mask, "jaccard": jaccard, "loss": loss}
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected, rel=1e-6)
 
 
 def test_dice_is_a_mean_over_bones_and_forgives_an_empty_one():
     # Bone 1 by hand as above; bone 2 has no weight and is said to have none: 1 - 1e-4 / 1e-4 = 0.
     logits = torch.tensor([[0.0, math.log(3)], [-80.0, -80.0]])
-    losses = reconstruction_losses(logits, torch.tensor([[0.0, 1.0], [0.0, 0.0]]), SkinLossRecipe())
+    weights = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    losses = reconstruction_losses(logits, weights, torch.ones(2, 2), SkinLossRecipe())
     assert losses["dice"].item() == pytest.approx((1 - 1.5001 / 1.8126) / 2, rel=1e-6)
+    jaccard = 1 - (297 / 298 + 1e-4) / (1.99 + 1e-4)
+    assert losses["jaccard"].item() == pytest.approx(jaccard / 2, rel=1e-6)
 
 
 def test_losses_of_half_precision_logits_are_computed_in_float32():
     logits = torch.linspace(-8, 8, 64).reshape(2, 32)
     weights = torch.rand(2, 32, generator=torch.Generator().manual_seed(0))
-    rounded = reconstruction_losses(logits.bfloat16(), weights, SkinLossRecipe())
-    exact = reconstruction_losses(logits.bfloat16().float(), weights, SkinLossRecipe())
+    rounded = reconstruction_losses(logits.bfloat16(), weights, weights, SkinLossRecipe())
+    exact = reconstruction_losses(logits.bfloat16().float(), weights, weights, SkinLossRecipe())
     assert rounded["loss"].dtype == torch.float32
     assert torch.equal(rounded["loss"], exact["loss"])
 
@@ -80,8 +90,11 @@ def test_iou_by_hand():
     predicted = torch.tensor([[0.02, 0.5, 0.0, 0.2], [0.0, 0.005, 0.0, 0.0], [0.9, 0.9, 0.0, 0.0]])
     weights = torch.tensor([[0.5, 0.0, 0.0, 0.3], [0.0, 0.0, 0.009, 0.0], [0.0, 0.0, 0.9, 0.0]])
     # Two of three points; nothing above 0.01 on either side: 1; none of three: 0.
-    assert skin_iou(predicted, weights).item() == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert skin_iou(predicted, weights, threshold=0.4).item() == pytest.approx((0 + 1 + 0) / 3)
+    even = torch.ones(3, 4)
+    assert skin_iou(predicted, weights, even).item() == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert skin_iou(predicted, weights, even, threshold=0.4).item() == pytest.approx((0 + 1 + 0) / 3)
+    even[0, 1] = 0.5  # half of a point
+    assert skin_iou(predicted, weights, even).item() == pytest.approx((2 / 2.5 + 1 + 0) / 3)
 
 
 def test_l1_and_mask_accuracy_by_hand():
@@ -96,8 +109,9 @@ def test_l1_and_mask_accuracy_by_hand():
 
 def test_the_mask_term_weighs_in_and_has_a_threshold():
     logits, weights = torch.tensor([[0.0, 1.0, -4.0]]), torch.tensor([[0.0, 0.3, 0.2]])
-    without = reconstruction_losses(logits, weights, SkinLossRecipe())
-    with_mask = reconstruction_losses(logits, weights, SkinLossRecipe(mask=0.5, mask_threshold=0.25))
+    shares = torch.ones(1, 3)
+    without = reconstruction_losses(logits, weights, shares, SkinLossRecipe())
+    with_mask = reconstruction_losses(logits, weights, shares, SkinLossRecipe(mask=0.5, mask_threshold=0.25))
     # At 1/4 logits move by ln 3; only the second weight is inside.
     odds = [3.0, 3 * math.e, 3 * math.exp(-4)]
     expected = (math.log(1 + odds[0]) + math.log(1 + 1 / odds[1]) + math.log(1 + odds[2])) / 3
@@ -105,6 +119,22 @@ def test_the_mask_term_weighs_in_and_has_a_threshold():
     assert with_mask["loss"].item() == pytest.approx(without["loss"].item() + 0.5 * expected, rel=1e-5)
     with pytest.raises(RecipeError, match=r"'loss\.mask_threshold' must be above 0 and below 1"):
         SkinLossRecipe(mask_threshold=0.0)
+
+
+def test_the_jaccard_term_weighs_in_and_prefers_what_iou_prefers():
+    recipe, shares = SkinLossRecipe(jaccard=2.0), torch.tensor([[1.0, 1.0, 0.1]])
+    weights = torch.tensor([[0.9, 0.0, 0.0]])
+    good = torch.tensor([[2.0, -9.0, -9.0]])
+    losses = [
+        reconstruction_losses(logits, weights, shares, recipe)
+        for logits in (good, good + torch.tensor([0.0, 0.0, 8.0]), good + torch.tensor([0.0, 8.0, 0.0]))
+    ]
+    # An error on a point that stands for little of the mesh costs less.
+    assert losses[0]["jaccard"] < losses[1]["jaccard"] < losses[2]["jaccard"]
+    without = reconstruction_losses(good, weights, shares, SkinLossRecipe())
+    assert losses[0]["loss"].item() == pytest.approx(
+        without["loss"].item() + 2 * losses[0]["jaccard"].item(), rel=1e-5
+    )
 
 
 # ---------------------------------------------------------------- nested dropout
@@ -159,6 +189,7 @@ def test_bone_examples(recipe):
         "query_points": (3, 24, 3),
         "query_normals": (3, 24, 3),
         "query_weights": (3, 24),
+        "query_shares": (3, 24),
     }
     again = BoneExamples(recipe)[0]
     assert all(torch.equal(item[name], again[name]) for name in item)
@@ -204,7 +235,9 @@ def test_a_run_writes_a_vae_that_loads(tmp_path, capsys):
     lines = metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [2, 4, 6]
     agreement = {"iou", "l1", "mask_accuracy"}
-    assert all(set(line) == {"step", "loss", "bce", "mse", "dice", "mask", *agreement} for line in lines)
+    assert all(
+        set(line) == {"step", "loss", "bce", "mse", "dice", "mask", "jaccard", *agreement} for line in lines
+    )
     assert all(0 <= line[name] <= 1 for line in lines for name in agreement)
     assert sorted(item.name for item in (tmp_path / "run").iterdir()) == [
         "metrics.jsonl",

@@ -72,7 +72,9 @@ def test_iou_is_that_of_the_training():
     rng = np.random.default_rng(0)
     predicted, truth = (rng.random((40, 7), dtype=np.float32) ** 4 for _ in range(2))
     truth[:, 3] = predicted[:, 3] = 0
-    expected = skin_iou(torch.from_numpy(predicted.T), torch.from_numpy(truth.T), 0.1).item()
+    expected = skin_iou(
+        torch.from_numpy(predicted.T), torch.from_numpy(truth.T), torch.ones(truth.T.shape), 0.1
+    ).item()
     assert weight_scores(predicted, truth, 0.1).iou == pytest.approx(expected)
 
 

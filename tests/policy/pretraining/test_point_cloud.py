@@ -11,6 +11,8 @@ from policy.pretraining.point_cloud import (
     make_example,
     near_bone,
     skeleton_example,
+    skin_points,
+    vertex_shares,
 )
 from policy.pretraining.recent_items import RecentItems
 
@@ -49,6 +51,35 @@ def test_bones_of_one_point_of_none_and_of_a_plane():
         np.testing.assert_array_equal(near_bone(example, bone), near_by_tree(example, bone))
     assert near_bone(example, 0).tolist() == [0]
     assert len(near_bone(example, 1)) == len(points)
+
+
+def test_shares_by_hand():
+    # 8 uniform points and 2 vertices around 5 dense ones. Bone 0 influences one uniform and the dense ones,
+    # bone 1 nothing: every row is near.
+    points = np.zeros((15, 3), np.float32)
+    points[:, 0] = np.arange(15)
+    weights = np.zeros((15, 2), np.float32)
+    weights[[3, 8, 9, 10, 11, 12], 0] = 1
+    example = RigExample(np.zeros((2, 3), np.float32), np.array([-1, 0]), points, points, weights, 8, 2)
+    rows = np.array([[0, 3, 9, 13], [0, 3, 9, 13]])
+    # A tenth of what is everywhere is near: 0.1 / 1.1. All of it: 1 / 2.
+    expected = [[1, 1 / 11, 1 / 11, 1], [0.5, 0.5, 0.5, 0.5]]
+    np.testing.assert_allclose(vertex_shares(example, [0, 1], rows), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_weighted_by_shares_are_those_over_the_mesh(seed):
+    creature = make_creature(seed)
+    rng = np.random.default_rng(seed)
+    example = make_example(creature.mesh, creature.rig, 1024, 0, 1024, rng)
+    bones = np.arange(len(example.joints))
+    rows = skin_points(example, bones, 20_000, rng)
+    shares = vertex_shares(example, bones, rows)
+    inside = example.weights[rows, bones[:, None]] > 0.01
+    share = (shares * inside).sum(axis=1) / shares.sum(axis=1)
+    np.testing.assert_allclose(share, (example.weights > 0.01).mean(axis=0), atol=0.01)
+    plain = inside.mean(axis=1)
+    assert (plain > 1.5 * share).mean() > 0.8
 
 
 def test_a_skeleton_example_has_the_points_and_joints_of_the_whole_one():
