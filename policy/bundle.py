@@ -56,8 +56,8 @@ class DecodedRig:
 class RigPolicy:
     """TokenRig with the frozen skin VAE that decodes its SkinTokens.
 
-    `places`: their directories, for the message. Raises PolicyError if the two differ in codebook or
-    SkinTokens per bone.
+    `places`: their directories, for the message. Raises PolicyError if the two differ in codebook, in
+    SkinTokens per bone, or in what the codes mean, as far as the model's configuration says so.
     """
 
     def __init__(
@@ -77,6 +77,11 @@ class RigPolicy:
             raise PolicyError(
                 f"{model_name} generates {vocabulary.tokens_per_skin} SkinTokens per bone but {vae_name} has "
                 f"{skin_vae.config.tokens_per_skin}; set tokens_per_skin in the VAE's config.json"
+            )
+        if model.config.skin_codes not in (None, skin_vae.code_digest()):
+            raise PolicyError(
+                f"{model_name} writes SkinTokens of another skin VAE than {vae_name}, which has as many "
+                "codes but gives them other meanings; load the skin VAE that the model was trained with"
             )
         self.model = model
         self.skin_vae = skin_vae
@@ -160,7 +165,7 @@ class RigPolicy:
         target = Path(directory)
         check_replaceable(target)
         with atomic_directory(target) as folder:
-            write_model(self.model, folder, dtype)
+            write_model(self.model, folder, dtype, self.skin_vae.code_digest())
             self.skin_vae.save(folder / SKIN_VAE_FOLDER, dtype)
 
     @classmethod
@@ -278,10 +283,13 @@ def _no_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None) -> None:
+def write_model(
+    model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | None = None, skin_codes: str | None = None
+) -> None:
     """Write configuration, safetensors and tokenizer files of a model to an existing folder.
 
-    Raises RunFailedError if a weight is not finite, also if only the conversion to `dtype` makes it so.
+    `skin_codes`: `SkinVAE.code_digest` of its skin VAE, or None to keep the configuration's. Raises
+    RunFailedError if a weight is not finite, also if only the conversion to `dtype` makes it so.
     """
     if dtype is None or dtype == model.dtype:
         check_before_saving(dict(model.named_parameters()), "the policy")
@@ -293,10 +301,11 @@ def write_model(model: TokenRigForCausalLM, folder: Path, dtype: torch.dtype | N
         check_before_saving(weights, "the policy")
         with _no_progress_bar():
             model.save_pretrained(folder, state_dict=weights)
-        config = deepcopy(model.config)
-        config.dtype = dtype
-        config.architectures = [type(model).__name__]
-        config.save_pretrained(folder)
+    config = deepcopy(model.config)
+    config.dtype = dtype or model.dtype
+    config.skin_codes = skin_codes or config.skin_codes
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
     build_text_tokenizer(model.config.get_vocabulary()).save_pretrained(folder)
 
 

@@ -314,12 +314,8 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
 
 def freeze_encoder(vae: SkinVAE) -> None:
     """Freeze everything that determines a bone's codes; decoder and mesh condition keep learning."""
-    encoding: list[nn.Module | None] = [vae.model.encoder, vae.model.quant, vae.model.FSQ.project_in]
-    if vae.config.has_perceivers:
-        encoding.append(vae.down_perceiver)
-    for module in encoding:
-        if module is not None:
-            module.requires_grad_(False)
+    for module in vae.encoding_modules:
+        module.requires_grad_(False)
 
 
 def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe) -> None:

@@ -199,6 +199,7 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
     except (PolicyError, ValueError, OSError, SafetensorError) as error:
         raise RecipeError(f"'start_from': {error}") from error
     check_same_sizes(recipe.start_from, _sizes(model.config), _sizes(config))
+    model.config.skin_codes = None  # it learns those of `skin_vae`
     words = model.config.get_vocabulary()
     if recipe.class_name is not None and recipe.class_name not in words.classes:
         known = ", ".join(words.classes) or "no class"

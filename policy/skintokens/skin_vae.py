@@ -5,6 +5,7 @@ Modules carry the released parameter names: the state dict of `SkinVAE` is that 
 Source: specification, section 7.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -347,6 +348,24 @@ class SkinVAE(nn.Module):
         return self.decode_logits(vectors, condition, query_points, query_normals)
 
     # ---------------------------------------------------------------- files
+
+    @property
+    def encoding_modules(self) -> list[nn.Module]:
+        """What determines a bone's codes; the other modules decode them."""
+        modules: list[nn.Module | None] = [self.model.encoder, self.model.quant, self.model.FSQ.project_in]
+        if self.config.has_perceivers:
+            modules.append(self.down_perceiver)
+        return [module for module in modules if module is not None]
+
+    def code_digest(self) -> str:
+        """Names the code: equal for skin VAEs that encode with the same weights, compared in bfloat16."""
+        digest = hashlib.sha256()
+        for module in self.encoding_modules:
+            for tensor in module.state_dict().values():
+                digest.update(
+                    tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
+                )
+        return digest.hexdigest()[:16]
 
     def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `config.json` and `model.safetensors` to `directory`, in `dtype` if given.

@@ -71,6 +71,10 @@ class TokenRigConfig(PreTrainedConfig):
     """Dtypes and hyper-parameters of the imported checkpoint, for export only; null if not imported.
     Source: this project."""
 
+    skin_codes: str | None = None
+    """`SkinVAE.code_digest` of the skin VAE whose SkinTokens the model writes; null if not known, as in
+    released checkpoints. Source: this project."""
+
     use_cache: bool = True
     """Whether generation caches keys and values. Source: transformers, Qwen3Config."""
 

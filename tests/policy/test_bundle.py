@@ -202,6 +202,27 @@ def test_model_and_vae_must_belong_together(model, vae_config):
         RigPolicy(model, SkinVAE(replace(vae_config, tokens_per_skin=6)))
 
 
+def test_a_skin_vae_with_other_codes_of_the_same_size_is_refused(tmp_path, model, vae_config):
+    first, other = SkinVAE(vae_config), SkinVAE(vae_config)
+    RigPolicy(model, first).save(tmp_path / "one", torch.bfloat16)
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert config["skin_codes"] == first.code_digest()
+    load(tmp_path / "one")  # in bfloat16, it has the digest of the float32 weights
+    other.save(tmp_path / "other")
+    shutil.rmtree(tmp_path / "one" / "skin_vae")
+    with pytest.raises(
+        PolicyError, match=r"one writes SkinTokens of another skin VAE than .*other, which has"
+    ):
+        load(tmp_path / "one", skin_vae=tmp_path / "other")
+    # A decoder that was trained further decodes the same codes; an older policy does not say whose it writes.
+    with torch.no_grad():
+        first.model.decoder.proj_out.bias.add_(1.0)
+    first.save(tmp_path / "tuned")
+    load(tmp_path / "one", skin_vae=tmp_path / "tuned")
+    (tmp_path / "one" / "config.json").write_text(json.dumps({**config, "skin_codes": None}))
+    load(tmp_path / "one", skin_vae=tmp_path / "other")
+
+
 @pytest.mark.parametrize("mode", ["fork", "released"])
 def test_greedy_generation_of_the_released_code(policy, golden, mode):
     name = {"fork": "fork", "released": "release"}[mode]
