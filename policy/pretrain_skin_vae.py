@@ -284,9 +284,9 @@ def nested_tokens(step: int, recipe: SkinVAERecipe) -> int:
 def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
     """The skin VAE to train: random from `loop.seed`, or the one in `start_from`, in float32.
 
-    With `start_from`, the recipe may differ only where no weight changes shape: in `model.tokens_per_skin`
-    (without perceivers) and in the values of `model.fsq_levels`, for a finer or coarser code. Raises
-    RecipeError.
+    With `start_from`, the recipe may differ only where no weight changes shape: in `model.cond_tokens`, in
+    `model.tokens_per_skin` (without perceivers) and in the values of `model.fsq_levels`, for a finer or
+    coarser code. Raises RecipeError.
     """
     torch.manual_seed(recipe.loop.seed)
     model = SkinVAE(recipe.model)
@@ -298,7 +298,7 @@ def initial_model(recipe: SkinVAERecipe) -> SkinVAE:
         raise RecipeError(f"'start_from': {error}") from error
     except (ValueError, SafetensorError) as error:
         raise RecipeError(f"'start_from': {error}; set it to the directory of a trained skin VAE") from error
-    free = {"tokens_per_skin"}
+    free = {"tokens_per_skin", "cond_tokens"}
     if len(start.config.fsq_levels) == len(recipe.model.fsq_levels) and not recipe.frozen_encoder:
         free.add("fsq_levels")
     own, configured = (

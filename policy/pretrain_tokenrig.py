@@ -28,7 +28,6 @@ from policy.pretraining.processes import barrier_on_exit, examples_per_step, is_
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
 from policy.pretraining.rig_losses import rig_losses, smoothed_targets
 from policy.pretraining.start import check_same_sizes, started_run
-from policy.pretraining.token_features import merge_features, share_features
 from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokenrig.configuration import TokenRigConfig
@@ -117,11 +116,6 @@ class TokenRigRecipe:
     own_token_share: float = 0.0
     """Largest share of a row's SkinTokens that are replaced in the input by the model's own draws; 0 to 1.
     Source: scheduled sampling (Bengio et al. 2015)."""
-
-    shared_features: bool = False
-    """Whether tokens share what they learn with similar ones: coordinates with near ones, SkinTokens with
-    those that have a digit of their FSQ code in common. The trained policy is an ordinary one. Source: this
-    project."""
 
     own_token_start: int = 0
     """First step with own tokens, for a run that learns from the ground truth's alone before; at least 0.
@@ -451,14 +445,10 @@ def train(recipe: TokenRigRecipe) -> Path:
             result["loss"] = result["loss"] + added[real[:, 2:]].mean()
         return result
 
-    if recipe.shared_features:
-        share_features(initial, skin_vae.config.fsq_levels)
     checks = validation_of(recipe, examples, skin_vae)
     with started_run(recipe, recipe.loop), barrier_on_exit():
         model = run_training(initial, examples, collate, losses, recipe.loop, "TokenRig", checks)
         assert isinstance(model, TokenRigForCausalLM)
-        if recipe.shared_features:
-            merge_features(model)
         if is_main_process():
             RigPolicy(model, skin_vae.cpu()).save(target, dtype=torch.bfloat16)
     return target

@@ -444,8 +444,9 @@ def test_start_from_loads_the_weights(tmp_path):
     assert main([path, "loop.learning_rate=1e-9", "loop.weight_decay=0"]) == 0
     for name, tensor in SkinVAE.load(later / "run" / "skin_vae").state_dict().items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-6)
-    # Tokens per bone are no weights: the same skin VAE may be trained further for a different number.
+    # Numbers of tokens are no weights: the same skin VAE may be trained further for different ones.
     assert initial_model(load_recipe(path, ["model.tokens_per_skin=4"])).config.tokens_per_skin == 4
+    assert initial_model(load_recipe(path, ["model.cond_tokens=5"])).config.cond_tokens == 5
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeyp
         tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
         tiny["validation"] = {"every": 5, "creatures": 2, "keep": "best"}
         tiny["own_token_share"] = 0.5
-        tiny["shared_features"] = True
         tiny |= {"coordinate_sigma": 2.0, "coordinate_sigma_steps": 5}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
