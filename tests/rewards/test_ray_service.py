@@ -224,7 +224,6 @@ def test_meshes_are_not_prepared_twice(service, tmp_path, monkeypatch):
 def test_another_process_joins_and_gets_the_same_numbers(service, inline):
     script = """
 import json, pickle, sys
-from rewards.ray_pending import QuietError
 from rewards.ray_service import RayRewardService, ServiceAddress
 from tests.rewards.rollouts import group
 from tests.rewards.test_ray_service import MESHES
@@ -410,7 +409,6 @@ def test_an_address_without_a_cluster_is_refused_at_once():
     script = """
 import sys
 from pathlib import Path
-from rewards.ray_pending import QuietError
 from rewards.ray_service import *
 try:
     RayRewardService(Path("unused"), RewardSettings(), address=sys.argv[1])
