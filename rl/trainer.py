@@ -69,7 +69,7 @@ class RigRollout:
         self.seeds = self._seeds(len(prompts), trainer)
         with whole_weights(trainer.model_wrapped, trainer.accelerator):
             rollouts = sample_rigs(
-                self._sampler(trainer),
+                self.sampler(trainer),
                 trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
                 mesh_index,
                 torch.tensor([class_id for _, class_id in parsed]),
@@ -105,7 +105,7 @@ class RigRollout:
             ],
         }
 
-    def _sampler(self, trainer: RigGRPOTrainer) -> Sampler:
+    def sampler(self, trainer: RigGRPOTrainer) -> Sampler:
         """The run's rollout engine, with the weights of the last optimiser step."""
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -171,13 +171,14 @@ class RigGRPOTrainer(GRPOTrainer):
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
         rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
+        self.rig_rollout = RigRollout(bank, service, recipe)
         super().__init__(
             model=model,
             reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
-            rollout_func=RigRollout(bank, service, recipe),
+            rollout_func=self.rig_rollout,
             **options,
         )
         shard(self.model, self.accelerator)
@@ -271,7 +272,7 @@ class RigGRPOTrainer(GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
         device = self.accelerator.device
-        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        seeds = torch.tensor(self.rig_rollout.seeds, device=device)
         return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
