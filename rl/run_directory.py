@@ -89,8 +89,8 @@ def plan_run(recipe: Recipe) -> RunPlan:
     """
     output = Path(recipe.output_dir)
     try:
-        for folder in (POLICY_FOLDER, BEST_FOLDER):
-            check_replaceable(output / folder)  # fail before training, not after
+        for name in (POLICY_FOLDER, BEST_FOLDER):
+            check_replaceable(output / name)  # fail before training, not after
     except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
     folder = output / CHECKPOINTS_FOLDER

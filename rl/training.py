@@ -30,6 +30,7 @@ from rl.evaluation_results import Evaluation, write_evaluation
 from rl.evaluation_tables import make_console, print_means
 from rl.first_evaluation import first_evaluation
 from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.keep_rollouts import KeepRollouts
 from rl.launch_check import check_launch, check_shared
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
@@ -181,6 +182,8 @@ def optimise(
     trainer.callback_handler.callbacks[:0] = callbacks
     if recipe.eval.every:
         trainer.add_callback(DuringTraining(trainer, policy.skin_vae, service, meshes.held_out, log))
+    if recipe.report.every:
+        trainer.add_callback(KeepRollouts(trainer, policy.skin_vae))
     checkpoint = run.checkpoint
     if checkpoint is not None and trainer.accelerator.is_main_process:
         print(f"resuming from {checkpoint}", file=sys.stderr)
