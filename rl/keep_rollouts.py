@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
+MEBIBYTE = 2**20
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -102,7 +104,9 @@ class KeepRollouts(TrainerCallback):
         """Open the folder; drop what the run repeats."""
         if state.is_world_process_zero:
             folder = Path(self._recipe.output_dir) / ROLLOUTS_FOLDER
-            self._store = RolloutStore(folder, self._recipe.report.max_megabytes * 2**20, state.global_step)
+            self._store = RolloutStore(
+                folder, self._recipe.report.max_megabytes * MEBIBYTE, state.global_step
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -199,8 +203,9 @@ class KeepRollouts(TrainerCallback):
                 rigs.append(None)
                 continue
             rows.append(replace(row, glb=row.file_name()))
-            rigs.append(self._rig(row))
-            write_skinned_glb(store.folder / row.file_name(), self._sample(row).mesh, rigs[-1])
+            rig = self._rig(row)
+            rigs.append(rig)
+            write_skinned_glb(store.folder / row.file_name(), self._sample(row).mesh, rig)
         if "wandb" in self._trainer.args.report_to:
             with tempfile.TemporaryDirectory() as pictures:
                 self._send(store, rows, rigs, Path(pictures), step)
