@@ -1,23 +1,19 @@
-"""Kept rollouts of real runs: which ones, their files, wandb, several processes, and unchanged training."""
+"""Kept rollouts: which are chosen, kinds of failure, space, and what wandb gets."""
 
 import json
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import rl.keep_rollouts
-from data.gltf.skinned import read_skinned_glb
 from rewards.worker import UNSCORED, RolloutScore
-from rl.keep_rollouts import Candidate, KeepRollouts, chosen, decoder_digest, ends
-from rl.reporting import MetricsLog
+from rl.keep_rollouts import Candidate, chosen, decoder_digest, ends
 from rl.rollout_store import KeptRollout, read_rows
 from tests.rl import tiny
 from tests.rl.commands import metrics
 from tests.rl.test_rollout_store import row
-from tests.rl.training_runs import FakeService, Run, weights
+from tests.rl.training_runs import FakeService, Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -30,81 +26,6 @@ KEEPING = {**QUICK, "report.every": 2}
 
 def kept(output: Path) -> list[KeptRollout]:
     return read_rows(output / "rollouts" / "rollouts.jsonl")
-
-
-def test_a_run_keeps_rigs_and_failures(here, tmp_path, capsys):
-    assert here(KEEPING) == 0
-    output = tmp_path / "run"
-    rows = kept(output)
-    rigs = [one for one in rows if one.why != "failure"]
-    assert sorted({one.step for one in rigs}) == [1, 2, 4, 5]  # the first and the last too
-    lines = {line["step"]: line for line in metrics(output)}
-    for step in (1, 2, 4, 5):
-        best, *others = [one for one in rigs if one.step == step]
-        assert best.why == "best"
-        assert [one.why for one in others] in ([], ["worst"])
-        assert all(one.mesh == best.mesh and one.total <= best.total for one in others)
-        assert best.total <= 8 * lines[step]["reward"]  # one of the step's eight
-    for one in rigs:
-        assert one.valid
-        assert one.failure is None
-        mesh, rig = read_skinned_glb(output / "rollouts" / one.glb)
-        assert len(rig.joints) == one.joints == one.diagnostics["joints"]
-        assert rig.weights.shape == (len(mesh.vertices), one.joints)
-        assert one.total == pytest.approx(sum(one.weights[name] * one.rewards[name] for name in one.weights))
-    kinds = [one.kind for one in rows if one.why == "failure"]
-    assert kinds
-    assert len(set(kinds)) == len(kinds)
-    assert all(one.rewards == dict.fromkeys(one.weights, 0.0) for one in rows if one.why == "failure")
-    assert "the rig is truncated: no skeleton eos among its N tokens" in kinds
-    assert f"kept in {output / 'rollouts'}: best " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_training_is_the_same_with_kept_rollouts_and_without(policy_path, tmp_path, monkeypatch, engine):
-    """Also if keeping them drew random numbers."""
-    keep = KeepRollouts._keep
-
-    def drawing(self, *arguments):
-        torch.rand(3)
-        np.random.rand()  # noqa: NPY002
-        random.random()
-        keep(self, *arguments)
-
-    monkeypatch.setattr(KeepRollouts, "_keep", drawing)
-    runs = []
-    for name, changes in (("with", {"report.every": 1}), ("without", {})):
-        values = {**QUICK, "train.max_steps": 3, "rollout.engine": engine, **changes}
-        run = Run(tiny.make_recipe(policy_path, tmp_path / name, values))
-        runs.append((weights(run.optimise()), metrics(tmp_path / name)))
-    (own, own_lines), (other, other_lines) = runs
-    assert (tmp_path / "with" / "rollouts" / "rollouts.jsonl").is_file()
-    assert not (tmp_path / "without" / "rollouts").exists()
-    assert own_lines == other_lines
-    assert all(torch.equal(own[name], weight) for name, weight in other.items())
-
-
-def test_a_resumed_run_keeps_the_same_as_an_unbroken_one(here, tmp_path, monkeypatch):
-    """Killed in step 4 after its rollouts were kept; the checkpoint is of step 2."""
-    unbroken = tmp_path / "unbroken"
-    assert here(KEEPING, f"output_dir={unbroken}") == 0
-    log = MetricsLog.on_log
-
-    def killed(self, args, state, *rest, **parts):
-        if state.global_step == 4:
-            raise KeyboardInterrupt
-        log(self, args, state, *rest, **parts)
-
-    monkeypatch.setattr(MetricsLog, "on_log", killed)
-    assert here(KEEPING) != 0
-    assert 4 in {one.step for one in kept(tmp_path / "run")}
-    monkeypatch.undo()
-    assert here(KEEPING) == 0
-    assert kept(tmp_path / "run") == kept(unbroken)
-    for path in (unbroken / "rollouts").iterdir():
-        assert (tmp_path / "run" / "rollouts" / path.name).read_bytes() == path.read_bytes()
-    assert here(KEEPING, "resume=false") == 0
-    assert kept(tmp_path / "run" / "previous-1") == kept(unbroken) == kept(tmp_path / "run")
 
 
 def test_space_is_bounded(here, tmp_path, monkeypatch, capsys):
