@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from policy.bundle import load
+from rl import replay
 from rl.rollout_store import read_rows
 from tests.rl import tiny
 from tests.rl.commands import metrics
@@ -79,6 +80,8 @@ def test_two_processes_share_one_reward_service(policy_path, tmp_path, here):
         assert (line["rig/valid"] * 8) % 1 == 0
         assert line["rig/unscored"] == 0
         assert line["reward"] > 0
+    # Scored by Ray's workers; again in this process.
+    assert replay.main([str(tmp_path / "two" / "rollouts"), "--tolerance", "0"]) == 0
     assert here(RUN) == 0
     assert_same_numbers(tmp_path / "two", tmp_path / "run")
 
