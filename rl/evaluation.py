@@ -23,6 +23,7 @@ from rewards.service import RewardService
 from rewards.worker import RolloutRig
 from rl.beam_search import beam_search
 from rl.engine.choose import make_sampler
+from rl.engine.sampler import Sampler
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
 from rl.evaluation_tables import make_console, print_means, print_meshes
 from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
@@ -58,6 +59,7 @@ def evaluate(
     service: RewardService,
     recipe: Recipe,
     name: str,
+    sampler: Sampler | None = None,
 ) -> Evaluation:
     """Decode rigs as `recipe.eval` specifies, score them, and measure them against ground truth.
 
@@ -65,6 +67,7 @@ def evaluate(
     rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
     policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
     the results. With `eval.skeleton: given`, all meshes need a rig, and rigs differ from it in skin only.
+    `sampler`: an engine that has the policy's weights; without one, it is made.
 
     Raises:
         RunFailedError: no rollout could be scored.
@@ -78,7 +81,7 @@ def evaluate(
         given = true_skeletons(bank.samples, meshes, bank.vocabulary)
     rigs = [
         read_rollout(ids, bank.class_id, bank.vocabulary, given.get(mesh))
-        for mesh, ids in zip(rows, _decode(policy, bank, rows, recipe, name, given), strict=True)
+        for mesh, ids in zip(rows, _decode(policy, bank, rows, recipe, name, given, sampler), strict=True)
     ]
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
@@ -134,7 +137,13 @@ def _rigs_per_mesh(recipe: Recipe) -> int:
 
 
 def _decode(
-    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str, given: GivenSkeletons
+    policy: RigPolicy,
+    bank: MeshBank,
+    rows: Sequence[int],
+    recipe: Recipe,
+    name: str,
+    given: GivenSkeletons,
+    sampler: Sampler | None,
 ) -> list[list[int]]:
     """Token ids of one rollout per entry of `rows`, which are mesh indices; `given` as in the rollout."""
     settings = recipe.eval
@@ -142,7 +151,10 @@ def _decode(
     size = max(1, settings.batch_size // beams)
     temperature = settings.temperature if settings.decoding == "sampled" else 0.0
     seeds = row_seeds(len(rows), settings.seed)
-    sampler = None if settings.decoding == "beam" else make_sampler(policy.model, recipe)
+    if settings.decoding == "beam":
+        sampler = None
+    elif sampler is None:
+        sampler = make_sampler(policy.model, recipe)
     ids: list[list[int]] = []
     for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
         part = slice(start, start + size)

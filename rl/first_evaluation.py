@@ -22,6 +22,7 @@ BEFORE_FILE = "before.json"
 FINGERPRINT_FILE = "before.fingerprint"
 # Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
 _SECTIONS = ("eval", "rewards", "rollout")
+_DURING_TRAINING = ("every", "every_samples", "every_meshes", "best_by")  # keys of `eval` that do not
 
 
 def first_evaluation(
@@ -49,6 +50,8 @@ def first_evaluation(
 def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
     """SHA-256 over everything the evaluation depends on: files of the policy, meshes, recipe, version."""
     values = to_mapping(recipe)
+    for key in _DURING_TRAINING:
+        del values["eval"][key]
     total = hashlib.sha256()
     known: dict[str, Any] = {
         **{name: values[name] for name in _SECTIONS},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.reward_record import RewardRecord, mark_reward_metrics
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
-from rl.scoring import read_rollout, submit_scores
+from rl.scoring import SampledRollout, read_rollout, submit_scores
 from rl.sharding import shard, whole_weights
 from rl.step_guard import StepGuard
 from rl.update_phase import UpdatePhase
@@ -51,7 +51,7 @@ class RigRollout:
         self._engine: Sampler | None = None
         self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
-        self.seeds: list[int] = []  # of the last call's rows
+        self.rows: list[SampledRollout] = []  # of the last call
 
     @phase(ROLLOUT)
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
@@ -66,15 +66,15 @@ class RigRollout:
         meshes = [index for index, _ in parsed]
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
-        self.seeds = self._seeds(len(prompts), trainer)
+        seeds = self._seeds(len(prompts), trainer)
         with whole_weights(trainer.model_wrapped, trainer.accelerator):
             rollouts = sample_rigs(
-                self._sampler(trainer),
+                self.sampler(trainer),
                 trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
                 mesh_index,
                 torch.tensor([class_id for _, class_id in parsed]),
                 max_new_tokens=trainer.args.max_completion_length,
-                seeds=self.seeds,
+                seeds=seeds,
                 temperature=trainer.args.temperature,
                 batch_size=self.recipe.rollout.batch_size,
                 skeletons=tokens_of(trainer.given, used.tolist()),
@@ -88,12 +88,12 @@ class RigRollout:
         ]
         step = trainer.state.global_step
         submitted = time.perf_counter()
-        scores = submit_scores(
-            self.service,
-            meshes,
-            rigs,
-            lambda mesh: pose_seed(trainer.args.seed, self.bank.samples[mesh].name, step),
-        )
+        poses = {mesh: pose_seed(trainer.args.seed, self.bank.samples[mesh].name, step) for mesh in meshes}
+        scores = submit_scores(self.service, meshes, rigs, poses.__getitem__)
+        self.rows = [
+            SampledRollout(mesh, class_id, row, seed, poses[mesh], rig, score)
+            for (mesh, class_id), row, seed, rig, score in zip(parsed, ids, seeds, rigs, scores, strict=True)
+        ]
         batch = RolloutBatch(seconds, time.perf_counter() - submitted, sum(len(row) for row in ids))
         return {
             "prompt_ids": [[vocabulary.size + mesh, vocabulary.bos, class_id] for mesh, class_id in parsed],
@@ -105,7 +105,7 @@ class RigRollout:
             ],
         }
 
-    def _sampler(self, trainer: RigGRPOTrainer) -> Sampler:
+    def sampler(self, trainer: RigGRPOTrainer) -> Sampler:
         """The run's rollout engine, with the weights of the last optimiser step."""
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -171,13 +171,16 @@ class RigGRPOTrainer(GRPOTrainer):
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
         rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
+        self.rig_rollout = RigRollout(bank, service, recipe)
+        self.on_rollouts: Callable[[list[SampledRollout], list[Any]], None] | None = None
+        """Called with this process's rollouts and their advantages whenever a batch has been scored."""
         super().__init__(
             model=model,
             reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
-            rollout_func=RigRollout(bank, service, recipe),
+            rollout_func=self.rig_rollout,
             **options,
         )
         shard(self.model, self.accelerator)
@@ -271,7 +274,10 @@ class RigGRPOTrainer(GRPOTrainer):
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
         device = self.accelerator.device
-        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        rows = self.rig_rollout.rows
+        if self.on_rollouts is not None:
+            self.on_rollouts(rows, batch["advantages"].tolist())
+        seeds = torch.tensor([row.seed for row in rows], device=device)
         return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.typed_recipe import RecipeError, build, read_recipe
+from rl.recipe.best_by import check_best_by
 from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
 from rl.recipe.train import FIXED, check_train
@@ -34,6 +35,7 @@ def check_recipe(recipe: Recipe) -> Recipe:
             f"'profile.steps' {list(steps)} ends after the last step, 'train.max_steps' {train['max_steps']}"
         )
     reward_settings(recipe)
+    check_best_by(recipe)
     return replace(recipe, train=train)
 
 

@@ -107,7 +107,7 @@ REFUSALS = [
     ("train.generation_kwargs={top_k: 3}", ["train.generation_kwargs", "sampler"]),
     ("train.use_liger_kernel=true", ["train.use_liger_kernel"]),
     ("train.pad_to_multiple_of=8", ["train.pad_to_multiple_of"]),
-    ("train.eval_strategy=steps", ["train.eval_strategy", "'eval'"]),
+    ("train.eval_strategy=steps", ["train.eval_strategy", "'eval.every'"]),
     ("train.remove_unused_columns=true", ["train.remove_unused_columns"]),
     # keys that another key sets
     ("train.output_dir=here", ["train.output_dir", "output_dir"]),

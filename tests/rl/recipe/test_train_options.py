@@ -102,7 +102,7 @@ def test_numbers_out_of_range(key):
             "not false; YAML reads an unquoted no or off as false: put the word in quotes",
         ),
         (["scale_rewards=false"], "'train.scale_rewards' must be one of group, batch, none, not false"),
-        (["eval_strategy=no"], "'train.eval_strategy' must be 'no': held-out meshes are evaluated"),
+        (["eval_strategy=no"], "'train.eval_strategy' must be 'no': 'eval.every' evaluates on held-out"),
         (["save_strategy=epoch"], "'train.save_strategy' must be one of steps, no, not 'epoch'"),
         (["lr_scheduler_type=greedy"], "'train.lr_scheduler_type' must be one of constant, "),
         (["push_to_hub=true"], "'train.push_to_hub' must be false: a run writes to 'output_dir' only"),
