@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,8 @@ class Evaluation:
     skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
+    per_rig: by mesh name, a row for each rig that counts: its rewards, `total`, `valid` (0 or 1) and, if it
+    is valid, its diagnostics, `joints` among them.
     """
 
     policy: str
@@ -93,6 +95,7 @@ class Evaluation:
     skeleton: str | None = None
     skin_convention: str = "plain"
     metric_vertices: int | None = None
+    per_rig: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,15 @@ def write_evaluation(evaluation: Evaluation, path: Path, others: Sequence[Evalua
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**asdict(evaluation), "compared": compared}, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def read_evaluation(path: Path) -> Evaluation | None:
+    """The evaluation that `write_evaluation` wrote, without `compared`; None if the file is not one."""
+    try:
+        values = json.loads(path.read_text())
+        return Evaluation(**{field.name: values[field.name] for field in fields(Evaluation)})
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def write_csv(evaluations: Sequence[Evaluation], path: Path) -> None:

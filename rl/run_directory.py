@@ -40,6 +40,7 @@ _MAY_CHANGE = (
     "ray",
     "eval",
     "rig",
+    "report",
     "train_guard",
     "profile",
     "data.max_quarantined",

@@ -1,10 +1,10 @@
-"""Keys and defaults of the recipe sections train_guard and profile."""
+"""Keys and defaults of the recipe sections train_guard, profile and report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.typed_recipe import RecipeError, require_positive
+from data.typed_recipe import RecipeError, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,15 @@ class ProfileRecipe:
             raise RecipeError(
                 f"'profile.steps' {list(self.steps)} must be the first and the last step, such as [3, 5]"
             )
+
+
+@dataclass(frozen=True)
+class ReportRecipe:
+    """The page that `python -m rl.report` makes of a run (docs/report.md)."""
+
+    meshes: int = 4
+    """Held-out meshes whose rigs the page shows in 3D, spread evenly over all; at least 0. Source: this
+    project."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("report", self, "meshes")

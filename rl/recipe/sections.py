@@ -9,7 +9,7 @@ from data.creatures import expanded_kinds
 from data.field_docs import KEY_DOCS
 from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
-from rl.recipe.run_control import ProfileRecipe, TrainGuardRecipe
+from rl.recipe.run_control import ProfileRecipe, ReportRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
 
 
@@ -294,11 +294,15 @@ class EvalRecipe:
     before_and_after: bool = True
     """Evaluate before and after training. Source: this project."""
 
+    sheets: int = 0
+    """Held-out meshes, spread evenly over all, of which `python -m rl.evaluate` draws one rig per policy at
+    rest and posed, to `output_dir/sheets/`; at least 0. Source: this project."""
+
     def __post_init__(self) -> None:
         require_positive("eval", self, "samples", "best_of", "beams", "batch_size")
         if self.metric_vertices is not None:
             require_positive("eval", self, "metric_vertices")
-        require_not_negative("eval", self, "temperature", "length_penalty", "seed")
+        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "sheets")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
@@ -343,6 +347,14 @@ class RigRecipe:
     or light, and their animations; the rest of the file stays, and so do the unused bytes of its accessors.
     With true, its entry, joints and animations stay, though no mesh uses them, and its vertex attributes stay
     as `_JOINTS_0` and `_WEIGHTS_0`. Source: this project."""
+
+    sheet: bool = False
+    """Also draw the rig at rest, its skin and three poses, to a PNG named after `rig.out`, `_sheet.png`
+    instead of `.glb`. Source: this project."""
+
+    viewer: bool = False
+    """Also write an interactive 3D viewer of the rig next to `rig.out`, as `.html`: one page without links to
+    anything else. Source: this project."""
 
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
@@ -389,6 +401,9 @@ class Recipe:
     train: dict[str, Any] = field(default_factory=dict, metadata={KEY_DOCS: train_docs})
     """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
     Source: TRL."""
+
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+    """The page of a run."""
 
     train_guard: TrainGuardRecipe = field(default_factory=TrainGuardRecipe)
     """Non-finite steps, and saving and stopping by the clock."""
