@@ -29,6 +29,7 @@ from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
+from rl.posed_sheet import SHEETS_FOLDER, write_sheets
 from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
 from rl.rollout import row_seeds
@@ -179,7 +180,8 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | Non
 def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
     """Evaluate `policy.path`, then each of `eval.compare`, on the same meshes with the same seeds.
 
-    Meshes are prepared for scoring once for consecutive policies that share a skin VAE.
+    Meshes are prepared for scoring once for consecutive policies that share a skin VAE. With `eval.sheets`,
+    pictures of some rigs go to `output_dir/sheets/`.
 
     Raises:
         RecipeError: a policy is listed twice or cannot be loaded; raised before anything is evaluated.
@@ -193,7 +195,7 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
     first = load_policy(recipe)
     rooms.append(SkeletonRoom.of(first, recipe))
     meshes = with_given_skeletons(load_meshes(recipe, training=False), recipe, rooms)
-    evaluations = []
+    evaluations: list[Evaluation] = []
     with ExitStack() as services:
         service, skin_vae, prepared = None, None, meshes
         for own in recipes:
@@ -204,7 +206,16 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
                 skin_vae = policy.skin_vae
                 prepared = prepare_meshes(meshes, service, own)
             evaluations.append(_evaluate_one(policy, prepared, service, own))
+            if own.eval.sheets:
+                samples = [prepared.samples[mesh] for mesh in prepared.held_out]
+                folder = Path(own.output_dir) / SHEETS_FOLDER
+                write_sheets(policy, samples, own, folder, policy_label(len(evaluations) - 1))
     return evaluations
+
+
+def policy_label(place: int) -> str:
+    """A, B, C, … of the policies that are compared."""
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def _evaluate_one(policy: RigPolicy, meshes: RunMeshes, service: RewardService, recipe: Recipe) -> Evaluation:
@@ -238,9 +249,11 @@ def _evaluate_and_write(recipe: Recipe, output: Path) -> None:
     write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
     write_csv(evaluations, output / "evaluation.csv")
     console = make_console()
-    labels = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(evaluations))]
+    labels = [policy_label(place) for place in range(len(evaluations))]
     print_meshes(evaluations, labels, console)
     print_means(evaluations, labels, console)
+    if recipe.eval.sheets:
+        console.print(f"posed rigs: {output / SHEETS_FOLDER}", soft_wrap=True, highlight=False, markup=False)
     for label, evaluation in zip(labels, evaluations, strict=True):
         name = label if len(evaluations) > 1 else "policy"
         console.print(f"{name}: {evaluation.policy}", soft_wrap=True, highlight=False, markup=False)

@@ -167,7 +167,7 @@ def read_evaluation(path: Path) -> Evaluation | None:
     """The evaluation that `write_evaluation` wrote, without `compared`; None if the file is not one."""
     try:
         values = json.loads(path.read_text())
-        return Evaluation(**{field.name: values[field.name] for field in fields(Evaluation)})
+        return Evaluation(**{known.name: values[known.name] for known in fields(Evaluation)})
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -189,10 +189,10 @@ def write_csv(evaluations: Sequence[Evaluation], path: Path) -> None:
         rows.append({"row": "standard_error", "policy": each.policy, **each.standard_error})
     for each in evaluations[1:]:
         found = compare(evaluations[0], each)
-        for row, field in (("difference", "mean"), ("difference_standard_error", "standard_error")):
+        for row, part in (("difference", "mean"), ("difference_standard_error", "standard_error")):
             rows.append(
                 {"row": row, "policy": each.policy}
-                | {column: getattr(difference, field) for column, difference in found.items()}
+                | {column: getattr(difference, part) for column, difference in found.items()}
             )
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:

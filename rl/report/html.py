@@ -11,7 +11,9 @@ def escaped(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "", marked: Sequence[int] = ()) -> str:
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "", marked: Sequence[int] = ()
+) -> str:
     """A table of HTML cells; the first column is a header, rows at `marked` are highlighted."""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = []

@@ -13,10 +13,10 @@ from rl.report.html import escaped, paragraph
 from rl.report.packing import compressed
 from rl.report.read_run import RunFiles
 from rl.report.tables import failures_table, recipe_tables, results_table, rollouts_tables, runs_table
-from rl.report.viewer_data import RigView, viewer_data
+from rl.report.viewer_data import MOST_FACES, RigView, viewer_data
 
 _VIEWER_HELP = (
-    "Drag to turn all rigs together; click, then scroll to zoom. Click a joint, or use the menu below a rig, to see "
+    "Drag to turn the view; click, then scroll to zoom. Click a joint, or use the menu below a rig, to see "
     "the weights of its bone. At {degrees:g}° the poses are those that the smoothness reward saw."
 )
 
@@ -41,7 +41,9 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
         (
             "rigs",
             "Rigs",
-            _viewer_part(views, max_angle_deg) if views else paragraph("There are no rigs to show; see the notes above."),
+            _viewer_part(views, max_angle_deg)
+            if views
+            else paragraph("There are no rigs to show; see the notes above."),
         ),
         ("curves", "Training", _curves_part(charts["curves"])),
         (
@@ -55,7 +57,9 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
         (
             "diagnostics",
             "Diagnostics against rewards",
-            paragraph("One dot per valid held-out rig. A reward that is bought with a diagnostic shows as a slope.")
+            paragraph(
+                "One dot per valid held-out rig. A reward that is bought with a diagnostic shows as a slope."
+            )
             + '<div id="scatters"></div>'
             if shown
             else paragraph("No evaluation has rows of single rigs."),
@@ -67,15 +71,15 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
     return _page(title, sections, views, names, max_angle_deg, charts)
 
 
-def viewer_page(title: str, about: str, view: RigView, max_angle_deg: float) -> str:
-    """The page of one rig: the viewer alone. `about`: HTML above it."""
-    sections = [("rigs", "", about + _viewer_part([view], max_angle_deg))]
+def viewer_page(title: str, view: RigView, max_angle_deg: float) -> str:
+    """The page of one rig: the viewer alone."""
+    sections = [("rigs", "", _viewer_part([view], max_angle_deg))]
     return _page(title, sections, [view], [], max_angle_deg, None)
 
 
 def _viewer_part(views: Sequence[RigView], max_angle_deg: float) -> str:
-    reduced = any(len(view.mesh.faces) > 12_000 for view in views)
-    extra = " Meshes of more than 12,000 faces are shown with fewer." if reduced else ""
+    reduced = any(len(view.mesh.faces) > MOST_FACES for view in views)
+    extra = f" Meshes of more than {MOST_FACES:,} faces are shown with fewer." if reduced else ""
     return f'{paragraph(_VIEWER_HELP.format(degrees=max_angle_deg) + extra)}<div id="viewer"></div>'
 
 
@@ -83,9 +87,9 @@ def _curves_part(groups: Sequence[Any]) -> str:
     if not groups:
         return paragraph("No step has been logged yet.")
     about = paragraph(
-        "Lines are running means over the steps; bands show the standard deviation over a step's rollouts for "
-        "rewards, shortest to longest for lengths, and neighbouring steps for the rest. Circles are evaluations "
-        "on held-out meshes, ± standard error."
+        "Lines are running means over the steps. Bands show the standard deviation over a step's rollouts "
+        "for rewards, shortest to longest for lengths, and neighbouring steps for the rest. Circles are "
+        "evaluations on held-out meshes, ± standard error."
     )
     return f'{about}<div id="curve-charts"></div>'
 

@@ -85,9 +85,7 @@ def _rigs(run: RunFiles, recipe: Recipe, stage: str) -> StoredRigs | None:
         key,
         label,
         [
-            StoredMesh(
-                sample.name, sample.mesh, sample.rig, rig, pose_seed(own.eval.seed, sample.name, 0)
-            )
+            StoredMesh(sample.name, sample.mesh, sample.rig, rig, pose_seed(own.eval.seed, sample.name, 0))
             for sample, rig in zip(samples, shown, strict=True)
         ],
     )
@@ -107,7 +105,7 @@ def _policy(run: RunFiles, recipe: Recipe, stage: str) -> tuple[RigPolicy, Recip
         own = replace(recipe, policy=replace(recipe.policy, path=str(refined), skin_vae=None))
         return load_policy(own), own, ""
     checkpoint, problems = last_whole_checkpoint(run.folder / CHECKPOINTS_FOLDER)
-    run.notes += [f"A checkpoint is damaged ({problem})." for problem in problems]
+    run.notes.extend(f"A checkpoint is damaged ({problem})." for problem in problems)
     if checkpoint is None:
         return None
     skin_vae = load_policy(recipe).skin_vae
@@ -118,9 +116,7 @@ def _policy(run: RunFiles, recipe: Recipe, stage: str) -> tuple[RigPolicy, Recip
     return RigPolicy(model.eval(), skin_vae), own, f"checkpoint of step {step}"
 
 
-def _chosen_meshes(
-    run: RunFiles, recipe: Recipe, policy: RigPolicy
-) -> tuple[list[MeshSample], list[int]]:
+def _chosen_meshes(run: RunFiles, recipe: Recipe, policy: RigPolicy) -> tuple[list[MeshSample], list[int]]:
     """`report.meshes` of the held-out meshes, and their places among those that were evaluated."""
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe, training=False), recipe, [room])
@@ -136,5 +132,3 @@ def _key(recipe: Recipe, samples: Sequence[MeshSample], places: Sequence[int], l
     digest = hashlib.sha256(fingerprint(recipe, samples).encode())
     digest.update(json.dumps([to_mapping(recipe)["deformation"], list(places), label], default=str).encode())
     return digest.hexdigest()
-
-

@@ -50,7 +50,11 @@ def recipe_tables(runs: Sequence[RunFiles]) -> str:
     rows = [_recipe_row(key, runs, defaults) for key in differing]
     what = "differ between the runs" if len(runs) > 1 else "differ from the defaults"
     shown = table(head, rows, "text code") if rows else paragraph(f"No keys {what}.")
-    title = f"{len(differing)} keys {what}" if len(differing) != 1 else f"1 key {what.replace('differ', 'differs')}"
+    title = (
+        f"{len(differing)} keys {what}"
+        if len(differing) != 1
+        else f"1 key {what.replace('differ', 'differs')}"
+    )
     every = [_recipe_row(key, runs, defaults) for key in keys]
     marked = [place for place, key in enumerate(keys) if key in differing]
     whole = table(head, every, "text code", marked)
@@ -96,11 +100,15 @@ def results_table(runs: Sequence[RunFiles]) -> str:
     bodies = []
     for title, names in parts.items():
         rows = [
-            [escaped(measure_label(name)), *(text for _, run in shown for text in _cells(name, run))] for name in names
+            [escaped(measure_label(name)), *(text for _, run in shown for text in _cells(name, run))]
+            for name in names
         ]
         weighty = [place for place, name in enumerate(names) if name == "total"]
         bodies.append((f"<h3>{escaped(title)}</h3>" if title else "") + table(head, rows, "numbers", weighty))
-    about = "".join(paragraph(f"{run.name}: {describe(_either(run))}" if several else describe(_either(run))) for _, run in shown)
+    about = "".join(
+        paragraph(f"{run.name}: {describe(_either(run))}" if several else describe(_either(run)))
+        for _, run in shown
+    )
     return about + "".join(bodies)
 
 
@@ -118,7 +126,13 @@ def _cells(name: str, run: RunFiles) -> list[str]:
         difference = change_cells(name, found)[0]
         sure = found is not None and abs(found.mean) > 2 * found.standard_error > 0
         difference = f"<b>{escaped(difference)}</b>" if sure else escaped(difference)
-    return [*(escaped(measure_cell(name, found.mean.get(name)) if found else _MISSING) for found in (before, after)), difference]
+    return [
+        *(
+            escaped(measure_cell(name, found.mean.get(name)) if found else _MISSING)
+            for found in (before, after)
+        ),
+        difference,
+    ]
 
 
 def failures_table(runs: Sequence[RunFiles]) -> str:
@@ -133,7 +147,9 @@ def failures_table(runs: Sequence[RunFiles]) -> str:
             details.append(paragraph(f"{run.name}: {mesh.sentence()}."))
         for bad in run.bad_steps:
             causes = ", ".join(map(str, bad.get("causes", []))) or "unknown cause"
-            details.append(paragraph(f"{run.name}: step {bad.get('step')} was skipped ({causes} not finite)."))
+            details.append(
+                paragraph(f"{run.name}: step {bad.get('step')} was skipped ({causes} not finite).")
+            )
     return table(head, rows, "numbers") + "".join(details)
 
 
@@ -188,7 +204,9 @@ def rollouts_tables(runs: Sequence[RunFiles]) -> str:
         flat_rows = [flat(row) for row in run.rollouts]
         names = list(dict.fromkeys(key for row in flat_rows for key, value in row.items() if _plain(value)))
         rows = [[_rollout_cell(row.get(name), name) for name in names] for row in flat_rows]
-        parts.append(f"<h3>{_run(place, run)}</h3>" + table([escaped(name) for name in names], rows, "text small"))
+        parts.append(
+            f"<h3>{_run(place, run)}</h3>" + table([escaped(name) for name in names], rows, "text small")
+        )
     return "".join(parts)
 
 

@@ -15,7 +15,7 @@ function startViewer(root, data, buffer) {
   function boneColour(index) {
     // Steps of the golden angle keep neighbours in the list apart.
     const hue = ((index * 137.508 + 205) % 360) / 360;
-    return new T.Color().setHSL(hue, 0.62, index % 2 ? 0.6 : 0.5, "srgb").convertSRGBToLinear().toArray();
+    return new T.Color().setHSL(hue, 0.62, index % 2 ? 0.6 : 0.5, "srgb").toArray();
   }
 
   // A rig on its mesh: rest data, and the arrays that a pose or a choice of colours rewrites.
@@ -192,7 +192,7 @@ function startViewer(root, data, buffer) {
   renderer.setPixelRatio(Math.min(2, devicePixelRatio || 1));
   renderer.setScissorTest(true);
   const camera = new T.PerspectiveCamera(28, 1, 0.05, 40);
-  camera.position.set(2.1, 0.95, 4.35);
+  camera.position.set(1.78, 0.8, 3.68);
   const controls = new T.OrbitControls(camera, canvas);
   controls.enableZoom = false; // until the view is clicked, so that the page still scrolls
   controls.addEventListener("change", draw);
@@ -458,7 +458,7 @@ function startViewer(root, data, buffer) {
   const poseSelect = element("select", { id: "pose" });
   const some = data.rigs.find((row) => row.poseCount);
   for (let p = 0; p < (some ? some.poseCount : 0); p++)
-    poseSelect.append(element("option", { value: String(p), textContent: `pose ${p + 1} of the smoothness reward` }));
+    poseSelect.append(element("option", { value: String(p), textContent: `reward's pose ${p + 1}` }));
   for (const axis of ["x", "y", "z"])
     poseSelect.append(element("option", { value: axis, textContent: `chosen joint about ${axis}` }));
   poseSelect.addEventListener("change", () => {
