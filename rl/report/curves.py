@@ -89,11 +89,11 @@ def curve_groups(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
             _Metric("tokens per second", "tokens_per_second"),
         ],
     }
-    found = [
+    titled = [
         {"title": title, "charts": [chart for metric in metrics if (chart := _chart(metric, runs))]}
         for title, metrics in groups.items()
     ]
-    return [group for group in found if group["charts"]]
+    return [group for group in titled if group["charts"]]
 
 
 def _words(key: str) -> str:

@@ -28,7 +28,7 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
     """
     names = [run.name for run in runs]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
-    charts = {
+    charts: dict[str, Any] = {
         "runs": names,
         "curves": curve_groups(runs),
         "histograms": histograms(runs),
