@@ -27,9 +27,10 @@ def evaluated_rigs(runs: Sequence[RunFiles]) -> Iterator[tuple[int, str, Rows]]:
 
 
 def measures(runs: Sequence[RunFiles]) -> list[str]:
-    """What a rig is scored by: the total, then the rewards of all runs."""
+    """What a rig is scored by: the total, then the rewards of all runs; nothing without evaluations."""
     names = dict.fromkeys(key for _, _, rows in evaluated_rigs(runs) for row in rows for key in row)
-    return ["total", *(key for key in names if key not in ("total", "valid", *DIAGNOSTIC_NAMES))]
+    others = [key for key in names if key not in ("total", "valid", *DIAGNOSTIC_NAMES)]
+    return ["total", *others] if names else []
 
 
 def histograms(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:

@@ -80,6 +80,8 @@ def test_means_are_over_rollouts_then_over_meshes(policy, bank, make_recipe):
     # Of 4 and 8: variance ((4 - 6)^2 + (8 - 6)^2) / 1 = 8, standard error sqrt(8 / 2) = 2.
     assert result.standard_error["total"] == 2.0
     assert result.diagnostics == {"joints": 9.0}
+    row = {**dict.fromkeys(NAMES, 0.75), "total": 6.0, "valid": 1.0, "joints": 9.0}
+    assert result.per_rig[first][1] == row
 
 
 def test_unscored_rollouts_are_excluded(policy, bank, make_recipe):

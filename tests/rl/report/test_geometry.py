@@ -30,7 +30,7 @@ def test_copies_of_a_vertex_merge():
     assert (len(source), len(faces)) == (len(ball.vertices), len(ball.faces))
 
 
-@pytest.mark.parametrize("most", [300, 1000, 4000])
+@pytest.mark.parametrize("most", [1000, 4000])
 def test_a_large_mesh_is_reduced_and_keeps_its_shape(most):
     ball = trimesh.creation.icosphere(subdivisions=5)  # 20,480 faces
     source, faces = reduced(ball.vertices, ball.faces, most)

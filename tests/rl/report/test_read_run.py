@@ -86,6 +86,13 @@ def test_a_recipe_of_another_version_costs_the_rigs_only(tmp_path):
     assert run.recipe is None
     assert "gone" in run.notes[0]
     assert run.before is not None
+
+
+def test_an_override_changes_the_recipe_and_must_be_right(tmp_path):
+    write_run(tmp_path / "a")
+    changed = read_run(tmp_path / "a", "a", ["report.meshes=2"]).recipe
+    assert changed is not None
+    assert changed.report.meshes == 2
     with pytest.raises(RecipeError, match="nothere"):
         read_run(tmp_path / "a", "a", ["report.nothere=1"])
 
