@@ -23,7 +23,8 @@ function ticks(low, high, count) {
 
 function short(value) {
   const size = Math.abs(value);
-  if (size !== 0 && (size < 0.001 || size >= 100000)) return value.toExponential(0).replace("e+", "e");
+  if (size !== 0 && (size < 0.001 || size >= 100000))
+    return Number(value.toPrecision(2)).toExponential().replace("e+", "e");
   return String(Number(value.toPrecision(4)));
 }
 
@@ -36,8 +37,8 @@ function precise(value) {
 function frame(title, [x0, x1], [y0, y1], whole = false) {
   if (x1 <= x0) [x0, x1] = [x0 - 0.5, x1 + 0.5];
   if (y1 <= y0) {
-    const room = Math.abs(y0) * 0.1 || 1;
-    [y0, y1] = [y0 - room, y1 + room];
+    const room = Math.abs(y0) * 0.1;
+    [y0, y1] = room ? [y0 - room, y1 + room] : [0, 1];
   }
   const x = (value) => LEFT + ((value - x0) / (x1 - x0)) * (WIDTH - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - ((value - y0) / (y1 - y0)) * (HEIGHT - TOP - BOTTOM);

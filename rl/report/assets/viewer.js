@@ -192,7 +192,6 @@ function startViewer(root, data, buffer) {
   renderer.setPixelRatio(Math.min(2, devicePixelRatio || 1));
   renderer.setScissorTest(true);
   const camera = new T.PerspectiveCamera(28, 1, 0.05, 40);
-  camera.position.set(1.78, 0.8, 3.68);
   const controls = new T.OrbitControls(camera, canvas);
   controls.enableZoom = false; // until the view is clicked, so that the page still scrolls
   controls.addEventListener("change", draw);
@@ -202,6 +201,25 @@ function startViewer(root, data, buffer) {
   const ball = new T.SphereGeometry(1, 14, 10);
   const dart = new T.OctahedronGeometry(1, 0);
   const size = { width: 0, height: 0 };
+
+  // Look at a mesh from the front and a little from the side, from where all of it is seen.
+  function frameMesh(place) {
+    const towards = new T.Vector3(0.43, 0.19, 0.88).normalize();
+    const right = new T.Vector3(0, 1, 0).cross(towards).normalize();
+    const up = towards.clone().cross(right);
+    const packed = read(data.meshes[place].positions);
+    const reach = Math.tan((camera.fov * Math.PI) / 360) * 0.74; // room for poses
+    const vertex = new T.Vector3();
+    let distance = 0;
+    for (let v = 0; v < packed.length; v += 3) {
+      vertex.fromArray(packed, v).divideScalar(32767);
+      const aside = Math.max(Math.abs(vertex.dot(right)) * 1.06, Math.abs(vertex.dot(up)));
+      distance = Math.max(distance, aside / reach + vertex.dot(towards));
+    }
+    controls.target.set(0, 0, 0);
+    camera.position.copy(towards.multiplyScalar(distance));
+    controls.update();
+  }
   let cells = [];
 
   function makeScene(rig) {
@@ -365,7 +383,7 @@ function startViewer(root, data, buffer) {
       }
       cell.rig = makeRig(row);
       cell.scene = makeScene(cell.rig);
-      title.append(element("small", { textContent: ` ${cell.rig.joints} joints` }));
+      title.append(element("small", { textContent: `${column.small ? ", " : " "}${cell.rig.joints} joints` }));
       if (row.note) title.append(element("small", { textContent: `, ${row.note}` }));
       for (const [key, value] of Object.entries(row.numbers)) {
         const text = `${key} ${value.toFixed(3)}`;
@@ -435,7 +453,7 @@ function startViewer(root, data, buffer) {
   const labelled = (text, ...parts) => element("label", {}, text, ...parts);
   const meshSelect = element("select", { id: "mesh" });
   data.meshes.forEach((mesh, place) => meshSelect.append(element("option", { value: String(place), textContent: mesh.name })));
-  meshSelect.addEventListener("change", () => { state.mesh = Number(meshSelect.value); fill(); });
+  meshSelect.addEventListener("change", () => { state.mesh = Number(meshSelect.value); frameMesh(state.mesh); fill(); });
   if (data.meshes.length > 1) bar.append(labelled("Mesh", meshSelect));
 
   if (several) {
@@ -478,6 +496,7 @@ function startViewer(root, data, buffer) {
   bar2.append(labelled("Pose", poseSelect), labelled("up to", slider, shownDegrees), labelled("", skeleton, "skeleton"));
 
   new ResizeObserver(draw).observe(box);
+  frameMesh(state.mesh);
   fill();
 
   // For tests and for the browser's console.
