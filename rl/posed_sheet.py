@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.command_line import RunFailedError
+from data.gltf.influences import as_stored
 from data.mesh import Mesh
 from data.rig import Rig
 from data.sets.dataset import MeshSample
@@ -38,6 +39,8 @@ Floats = NDArray[np.float64]
 def posed_sheet(mesh: Mesh, rig: Rig, rotations: Floats, title: str = "") -> Image.Image:
     """Panels: the skeleton over the mesh at rest, the skin in its bones' colours, and the poses in them.
 
+    The skin is the one that a GLB stores and every viewer shows: the four largest weights of each vertex.
+
     Args:
         mesh: in the mesh frame, or any other with y up and +z to the front.
         rig: with weights (V, J) at its vertices, in the same frame.
@@ -46,11 +49,11 @@ def posed_sheet(mesh: Mesh, rig: Rig, rotations: Floats, title: str = "") -> Ima
     """
     rest = mesh.vertices.astype(np.float64)
     matrices = skinning_matrices(rig.joints, rig.parents, rotations)
-    posed = list(linear_blend_skinning(rest, rig.weights, matrices))
-    total = rig.weights.sum(axis=1, keepdims=True).astype(np.float64)
-    shares = np.divide(rig.weights, total, out=np.zeros(rig.weights.shape), where=total > 0)
-    # A vertex without weight keeps the colour of the bare mesh.
-    skin = np.where(total > 0, shares @ bone_colours(len(rig.joints)), to_linear(_CLAY))
+    weights = as_stored(rig.weights)
+    posed = list(linear_blend_skinning(rest, weights, matrices))
+    # A vertex without weight keeps the colour of the bare mesh, though files bind it to the root.
+    bound = rig.weights.sum(axis=1, keepdims=True) > 0
+    skin = np.where(bound, weights @ bone_colours(len(rig.joints)), to_linear(_CLAY))
     camera = panel_camera([rest, *posed], view_axes(*_VIEW), _PANEL_WIDTH)
 
     def surface(points: Floats, colours: Floats) -> list[Surface]:

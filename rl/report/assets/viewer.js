@@ -208,7 +208,7 @@ function startViewer(root, data, buffer) {
     const right = new T.Vector3(0, 1, 0).cross(towards).normalize();
     const up = towards.clone().cross(right);
     const packed = read(data.meshes[place].positions);
-    const reach = Math.tan((camera.fov * Math.PI) / 360) * 0.74; // room for poses
+    const reach = Math.tan((camera.fov * Math.PI) / 360) * 0.66; // room for poses
     const vertex = new T.Vector3();
     let distance = 0;
     for (let v = 0; v < packed.length; v += 3) {
