@@ -49,9 +49,7 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
         (
             "distributions",
             "Rewards of single rigs",
-            paragraph(
-                "Share of the held-out rigs, %; filled: after training; grey, or dashed with several runs: before."
-            )
+            paragraph("Share of the held-out rigs, %. Filled: after training; grey or dashed: before.")
             + '<div id="histograms"></div>'
             if shown
             else paragraph("No evaluation has rows of single rigs."),
