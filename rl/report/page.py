@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from rl.report.curves import curve_groups
@@ -21,10 +22,11 @@ _VIEWER_HELP = (
 )
 
 
-def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: float) -> str:
+def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: float, folder: Path) -> str:
     """The page of one run, or of several side by side.
 
-    `views`: the rigs that its viewer shows, if any, with poses of `max_angle_deg`.
+    `views`: the rigs that its viewer shows, if any, with poses of `max_angle_deg`. `folder`: where the page
+    will be, for links to kept rollouts.
     """
     names = [run.name for run in runs]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
@@ -65,7 +67,7 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
             else paragraph("No evaluation has rows of single rigs."),
         ),
         ("failures", "Failures", failures_table(runs)),
-        ("rollouts", "Kept rollouts", rollouts_tables(runs)),
+        ("rollouts", "Kept rollouts", rollouts_tables(runs, folder)),
         ("recipe", "Recipe", recipe_tables(runs)),
     ]
     return _page(title, sections, views, names, max_angle_deg, charts)

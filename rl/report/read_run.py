@@ -204,14 +204,16 @@ def _quarantined(path: Path, notes: list[str]) -> list[QuarantinedMesh]:
 
 
 def _rollouts(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The rows of the kept rollouts, each with `file` and, if there is one, the `glb` next to it."""
+    """The rows of the kept rollouts, each with its `file`; `glb` is the path of its rig, if there is one."""
     if not folder.is_dir():
         return []
     rows = []
     for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.jsonl")]):
-        rig = path.with_suffix(".glb")
-        extra = {"glb": str(rig.relative_to(folder.parent))} if rig.is_file() else {}
-        rows += [{"file": str(path.relative_to(folder)), **extra, **row} for row in _rows(path, notes)]
+        for row in _rows(path, notes):
+            named = row.pop("glb", None)
+            rig = path.parent / str(named) if named else path.with_suffix(".glb")
+            extra = {"glb": str(rig)} if rig.is_file() else {}
+            rows.append({"file": str(path.relative_to(folder)), **extra, **row})
     if len(rows) > MOST_ROLLOUTS:
         notes.append(f"Of {len(rows)} kept rollouts the page lists the last {MOST_ROLLOUTS}.")
     return rows[-MOST_ROLLOUTS:]

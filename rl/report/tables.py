@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from data.typed_recipe import to_mapping
 from rl.evaluation_results import Evaluation, compare
@@ -195,15 +198,18 @@ def _invalid(evaluation: Evaluation | None) -> str:
     return f"{sum(not row['valid'] for row in rows)} of {len(rows)}" if rows else _MISSING
 
 
-def rollouts_tables(runs: Sequence[RunFiles]) -> str:
-    """The rows of kept rollouts: what is a number, a word or a small table of them, and a link to the GLB."""
+def rollouts_tables(runs: Sequence[RunFiles], page_folder: Path) -> str:
+    """The rows of kept rollouts: what is a number, a word or a small table of them, and a link to the GLB.
+
+    Links are relative to `page_folder`, where the page will be.
+    """
     parts = []
     for place, run in enumerate(runs):
         if not run.rollouts:
             continue
         flat_rows = [flat(row) for row in run.rollouts]
         names = list(dict.fromkeys(key for row in flat_rows for key, value in row.items() if _plain(value)))
-        rows = [[_rollout_cell(row.get(name), name) for name in names] for row in flat_rows]
+        rows = [[_rollout_cell(row.get(name), name, page_folder) for name in names] for row in flat_rows]
         parts.append(
             f"<h3>{_run(place, run)}</h3>" + table([escaped(name) for name in names], rows, "text small")
         )
@@ -214,10 +220,12 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 200)
 
 
-def _rollout_cell(value: Any, name: str) -> str:
+def _rollout_cell(value: Any, name: str, page_folder: Path) -> str:
     if not _plain(value) or value is None:
         return _MISSING
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = escaped(value)
-    return f'<a href="{text}">{text}</a>' if name == "glb" else text
+    if name == "glb":
+        link = quote(Path(os.path.relpath(value, page_folder)).as_posix())
+        return f'<a href="{escaped(link)}">{escaped(Path(value).name)}</a>'
+    return escaped(value)

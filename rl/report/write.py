@@ -35,5 +35,5 @@ def write_report(folders: Sequence[Path], out: Path | None = None, overrides: Se
     degrees = recipe.deformation.max_angle_deg if recipe is not None else 30.0
     path = out or folders[0] / (ONE_RUN if len(folders) == 1 else SEVERAL_RUNS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, run_page(runs, views, degrees).encode())
+    write_atomic(path, run_page(runs, views, degrees, path.parent).encode())
     return path

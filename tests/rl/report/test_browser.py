@@ -58,8 +58,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "b", {"rewards.coverage.weight": 0.0}, steps=2, after=False)
     runs = [read_run(folder / name, name) for name in (NAME, "b")]
     both = [*views(0), *(view for view in views(1, (0,)) if view.run == 1)]
-    (folder / "one.html").write_text(run_page(runs[:1], views(), 30.0))
-    (folder / "two.html").write_text(run_page(runs, both, 30.0))
+    (folder / "one.html").write_text(run_page(runs[:1], views(), 30.0, folder))
+    (folder / "two.html").write_text(run_page(runs, both, 30.0, folder))
     (folder / "rig.html").write_text(viewer_page("<fox>", views()[0], 30.0))
     return folder
 

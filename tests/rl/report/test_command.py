@@ -20,7 +20,7 @@ from rl.report.read_run import read_run
 from rl.report.run_rigs import run_views
 from rl.report.stored_rigs import read_rigs
 from tests.rl import tiny
-from tests.rl.report.pages import metrics_line
+from tests.rl.report.pages import metrics_line, write_run
 
 
 @pytest.fixture
@@ -106,9 +106,10 @@ def test_two_runs_on_one_page(run: Path, tmp_path: Path, capsys) -> None:
         (["{0}/run", "report.meshes=-1"], "'report.meshes' must"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments, message, run: Path, tmp_path: Path, capsys) -> None:
+def test_arguments_that_cannot_be_used(arguments, message, tmp_path: Path, capsys) -> None:
+    write_run(tmp_path / "run")
     assert main([argument.format(tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not (run / "report.html").exists()
+    assert not (tmp_path / "run" / "report.html").exists()

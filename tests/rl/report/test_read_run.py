@@ -53,11 +53,17 @@ def test_kept_rollouts_with_their_glb(tmp_path):
     place.mkdir(parents=True)
     (place / "best.json").write_text(json.dumps({"mesh": "fox", "rewards": {"total": 1.5}, "tokens": [1, 2]}))
     (place / "best.glb").write_bytes(b"")
-    (folder / "rollouts" / "rows.jsonl").write_text('{"mesh": "cat"}\n{"mesh": "owl"}\n')
+    (folder / "rollouts" / "rows.jsonl").write_text(
+        '{"mesh": "cat", "glb": null}\n{"mesh": "owl", "glb": "step-2/best.glb"}\n'
+    )
     (folder / "rollouts" / "broken.json").write_text("{")
     run = read_run(folder, "a")
     assert [row.get("mesh") for row in run.rollouts] == ["cat", "owl", "fox"]
-    assert run.rollouts[2]["glb"] == "rollouts/step-2/best.glb"
+    assert [row.get("glb") for row in run.rollouts] == [
+        None,
+        str(place / "best.glb"),
+        str(place / "best.glb"),
+    ]
     assert run.notes == ["broken.json is damaged and left out."]
 
 

@@ -84,19 +84,19 @@ def test_kept_rollouts_are_listed(tmp_path):
     place = tmp_path / "a" / "rollouts"
     place.mkdir()
     row = {"mesh": "<fox>", "rewards": {"coverage": 0.51234}, "tokens": [1, 2, 3], "valid": True}
-    (place / "best.json").write_text(json.dumps(row))
-    (place / "best.glb").write_bytes(b"")
-    html = rollouts_tables([read_run(tmp_path / "a", "a")])
+    (place / "best.json").write_text(json.dumps({**row, "glb": "best it.glb"}))
+    (place / "best it.glb").write_bytes(b"")
+    html = rollouts_tables([read_run(tmp_path / "a", "a")], tmp_path / "pages")
     assert rows(html) == [
         ["file", "glb", "mesh", "rewards.coverage", "valid"],
-        ["best.json", "rollouts/best.glb", "&lt;fox&gt;", "0.5123", "True"],
+        ["best.json", "best it.glb", "&lt;fox&gt;", "0.5123", "True"],
     ]
-    assert '<a href="rollouts/best.glb">' in html
+    assert '<a href="../a/rollouts/best%20it.glb">best it.glb</a>' in html
 
 
 def test_a_page_says_what_is_missing(tmp_path):
     write_run(tmp_path / "a", steps=0, before=False, after=False)
-    page = run_page([read_run(tmp_path / "a", "a")], [], 30.0)
+    page = run_page([read_run(tmp_path / "a", "a")], [], 30.0, tmp_path)
     for sentence in (
         "No step has been logged yet.",
         "No run has been evaluated yet.",
