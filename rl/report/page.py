@@ -118,9 +118,10 @@ def _page(
         scripts.insert(0, asset("charts.js"))
     if views:
         data["viewer"], geometry = viewer_data(views, runs, max_angle_deg)
-        scripts.insert(0, asset("viewer.js"))
+        scripts[:0] = [asset("arithmetic.js"), asset("viewer.js")]
         library = compressed(asset("three.min.js").encode())
         blocks = [
+            f"<!-- three.js\n{asset('three.LICENSE')}-->",
             f'<script type="text/plain" id="library">{library}</script>',
             f'<script type="text/plain" id="geometry">{geometry}</script>',
         ]

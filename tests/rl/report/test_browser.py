@@ -116,7 +116,12 @@ def test_the_slider_poses_the_vertices_as_the_reward_does(browser: Browser, page
         distance, source = cKDTree(view.mesh.vertices).query(before)
         assert distance.max() < 1e-4
         assert np.abs(own - expected[source]).max() < 0.01  # weights are bytes
+    stretch = "document.querySelector('.choice button[value=stretch]').click()"
+    browser.evaluate(stretch)
+    assert all(len(np.unique(own, axis=0)) > 5 for own in cells(browser, "colours"))
     set_control(browser, "#degrees", 0)
+    still = cells(browser, "colours")  # nothing is stretched: one colour, green
+    assert all(np.ptp(own, axis=0).max() < 0.01 and own[0].argmax() == 1 for own in still)
     assert all((a == b).all() for a, b in zip(cells(browser, "positions"), rest, strict=True))
     assert_clean(browser, pages / "one.html")
 
