@@ -17,7 +17,7 @@ from rl.run_directory import BEST_FOLDER
 
 BEST_FILE = "best.json"
 # Keys of `eval` that do not change the numbers of an evaluation during training.
-_NO_EFFECT = ("samples", "compare", "before_and_after", "every", "best_by")
+_NO_EFFECT = ("samples", "compare", "before_and_after", "every", "best_by", "sheets")
 
 
 @dataclass(frozen=True)

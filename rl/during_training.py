@@ -21,6 +21,7 @@ from rl.best_policy import BestPolicy, candidate, read_best, write_best
 from rl.evaluation import evaluate
 from rl.evaluation_results import Evaluation
 from rl.evaluation_tables import short_line
+from rl.meshes import spread
 from rl.random_states import same_random_states
 from rl.recipe import Recipe
 from rl.reporting import EVALUATION_PREFIX, MetricsLog
@@ -57,7 +58,8 @@ class DuringTraining(TrainerCallback):
     ) -> None:
         self._trainer, self._skin_vae, self._service = trainer, skin_vae, service
         self._recipe = during_recipe(trainer.recipe)
-        self._meshes = spread(meshes, trainer.recipe.eval.every_meshes)
+        places = spread(len(meshes), trainer.recipe.eval.every_meshes)
+        self._meshes = [meshes[place] for place in places]
         self._log = log
         self._output = Path(trainer.recipe.output_dir)
         self._begun = False
@@ -152,12 +154,6 @@ class DuringTraining(TrainerCallback):
 def during_recipe(recipe: Recipe) -> Recipe:
     """The recipe whose `eval.samples` is that of the evaluations during training."""
     return replace(recipe, eval=replace(recipe.eval, samples=recipe.eval.every_samples))
-
-
-def spread(meshes: Sequence[int], most: int | None) -> list[int]:
-    """Up to `most` of the meshes, spread evenly, in their order."""
-    count = len(meshes) if most is None else min(most, len(meshes))
-    return [meshes[place * len(meshes) // count] for place in range(count)]
 
 
 def numbers_of(evaluation: Evaluation, seconds: float) -> dict[str, float]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from data.manifest import file_hash
 from data.sets.dataset import MeshSample
 from data.typed_recipe import to_mapping
 from policy.policy_folder import adapter_base
-from rl.evaluation_results import Evaluation, write_evaluation
+from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
 from rl.recipe import Recipe
 
 BEFORE_FILE = "before.json"
@@ -23,6 +22,7 @@ FINGERPRINT_FILE = "before.fingerprint"
 # Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
 _SECTIONS = ("eval", "rewards", "rollout")
 _DURING_TRAINING = ("every", "every_samples", "every_meshes", "best_by")  # keys of `eval` that do not
+_PICTURES = ("sheets",)  # and those that change no number
 
 
 def first_evaluation(
@@ -36,7 +36,7 @@ def first_evaluation(
     path, mark = output / BEFORE_FILE, output / FINGERPRINT_FILE
     now = fingerprint(recipe, samples)
     if recipe.resume and path.is_file():
-        if mark.is_file() and mark.read_text() == now and (found := _read(path)) is not None:
+        if mark.is_file() and mark.read_text() == now and (found := read_evaluation(path)) is not None:
             print(f"reusing {path}: same policy, meshes and evaluation", file=sys.stderr)
             return found
         print(f"evaluating again: {path} is of another policy, other meshes or settings", file=sys.stderr)
@@ -50,7 +50,7 @@ def first_evaluation(
 def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
     """SHA-256 over everything the evaluation depends on: files of the policy, meshes, recipe, version."""
     values = to_mapping(recipe)
-    for key in _DURING_TRAINING:
+    for key in (*_DURING_TRAINING, *_PICTURES):
         del values["eval"][key]
     total = hashlib.sha256()
     known: dict[str, Any] = {
@@ -80,14 +80,6 @@ def _policy_folders(recipe: Recipe) -> list[Path]:
     base = adapter_base(policy)
     vae = recipe.policy.skin_vae
     return [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]
-
-
-def _read(path: Path) -> Evaluation | None:
-    try:
-        values = json.loads(path.read_text())
-        return Evaluation(**{field.name: values[field.name] for field in fields(Evaluation)})
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _version() -> str | None:

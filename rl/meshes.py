@@ -214,6 +214,12 @@ def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) ->
     return without_refused(meshes, reasons)
 
 
+def spread(count: int, most: int | None) -> list[int]:
+    """Up to `most` of the places 0 to count - 1, spread evenly; all for None."""
+    kept = count if most is None else min(count, most)
+    return [place * count // kept for place in range(kept)]
+
+
 def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:
     """The samples in the form the reward service takes."""
     return [

@@ -49,7 +49,8 @@ class ProfileRecipe:
 
 @dataclass(frozen=True)
 class ReportRecipe:
-    """Rollouts that a run keeps in `output_dir/rollouts/` (docs/watching_a_run.md)."""
+    """Rollouts that a run keeps in `output_dir/rollouts/` (docs/watching_a_run.md), and the page that
+    `python -m rl.report` makes of it (docs/report.md)."""
 
     every: int = 0
     """Keep the best and the worst rig of a group of the first step, of each multiple of this many steps and
@@ -60,6 +61,10 @@ class ReportRecipe:
     """Largest size of `rollouts/`, MiB; above 0. Beyond it, steps between the first and the latest are
     dropped. Source: this project."""
 
+    meshes: int = 4
+    """Held-out meshes whose rigs the page shows in 3D, spread evenly over all; at least 0. Source: this
+    project."""
+
     def __post_init__(self) -> None:
-        require_not_negative("report", self, "every")
+        require_not_negative("report", self, "every", "meshes")
         require_positive("report", self, "max_megabytes")

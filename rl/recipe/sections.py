@@ -311,10 +311,14 @@ class EvalRecipe:
     reward, `total`, `valid` or a metric, also with `_valid`, as docs/watching_a_run.md lists them. The
     measure knows whether higher or lower is better. Source: this project."""
 
+    sheets: int = 0
+    """Held-out meshes, spread evenly over all, of which `python -m rl.evaluate` draws one rig per policy at
+    rest and posed, to `output_dir/sheets/`; at least 0. Source: this project."""
+
     def __post_init__(self) -> None:
         limits = [n for n in ("metric_vertices", "every_meshes") if getattr(self, n) is not None]
         require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "every_samples", *limits)
-        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "every")
+        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "every", "sheets")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
@@ -360,6 +364,14 @@ class RigRecipe:
     With true, its entry, joints and animations stay, though no mesh uses them, and its vertex attributes stay
     as `_JOINTS_0` and `_WEIGHTS_0`. Source: this project."""
 
+    sheet: bool = False
+    """Also draw the rig at rest, its skin and three poses, to a PNG named after `rig.out`, `_sheet.png`
+    instead of `.glb`. Source: this project."""
+
+    viewer: bool = False
+    """Also write an interactive 3D viewer of the rig next to `rig.out`, as `.html`: one page without links to
+    anything else. Source: this project."""
+
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
         require_not_negative("rig", self, "temperature", "seed")
@@ -400,7 +412,7 @@ class Recipe:
     """Evaluation."""
 
     report: ReportRecipe = field(default_factory=ReportRecipe)
-    """Rollouts to keep and look at."""
+    """Rollouts to keep, and the page of a run."""
 
     rig: RigRecipe = field(default_factory=RigRecipe)
     """Rigging one mesh."""

@@ -13,7 +13,6 @@ import rl.during_training
 from data.typed_recipe import RecipeError
 from policy.bundle import load
 from rl.best_policy import BestPolicy, read_best
-from rl.during_training import spread
 from rl.evaluation import evaluate
 from rl.random_states import same_random_states
 from tests.rl import tiny
@@ -162,11 +161,3 @@ def test_a_measure_without_ground_truth_is_refused_at_the_start(here, tmp_path, 
     assert here({**EVERY_TWO, "eval.best_by": "skin_iou", "eval.metrics": False}) == 2
     assert "'eval.metrics' is false; set it to true" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    ("count", "most", "expected"),
-    [(4, None, [0, 1, 2, 3]), (4, 2, [0, 2]), (5, 3, [0, 1, 3]), (2, 5, [0, 1])],
-)
-def test_meshes_are_spread_evenly(count, most, expected):
-    assert spread(range(count), most) == expected

@@ -19,6 +19,7 @@ from rl.meshes import (
     load_meshes,
     load_one,
     reward_meshes,
+    spread,
     with_given_skeletons,
     without_refused,
 )
@@ -261,3 +262,11 @@ def test_one_prepared_rig_is_read_as_with_its_folder(make_recipe, prepared):
         alone = load_one(sample.file, recipe)
         assert reward_meshes([alone])[0].key == reward_meshes([sample])[0].key
         assert (alone.rig.weights == sample.rig.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(4, None, [0, 1, 2, 3]), (4, 2, [0, 2]), (5, 3, [0, 1, 3]), (2, 5, [0, 1])],
+)
+def test_places_are_spread_evenly(count, most, expected):
+    assert spread(count, most) == expected
