@@ -1,6 +1,6 @@
 """Rig scoring: the four rewards, the guards and the diagnostics of one rig or of a group of rigs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,11 +14,13 @@ from rewards.errors import RigRewardError
 from rewards.guards import joint_count_prior
 from rewards.kernels.weights import owned_vertices
 from rewards.lbs import skin, skinning_matrices
+from rewards.locality import locality_of
 from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
 from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.skeleton import check_joints, check_parents
 from rewards.smoothness import smoothness_of, stretch_of
 from rewards.sparsity import influence_fractions, sparsity_of
+from rewards.volume import volume_of
 from rewards.weights import check_weights
 
 __all__ = [
@@ -109,24 +111,35 @@ def score_rig(
         ),
         smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
         diagnostics=rig_diagnostics(rest, up, skin_weights, owned, float(largest.max())),
-        guards=guards_of(rest, owned, settings),
+        guards=guards_of(mesh, rest, up, skin_weights, owned, matrices, settings),
     )
 
 
 def guards_of(
-    joints: NDArray[np.float64], owned: NDArray[np.int64], settings: RewardSettings
+    mesh: ScoringMesh,
+    joints: NDArray[np.float64],
+    parents: NDArray[np.int64],
+    weights: NDArray[Any],
+    owned: NDArray[np.int64],
+    matrices: NDArray[np.float64],
+    settings: RewardSettings,
 ) -> dict[str, float]:
-    """The guard rewards that the settings enable, in their order.
+    """The guard rewards that the settings enable, in their order; others are not computed.
 
-    joints (J, 3), mesh frame; owned (J,) from `owned_vertices`.
+    joints (J, 3), mesh frame; parents (J,); weights (S, J) from `check_weights`; owned (J,) from
+    `owned_vertices`; matrices (P, J, 3, 4) from `skinning_matrices`.
     """
-    values = {
-        "bone_influence": float((owned >= settings.min_owned_vertices).mean()),
-        "joint_count_prior": joint_count_prior(
+    values: dict[str, Callable[[], float]] = {
+        "bone_influence": lambda: float((owned >= settings.min_owned_vertices).mean()),
+        "joint_count_prior": lambda: joint_count_prior(
             len(joints), settings.expected_joints, settings.joint_count_factor
         ),
+        "volume_preservation": lambda: volume_of(weights, matrices),
+        "weight_locality": lambda: locality_of(
+            mesh.coarse, mesh.vertices.astype(np.float64), joints, parents, weights
+        ),
     }
-    return {name: values[name] for name in settings.guards}
+    return {name: values[name]() for name in settings.guards}
 
 
 def score_group(
