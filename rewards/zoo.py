@@ -20,10 +20,13 @@ from rewards.errors import RewardError
 from rewards.guards import GUARD_NAMES
 from rewards.score import RewardSettings, RigScore, ScoringMesh, prepare_scoring_mesh, score_rig
 from rewards.settings import REWARD_NAMES
+from rewards.smoothness import deformation_smoothness
 
 PAPER_WEIGHTS = dict(zip(REWARD_NAMES, (5.0, 1.0, 1.0, 1.0), strict=True))
 # The weights that docs/rewards.md recommends against a policy that hacks the paper's sum.
-GUARDED_WEIGHTS = PAPER_WEIGHTS | {"bone_influence": 2.0, "joint_count_prior": 2.0}
+GUARDED_WEIGHTS = PAPER_WEIGHTS | dict(zip(GUARD_NAMES, (2.0, 2.0, 1.0, 2.0), strict=True))
+# Not in a sum: R_mo in as many poses, but of up to 90 degrees.
+WIDE = "smoothness at 90°"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,14 +125,21 @@ def _spread(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64
 def score_zoo(
     mesh: ScoringMesh, artist: ZooRig, settings: RewardSettings, seed: int = 0
 ) -> dict[str, RigScore]:
-    """Scores by name, "artist's rig" first, with guards, all in the same poses."""
+    """Scores by name, "artist's rig" first, with guards and WIDE among them, all in the same poses."""
     guarded = replace(settings, guards=GUARD_NAMES)
     rigs = {"artist's rig": artist} | cheats(mesh, artist)
-    rotations = guarded.rotations(max(len(rig.joints) for rig in rigs.values()), seed)
-    return {
-        name: score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, guarded)
-        for name, rig in rigs.items()
-    }
+    most = max(len(rig.joints) for rig in rigs.values())
+    rotations = guarded.rotations(most, seed)
+    wide = replace(settings, max_angle_deg=90.0).rotations(most, seed)
+    scores = {}
+    for name, rig in rigs.items():
+        parts = rig.joints, rig.parents, rig.weights
+        score = score_rig(mesh, *parts, rotations, guarded)
+        smoothness = deformation_smoothness(
+            mesh.vertices, mesh.edges, *parts, wide[:, : len(rig.joints)], settings.smoothness_scale
+        )
+        scores[name] = replace(score, guards=score.guards | {WIDE: smoothness})
+    return scores
 
 
 def total(score: RigScore, weights: Mapping[str, float]) -> float:
@@ -149,7 +159,7 @@ def read_artist(path: Path, settings: RewardSettings) -> tuple[ScoringMesh, ZooR
 def table(zoo: Mapping[str, Mapping[str, RigScore]]) -> str:
     """Markdown table: means over assets (each: rig name to score), and how many artists each rig beats."""
     assets = list(zoo.values())
-    columns = [*REWARD_NAMES, *GUARD_NAMES]
+    columns = [*REWARD_NAMES, WIDE, *GUARD_NAMES]
     lines = [
         "| rig | joints | " + " | ".join(columns) + " | paper's sum | beats | guarded sum | beats |",
         "|---" * (len(columns) + 6) + "|",

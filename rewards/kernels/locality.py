@@ -21,9 +21,7 @@ _SOLID, _FREE = -2, -1  # labels of cells that are not occupied, and occupied ce
 
 
 @kernel()
-def owning_bones(
-    occupied: Any, starts: Any, ends: Any, bones: Any, points: Any
-) -> NDArray[np.int64]:
+def owning_bones(occupied: Any, starts: Any, ends: Any, bones: Any, points: Any) -> NDArray[np.int64]:
     """The bone that each point belongs to, (S,) int64.
 
     Points in cells that no wave reaches belong to the bone that is nearest in a straight line.
@@ -101,7 +99,8 @@ def _cell(start: Any, end: Any, t: float, shape: Any, stride_x: int, stride_y: i
 
 @kernel(inline="always")
 def _nearest(point: Any, starts: Any, ends: Any) -> int:
-    """Index of the segment nearest to a point; the first of equally near ones."""
+    """Index of the segment nearest to a point; the first of equally near ones, so a joint before a segment
+    that ends at it."""
     best, nearest = np.inf, 0
     for b in range(starts.shape[0]):
         along = length = 0.0
@@ -112,7 +111,9 @@ def _nearest(point: Any, starts: Any, ends: Any) -> int:
         t = min(max(along / length, 0.0), 1.0) if length > 0.0 else 0.0
         distance = 0.0
         for axis in range(3):
-            distance += (point[axis] - starts[b, axis] - t * (ends[b, axis] - starts[b, axis])) ** 2
+            step = ends[b, axis] - starts[b, axis]
+            closest = ends[b, axis] if t == 1.0 else starts[b, axis] + t * step  # the end exactly
+            distance += (point[axis] - closest) ** 2
         if distance < best:
             best, nearest = distance, b
     return nearest

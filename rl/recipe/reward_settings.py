@@ -30,6 +30,8 @@ SETTING_KEYS = {
     "expected_joints": "rewards.joint_count_prior.expected",
     "joint_count_factor": "rewards.joint_count_prior.factor",
     "max_angle_deg": "deformation.max_angle_deg",
+    "wide_poses": "deformation.wide_poses",
+    "wide_angle_deg": "deformation.wide_angle_deg",
 }
 
 

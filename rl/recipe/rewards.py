@@ -103,6 +103,22 @@ class JointCountPriorRecipe:
 
 
 @dataclass(frozen=True)
+class VolumePreservationRecipe:
+    """Opt-in guard against blurred weights, under which joints collapse: local volume kept when posed."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+
+@dataclass(frozen=True)
+class WeightLocalityRecipe:
+    """Opt-in guard against weights that leak: the share of weight on bones of the vertex's own sub-tree."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+
+@dataclass(frozen=True)
 class RewardsRecipe:
     """The four rewards and the opt-in guards (docs/rewards.md).
 
@@ -127,6 +143,12 @@ class RewardsRecipe:
 
     joint_count_prior: JointCountPriorRecipe = field(default_factory=JointCountPriorRecipe)
     """Guard: a usual number of joints; disabled by default."""
+
+    volume_preservation: VolumePreservationRecipe = field(default_factory=VolumePreservationRecipe)
+    """Guard: posed joints keep their volume; disabled by default."""
+
+    weight_locality: WeightLocalityRecipe = field(default_factory=WeightLocalityRecipe)
+    """Guard: no weights across unconnected sub-trees; disabled by default."""
 
     resolution: int = 196
     """Occupancy cells along the mesh's longest side; above 0. Source: paper, occupancy grid."""
@@ -159,7 +181,7 @@ class RewardsRecipe:
 
 @dataclass(frozen=True)
 class DeformationRecipe:
-    """The poses in which the smoothness reward deforms a rig."""
+    """The poses in which the smoothness reward and `rewards.volume_preservation` deform a rig."""
 
     poses: int | PathText = 5
     """Number of random poses, above 0; or an NPZ file of recorded joint rotations (docs/rewards.md, "Poses").
@@ -171,6 +193,13 @@ class DeformationRecipe:
 
     frames: int = 5
     """Frames of a pose file that are drawn per mesh and step; above 0. Source: this project."""
+
+    wide_poses: int = 0
+    """Further random poses, in which joints turn by up to `wide_angle_deg`; at least 0. They count as much as
+    the others. Source: this project."""
+
+    wide_angle_deg: float = 90.0
+    """Largest rotation of a joint in a wide pose, degrees; 0 to 180. Source: this project."""
 
     def __post_init__(self) -> None:
         require_positive("deformation", self, "frames", *([] if isinstance(self.poses, str) else ["poses"]))

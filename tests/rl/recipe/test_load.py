@@ -154,6 +154,9 @@ REFUSALS = [
     ("rewards.max_scoring_vertices=1", ["'rewards.max_scoring_vertices' is 1; it must be at least 2"]),
     ("rewards.joint_count_prior.factor=1", ["'rewards.joint_count_prior.factor' is 1.0; it must be above 1"]),
     ("deformation.poses=0", ["deformation.poses"]),
+    ("deformation.wide_poses=-1", ["'deformation.wide_poses' is -1; it must be at least 0"]),
+    ("deformation.wide_angle_deg=270", ["'deformation.wide_angle_deg' is 270.0; it must be between 0 and"]),
+    ("rewards.weight_locality.weight=-1", ["'rewards.weight_locality.weight' must not be negative"]),
     ("deformation.max_angle_deg=270", ["'deformation.max_angle_deg' is 270.0; it must be between 0 and 180"]),
 ]
 

@@ -32,6 +32,8 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
         "rewards.max_scoring_vertices=77",
         "deformation.poses=2",
         "deformation.max_angle_deg=10",
+        "deformation.wide_poses=3",
+        "deformation.wide_angle_deg=70",
     )
     settings = dataclasses.asdict(reward_settings(recipe))
     expected = {
@@ -52,6 +54,8 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
         "max_scoring_vertices": 77,
         "poses": 2,
         "max_angle_deg": 10.0,
+        "wide_poses": 3,
+        "wide_angle_deg": 70.0,
     }
     assert {key: settings[key] for key in expected} == expected
 
