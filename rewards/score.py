@@ -1,7 +1,7 @@
 """Rig scoring: the four rewards, the guards and the diagnostics of one rig or of a group of rigs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,7 +54,7 @@ class Rig(Protocol):
 class RigScore:
     """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`).
 
-    `guards` holds the guard rewards that the settings enable, by name.
+    `guards` holds the guard rewards that the settings enable, by name, and `custom` the user's own.
     """
 
     coverage: float
@@ -63,11 +63,12 @@ class RigScore:
     smoothness: float
     diagnostics: dict[str, float]
     guards: dict[str, float] = field(default_factory=dict)
+    custom: dict[str, float] = field(default_factory=dict)
 
     @property
     def rewards(self) -> dict[str, float]:
-        """The rewards by name, in the order of `RewardSettings.reward_names`: the four, then the guards."""
-        return {name: getattr(self, name) for name in REWARD_NAMES} | self.guards
+        """The rewards by name, in the order of `RewardSettings.reward_names`: the four, guards, custom."""
+        return {name: getattr(self, name) for name in REWARD_NAMES} | self.guards | self.custom
 
 
 def score_rig(
@@ -91,6 +92,7 @@ def score_rig(
     Raises:
         RigRewardError: the rig cannot be scored (the policy's fault).
         RewardError: weights or rotations do not fit this mesh or rig (the caller's fault).
+        CustomRewardError: a user's own reward cannot be used; see `rewards.custom`.
     """
     rest = check_joints(joints)
     up = check_parents(parents, len(rest))
@@ -98,10 +100,11 @@ def score_rig(
     shared = np.asarray(rotations, dtype=np.float64)
     matrices = skinning_matrices(rest, up, shared[:, : len(rest)] if shared.ndim == 4 else shared)
     vertices = mesh.vertices.astype(np.float64)
-    largest, mean, _ = stretch_of(vertices, mesh.edges, skin(vertices, skin_weights, matrices))
+    posed = skin(vertices, skin_weights, matrices)
+    largest, mean, _ = stretch_of(vertices, mesh.edges, posed)
     owned = owned_vertices(skin_weights)
     contained = mesh.grid.contains(bone_points(rest, up, settings.samples_per_bone))
-    return RigScore(
+    score = RigScore(
         coverage=joint_coverage(mesh.grid, rest, settings.alpha, settings.distance_unit),
         containment=float(contained.mean()),
         sparsity=sparsity_of(
@@ -113,6 +116,12 @@ def score_rig(
         diagnostics=rig_diagnostics(rest, up, skin_weights, owned, float(largest.max())),
         guards=guards_of(mesh, rest, up, skin_weights, owned, matrices, settings),
     )
+    if not settings.custom:
+        return score
+    from rewards.custom import custom_rewards, reward_inputs  # only workers with such rewards need more
+
+    inputs = reward_inputs(mesh, rest, up, skin_weights, posed, score.rewards, score.diagnostics)
+    return replace(score, custom=custom_rewards(settings.custom, inputs))
 
 
 def guards_of(
@@ -155,6 +164,7 @@ def score_group(
 
     Raises:
         RewardError: weights or rotations do not fit the mesh or a rig (the caller's fault).
+        CustomRewardError: a user's own reward cannot be used.
     """
     scores: list[RigScore | RigRewardError] = []
     for rig in rigs:

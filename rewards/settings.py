@@ -16,6 +16,12 @@ from rewards.smoothness import Reduce
 
 REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
 
+# The part of a rig that each reward judges. Poses turn joints, but what tears or collapses then is the skin.
+PARTS: dict[str, tuple[str, ...]] = {
+    "skeleton": ("coverage", "containment", "joint_count_prior"),
+    "skin": ("sparsity", "smoothness", "bone_influence", "volume_preservation", "weight_locality"),
+}
+
 
 @dataclass(frozen=True)
 class RewardSettings:
@@ -44,6 +50,7 @@ class RewardSettings:
         min_owned_vertices: n of bone_influence*.
         expected_joints: of joint_count_prior*.
         joint_count_factor: of joint_count_prior*.
+        custom: the user's own rewards*, as `package.module:function`, see `rewards.custom`.
 
     Raises:
         ValueError: a value out of range; the message names the field.
@@ -70,6 +77,7 @@ class RewardSettings:
     min_owned_vertices: int = 1
     expected_joints: float = 30.0
     joint_count_factor: float = 2.0
+    custom: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -110,8 +118,8 @@ class RewardSettings:
 
     @property
     def reward_names(self) -> tuple[str, ...]:
-        """Names of all rewards that are scored: the paper's four, then the enabled guards."""
-        return REWARD_NAMES + self.guards
+        """Names of all rewards that are scored: the paper's four, the enabled guards, the user's own."""
+        return REWARD_NAMES + self.guards + tuple(place.partition(":")[2] for place in self.custom)
 
     def rotations(
         self,

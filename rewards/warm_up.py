@@ -51,7 +51,7 @@ def _score_tetrahedron(settings: RewardSettings) -> None:
     """Prepare a small mesh and score one rig on it, with the types of arrays that the service scores."""
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=np.float32)
     faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
-    few_cells = replace(settings, resolution=8)
+    few_cells = replace(settings, resolution=8, custom=())
     mesh = prepare_scoring_mesh(vertices, faces, few_cells)
     joints, parents = vertices[:2], np.array([-1, 0])
     skin = np.full((len(mesh.vertices), 2), 0.5, dtype=np.float32)

@@ -104,6 +104,8 @@ def shown_type(hint: object) -> str:
             names.append(f"[{', '.join(map(shown_type, arguments))}]")
         elif origin in (list, tuple):
             names.append(f"list of {shown_type(arguments[0])}")
+        elif origin is dict:
+            names.append(f"mapping to {shown_type(arguments[1])}")
         else:
             names.append(getattr(origin or option, "__name__", str(option)))
     return " or ".join(dict.fromkeys(names))

@@ -156,6 +156,13 @@ REFUSALS = [
     ("deformation.poses=0", ["deformation.poses"]),
     ("deformation.wide_poses=-1", ["'deformation.wide_poses' is -1; it must be at least 0"]),
     ("deformation.wide_angle_deg=270", ["'deformation.wide_angle_deg' is 270.0; it must be between 0 and"]),
+    ("rewards.custom=my_rewards", ["'rewards.custom' has 'my_rewards', which names no function; write"]),
+    ("rewards.custom=my-rewards:f", ["'rewards.custom' has 'my-rewards:f'", "package.module:function"]),
+    ("rewards.custom=[3]", ["'rewards.custom[0]' must be text, not 3"]),
+    ("rewards.custom={my:f: -1}", ["'rewards.custom': the weight of my:f must not be negative, not -1.0"]),
+    ("rewards.custom=my:coverage", ["my:coverage, but a reward of this project has that name"]),
+    ("rewards.custom=[a.b:f, c:f]", ["'rewards.custom' has c:f, but a.b:f has that name too; give"]),
+    ("rewards.custom=nowhere_at_all:f", ["'rewards.custom': the reward nowhere_at_all:f cannot be imported"]),
     ("rewards.weight_locality.weight=-1", ["'rewards.weight_locality.weight' must not be negative"]),
     ("deformation.max_angle_deg=270", ["'deformation.max_angle_deg' is 270.0; it must be between 0 and 180"]),
 ]

@@ -61,7 +61,7 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
 
 
 def test_every_setting_has_its_recipe_key():
-    derived = {"poses", "pose_file", "guards"}
+    derived = {"poses", "pose_file", "guards", "custom"}
     assert {field.name for field in dataclasses.fields(RewardSettings)} == SETTING_KEYS.keys() | derived
     assert set(SETTING_KEYS.values()) <= dotted_docs(Recipe).keys()
 
