@@ -156,6 +156,11 @@ class RewardsRecipe:
     their weights, which are 1 otherwise; at least 0, and 0 disables (docs/rewards.md, "Your own reward").
     Source: this project."""
 
+    credit: Literal["rig", "phase"] = "rig"
+    """Which rewards a token's advantage comes from: `rig`, the total for every token; `phase`, the rewards of
+    the skeleton for skeleton tokens and those of the skin for SkinTokens, normalised one by one
+    (docs/rewards.md, "Phase credit"). Source: this project."""
+
     resolution: int = 196
     """Occupancy cells along the mesh's longest side; above 0. Source: paper, occupancy grid."""
 

@@ -177,6 +177,28 @@ def test_refusals_name_the_key_and_the_fix_in_one_sentence(override, words):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "train.importance_sampling_level=sequence",
+            "'train.importance_sampling_level' is sequence, and one",
+        ),
+        ("train.off_policy_mask_threshold=0.5", "'train.off_policy_mask_threshold' masks whole rigs by the"),
+        ("train.log_completions=true", "'train.log_completions' writes tables with one advantage per rig"),
+        ("data.skeleton=given", "'data.skeleton' is given, so that only SkinTokens are trained"),
+    ],
+)
+def test_what_phase_credit_cannot_be_combined_with(override, problem):
+    assert load("base", "rewards.credit=phase").rewards.credit == "phase"
+    load("base", override)
+    with pytest.raises(RecipeError) as refusal:
+        load("base", "rewards.credit=phase", override)
+    message = str(refusal.value)
+    assert message.startswith(f"'rewards.credit' is phase, but {problem}"), message
+    assert message.endswith("; remove one of them")
+
+
 def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):
     # 3 rows x 2 processes x 4 passes = 24 rollouts: one group of 24, though neither process has a whole one.
     shape = ("train.per_device_train_batch_size=3", "train.gradient_accumulation_steps=4")
