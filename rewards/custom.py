@@ -92,7 +92,7 @@ def find_reward(place: str) -> CustomReward:
         raise CustomRewardError(
             f"the reward {place} is not a function: {module.__file__} {found}; correct one of them"
         )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def import_folder(place: str) -> str:

@@ -74,14 +74,11 @@ def coarse_grid(grid: OccupancyGrid, cells: int = COARSE_CELLS) -> OccupancyGrid
 
     At most `cells` along the longest side; the same origin.
     """
-    size = np.array(grid.occupied.shape)
-    block = -(-int(size.max()) // cells)
-    blocks = -(-size // block)
-    padded = np.zeros(blocks * block, dtype=np.bool_)
-    padded[: size[0], : size[1], : size[2]] = grid.occupied
-    x, y, z = blocks
-    merged = padded.reshape(x, block, y, block, z, block).any(axis=(1, 3, 5))
-    return OccupancyGrid(merged, grid.origin, grid.cell * block)
+    block = -(-max(grid.occupied.shape) // cells)
+    merged: NDArray[np.bool_] = grid.occupied
+    for axis, size in enumerate(grid.occupied.shape):
+        merged = np.logical_or.reduceat(merged, np.arange(0, size, block), axis=axis)
+    return OccupancyGrid(np.ascontiguousarray(merged), grid.origin, grid.cell * block)
 
 
 def in_cells(grid: OccupancyGrid, points: NDArray[np.float64]) -> NDArray[np.float64]:

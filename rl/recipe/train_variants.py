@@ -166,9 +166,8 @@ VARIANTS: tuple[Variant, ...] = (
     ),
     Variant(
         {"use_bias_correction_kl": False},
-        "Drops the factor by which TRL multiplies the KL term, the importance ratio, which makes its "
-        "gradient that of the reverse KL. False is the estimator of the GRPO paper; exact only with "
-        "`importance_sampling_level: token`.",
+        "TRL multiplies the KL term by the importance ratio, which makes its gradient that of the reverse KL "
+        "(with one ratio per token). False leaves the factor out, as the GRPO paper does.",
         _DEEPSEEK,
     ),
     Variant(
