@@ -10,6 +10,7 @@ from rewards import REWARD_NAMES, RewardSettings
 from rewards.guards import GUARD_NAMES
 from rewards.settings import PARTS
 from rewards.worker import RolloutScore
+from rl.bad_steps import describe_rows
 from rl.phase_credit import Normalisation, after_skeleton, group_advantages, phase_advantages, phases_of
 from tests.rl import tiny
 from tests.rl.training_runs import FakeService, Run, weights
@@ -165,6 +166,22 @@ def test_the_trainers_batch_has_an_advantage_per_token(make_recipe):
     end = int((ids[high] == END).nonzero())
     assert (batch["advantages"][high, : end + 1] > 0.5).all()
     assert (batch["advantages"][high, end + 1 :][mask[high, end + 1 :]] < 0).all()
+
+
+def test_a_bad_step_lists_the_advantage_of_each_token():
+    batch = {
+        "completion_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
+        "completion_ids": torch.tensor([[3, END, 30], [3, END, PAD]]),
+        "row_seed": torch.tensor([7, 8]),
+        "rewards": torch.zeros(2, 1),
+        "has_reward": torch.tensor([[True], [False]]),
+        "advantages": torch.tensor([[1.0, 1.0, -2.0], [0.5, 0.5, 0.25]]),
+    }
+    first, second = describe_rows(batch, ["a", "b"], ["coverage"])
+    assert first["advantage"] == [1.0, 1.0, -2.0]
+    assert second["advantage"] == [0.5, 0.5]  # without padding
+    (whole, _) = describe_rows({**batch, "advantages": torch.tensor([1.0, 2.0])}, ["a", "b"], ["coverage"])
+    assert whole["advantage"] == 1.0
 
 
 @pytest.mark.parametrize("loss", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo"])
