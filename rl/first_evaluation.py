@@ -61,6 +61,10 @@ def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
         "decoder": recipe.workers.decoder_dtype,
         "version": _version(),
     }
+    if recipe.rewards.custom_weights:
+        from rewards.custom import source_file
+
+        known["code"] = [file_hash(source_file(place)) for place in recipe.rewards.custom_weights]
     total.update(json.dumps(known, sort_keys=True, default=str).encode())
     for folder in _policy_folders(recipe):
         for path in sorted(folder.rglob("*")):

@@ -27,6 +27,7 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.phase_credit import Normalisation, phase_advantages
 from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
@@ -144,6 +145,8 @@ class RigGRPOTrainer(GRPOTrainer):
     With `data.skeleton: given`, the handle also names the mesh's skeleton (`given`). Its tokens enter both
     passes as prompt, here and in the rollout; TRL sees neither them nor their log-probabilities, so loss, KL,
     entropies and completion lengths are those of the SkinTokens. All of TRL's prompts have one length.
+
+    With `rewards.credit: phase`, TRL's loss gets advantages per token instead of its own (`rl.phase_credit`).
     """
 
     _buffered_inputs: Any  # TRL's micro-batches of the last rollouts
@@ -269,10 +272,28 @@ class RigGRPOTrainer(GRPOTrainer):
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
 
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> Tensor:
+        """TRL's rewards of all processes, (N, F), kept for phase credit."""
+        self._all_rewards: Tensor = super()._calculate_rewards(*arguments, **options)
+        return self._all_rewards
+
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch with each row's rewards and seed, for the step guard."""
+        """TRL's batch with each row's rewards and seed, for the step guard, and the advantages of phases."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
+        if self.recipe.rewards.credit == "phase":
+            credit = phase_advantages(
+                self._all_rewards,
+                self.reward_weights.to(self._all_rewards.device),
+                self.reward_func_names,
+                Normalisation(self.num_generations, self.multi_objective_aggregation, self.scale_rewards),
+                batch["completion_ids"],
+                self.bank.vocabulary.skeleton_eos,
+                self.accelerator.process_index * len(batch["completion_ids"]),
+            )
+            batch["advantages"] = credit.advantages
+            for name, value in credit.metrics.items():
+                self._metrics["train"][name].append(value)
         device = self.accelerator.device
         rows = self.rig_rollout.rows
         if self.on_rollouts is not None:

@@ -87,6 +87,24 @@ def test_two_processes_share_one_reward_service(policy_path, tmp_path, here):
 
 
 @pytest.mark.slow
+def test_phase_credit_and_a_users_reward_are_those_of_one_process(policy_path, tmp_path, here):
+    """Groups of eight, four rows on either process: advantages come from all rows."""
+    own = {
+        **LORA,
+        "rewards.credit": "phase",
+        "rewards.custom": "tests.rewards.own_rewards:joints_per_hundred",
+        "train.num_generations": 8,
+    }
+    assert here(own) == 0
+    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "two", {**own, **HALF})
+    finish(start(recipe, DDP, ON_CPU))
+    assert_same_numbers(tmp_path / "two", tmp_path / "run")
+    (first, *_) = metrics(tmp_path / "two")
+    assert first["credit/skin_zero_std"] == 0
+    assert first["rewards/joints_per_hundred/mean"] > 0
+
+
+@pytest.mark.slow
 def test_adapters_on_two_nodes_train_and_resume_as_in_one_process(policy_path, tmp_path, here):
     """Two launchers on this machine, as on two; the resumed run has one launcher and two processes."""
     assert here(LORA) == 0
