@@ -13,7 +13,7 @@ from data.typed_recipe import to_mapping
 from policy.bundle import RigPolicy
 from rl.evaluation_results import Evaluation, measure_of
 from rl.recipe import Recipe
-from rl.run_directory import BEST_FOLDER
+from rl.run_files import BEST_FOLDER
 
 BEST_FILE = "best.json"
 # Keys of `eval` that do not change the numbers of an evaluation during training.

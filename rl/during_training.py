@@ -25,7 +25,7 @@ from rl.meshes import spread
 from rl.random_states import same_random_states
 from rl.recipe import Recipe
 from rl.reporting import EVALUATION_PREFIX, MetricsLog
-from rl.run_directory import BEST_FOLDER
+from rl.run_files import BEST_FOLDER
 from rl.sharding import model_to_save, whole_weights
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from rl.pictures import draw_rig
 from rl.random_states import same_random_states
 from rl.recipe import total_reward
 from rl.rollout_store import KeptRollout, RolloutStore, Why, kind_of
-from rl.run_directory import ROLLOUTS_FOLDER
+from rl.run_files import ROLLOUTS_FOLDER
 from rl.scoring import SampledRollout, read_rollout, why_unreadable
 from rl.wandb_media import send_rollouts
 

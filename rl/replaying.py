@@ -24,7 +24,7 @@ from rl.keep_rollouts import decoder_digest
 from rl.meshes import load_meshes, load_one, reward_meshes
 from rl.recipe import Recipe, check_recipe, reward_settings
 from rl.rollout_store import ROWS_FILE, KeptRollout, read_row, read_rows
-from rl.run_directory import RECIPE_FILE
+from rl.run_files import RECIPE_FILE
 from rl.scoring import read_rollout
 
 

@@ -26,12 +26,14 @@ from rl.checkpoints import (
     last_whole_checkpoint,
 )
 from rl.recipe import Recipe
-
-RECIPE_FILE = "recipe.yaml"
-POLICY_FOLDER = "policy"
-METRICS_FILE = "metrics.jsonl"
-BEST_FOLDER = "policy_best"
-ROLLOUTS_FOLDER = "rollouts"
+from rl.run_files import (
+    BEST_FOLDER,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    RECIPE_FILE,
+    ROLLOUTS_FOLDER,
+    START_FILE,
+)
 
 # Keys and sections that a resumed run may change: they do not affect the steps already trained.
 _MAY_CHANGE = (
@@ -176,13 +178,16 @@ def make_directory(recipe: Recipe) -> Path:
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first key on which two recipes differ and that affects training, None if there is none."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat_keys(before), flat_keys(now)
     for key in dict.fromkeys([*new, *old]):
-        if any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
-            continue
-        if key not in old or key not in new or old[key] != new[key]:
+        if affects_training(key) and (key not in old or key not in new or old[key] != new[key]):
             return key
     return None
+
+
+def affects_training(key: str) -> bool:
+    """Whether a run's steps depend on a dotted key of its recipe; a resumed run may change the others."""
+    return not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
@@ -196,14 +201,18 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    moved = (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER)
+    moved = (
+        *(CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, START_FILE),
+        *(BEST_FOLDER, ROLLOUTS_FOLDER),
+    )
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -42,7 +42,8 @@ from rl.recipe.best_by import check_measured
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
-from rl.run_directory import BEST_FOLDER, METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
+from rl.run_directory import OpenRun, is_finished, shared_run
+from rl.run_files import AFTER_FILE, BEST_FOLDER, CARD_FILE, METRICS_FILE, POLICY_FOLDER
 from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave

@@ -10,7 +10,7 @@ from rl.preflight.finding import Finding, in_bytes, ok, problem, warning
 from rl.preflight.memory_need import state_bytes
 from rl.preflight.model_size import ModelSize
 from rl.recipe import Recipe
-from rl.run_directory import BEST_FOLDER, POLICY_FOLDER, ROLLOUTS_FOLDER
+from rl.run_files import BEST_FOLDER, POLICY_FOLDER, ROLLOUTS_FOLDER
 
 # A line of metrics.jsonl, and a checkpoint's files besides weights and optimiser: tokenizer, states, history.
 _LINE = 3 << 10

@@ -13,12 +13,16 @@ from data.typed_recipe import RecipeError, build, read_recipe
 from rewards.quarantine import QUARANTINE_FILE, QuarantinedMesh, read_quarantine
 from rl.bad_steps import BAD_STEPS_FOLDER
 from rl.evaluation_results import Evaluation, read_evaluation
-from rl.first_evaluation import BEFORE_FILE
 from rl.recipe import Recipe, check_recipe
-from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE
+from rl.run_files import (
+    AFTER_FILE,
+    BEFORE_FILE,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    RECIPE_FILE,
+    ROLLOUTS_FOLDER,
+)
 
-AFTER_FILE = "after.json"
-ROLLOUTS_FOLDER = "rollouts"
 MOST_ROLLOUTS = 200
 
 

@@ -25,7 +25,7 @@ from rl.recipe import Recipe, reward_settings
 from rl.report.read_run import RunFiles
 from rl.report.stored_rigs import STORE_FOLDER, StoredMesh, StoredRigs, read_rigs, write_rigs
 from rl.report.viewer_data import AFTER, BEFORE, TRUTH, RigView, pose_vectors
-from rl.run_directory import POLICY_FOLDER
+from rl.run_files import POLICY_FOLDER
 from rl.shown_rigs import shown_rigs
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from policy.bundle import RigPolicy
-from rl.run_directory import METRICS_FILE
+from rl.run_files import METRICS_FILE
 from tests.rl import tiny
 from tests.rl.commands import BIN, ROOT, TIMEOUT, metrics, steps
 from tests.soak.campaign import FOLDER
