@@ -59,7 +59,12 @@ class StopSignals:
         self._process, self._parent = os.getpid(), os.getppid()
 
     def install(self) -> None:
-        """Handle the signals here; again after a library, such as Ray, has set handlers of its own."""
+        """Handle the signals here; again after a library, such as Ray, has set handlers of its own.
+
+        Only the main thread can: in another one nothing is done.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
         for signum in STOP_SIGNALS:
             # A parent may have had SIGINT ignored, as shells do for background commands: keep that.
             if signum == signal.SIGINT and signal.getsignal(signum) is signal.SIG_IGN:
@@ -120,10 +125,12 @@ def stop_signals() -> StopSignals:
 
 
 @contextmanager
-def handling_stop_signals() -> Iterator[StopSignals]:
-    """Handle the stop signals during the block, and restore the handlers before it, except after `closing`.
+def handling_stop_signals(until_the_end: bool = True) -> Iterator[StopSignals]:
+    """Handle the stop signals during the block, and restore the handlers before it.
 
-    Outside the main thread, where Python runs no handlers, the signals are left alone.
+    After `closing` they are not restored, since the process is about to end; with `until_the_end` false, for
+    a block after which it goes on, they are. Outside the main thread, where Python runs no handlers, the
+    signals are left alone.
     """
     global _current
     signals = StopSignals()
@@ -139,7 +146,7 @@ def handling_stop_signals() -> Iterator[StopSignals]:
     finally:
         _current = outer
         for signum, handler in before.items():
-            if not signals.closed or signum == signal.SIGINT:
+            if not signals.closed or signum == signal.SIGINT or not until_the_end:
                 signal.signal(signum, handler)
 
 

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.atomic import write_atomic
 from data.typed_recipe import to_mapping
 from policy.bundle import RigPolicy
-from rl.evaluation_results import Evaluation, measure_of
+from rl.evaluation_results import Evaluation, measure_of, read_evaluation
 from rl.recipe import Recipe
-from rl.run_files import BEST_FOLDER
+from rl.run_files import BEST_FOLDER, CARD_FILE, START_FILE
 
 BEST_FILE = "best.json"
 # Keys of `eval` that do not change the numbers of an evaluation during training.
@@ -80,7 +81,28 @@ def read_best(output: Path, recipe: Recipe) -> BestPolicy | None:
     return None
 
 
-def write_best(output: Path, best: BestPolicy, policy: RigPolicy) -> None:
-    """Replace `policy_best/` as a whole with the policy and its record; raises what `RigPolicy.save` does."""
+def write_best(output: Path, best: BestPolicy, policy: RigPolicy, card: str) -> None:
+    """Replace `policy_best/` as a whole with the policy, its record and its model card.
+
+    Raises what `RigPolicy.save` does.
+    """
     text = json.dumps(asdict(best), indent=2) + "\n"
-    policy.save(output / BEST_FOLDER, also={BEST_FILE: text.encode()})
+    policy.save(output / BEST_FOLDER, also={BEST_FILE: text.encode(), CARD_FILE: card.encode()})
+
+
+def write_start(output: Path, evaluation: Evaluation, recipe: Recipe) -> None:
+    """Write `start.json`: the evaluation of the policy that the run started from, with its settings."""
+    values = {**asdict(evaluation), "settings": settings_of(recipe)}
+    write_atomic(output / START_FILE, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def read_start(output: Path, recipe: Recipe) -> Evaluation | None:
+    """What `write_start` wrote; None if there is nothing, or if it has other settings than the recipe's."""
+    path = output / START_FILE
+    if not path.is_file():
+        return None
+    found = read_evaluation(path)
+    same = found and json.loads(path.read_text()).get("settings") == json.loads(
+        json.dumps(settings_of(recipe))
+    )
+    return found if same else None

@@ -8,12 +8,11 @@ folder lies beside `output_dir`, on the same disk, and is removed at the end, al
 from __future__ import annotations
 
 import gc
-import io
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,8 +92,7 @@ def dry_run(recipe: Recipe) -> None:
             eval=replace(first.eval, before_and_after=False),
         )
         recorder = PartRecorder()
-        # Tables and paths of the temporary run would read like those of a real one.
-        with starting_service(first) as start, redirect_stdout(io.StringIO()):
+        with starting_service(first) as start:
             with watching(recorder):
                 train(first, start, held_out=1)
             _release()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +16,16 @@ from policy.bundle import RigPolicy
 from policy.pretraining.processes import largest, main_process_only
 from policy.skintokens.skin_vae import SkinVAE
 from rewards.service import RewardService
-from rl.best_policy import BestPolicy, candidate, read_best, write_best
+from rl.best_policy import BestPolicy, candidate, read_best, read_start, write_best, write_start
 from rl.evaluation import evaluate
 from rl.evaluation_results import Evaluation
 from rl.evaluation_tables import short_line
-from rl.meshes import spread
+from rl.meshes import RunMeshes, spread
+from rl.model_card import CardFacts, base_policy, model_card
 from rl.random_states import same_random_states
 from rl.recipe import Recipe
 from rl.reporting import EVALUATION_PREFIX, MetricsLog
-from rl.run_files import BEST_FOLDER
+from rl.run_files import BEST_FOLDER, START_FILE
 from rl.sharding import model_to_save, whole_weights
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class DuringTraining(TrainerCallback):
         trainer: the run's.
         skin_vae: the policy's.
         service: scores the rigs.
-        meshes: the held-out meshes, as indices into the trainer's bank.
+        meshes: the run's, as indices into the trainer's bank.
         log: the run's, whose file says which evaluations have been made.
     """
 
@@ -53,17 +53,19 @@ class DuringTraining(TrainerCallback):
         trainer: RigGRPOTrainer,
         skin_vae: SkinVAE,
         service: RewardService,
-        meshes: Sequence[int],
+        meshes: RunMeshes,
         log: MetricsLog,
     ) -> None:
         self._trainer, self._skin_vae, self._service = trainer, skin_vae, service
         self._recipe = during_recipe(trainer.recipe)
-        places = spread(len(meshes), trainer.recipe.eval.every_meshes)
-        self._meshes = [meshes[place] for place in places]
+        places = spread(len(meshes.held_out), trainer.recipe.eval.every_meshes)
+        self._meshes = [meshes.held_out[place] for place in places]
+        self._counts = len(meshes.train), len(meshes.held_out)
         self._log = log
         self._output = Path(trainer.recipe.output_dir)
         self._begun = False
         self._best: BestPolicy | None = None
+        self._start: Evaluation | None = None  # of the policy that the run started from
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -77,7 +79,9 @@ class DuringTraining(TrainerCallback):
                 state.global_step == 0
             ):  # a run that starts over owes nothing to one that came to no checkpoint
                 shutil.rmtree(self._output / BEST_FOLDER, ignore_errors=True)
+                (self._output / START_FILE).unlink(missing_ok=True)
             self._best = read_best(self._output, self._recipe)
+            self._start = read_start(self._output, self._recipe)
         main = state.is_world_process_zero
         missing = main and self._due(state) and not self._log.has_evaluation(state.global_step)
         if largest([int(missing)])[0]:
@@ -105,13 +109,16 @@ class DuringTraining(TrainerCallback):
                 began = time.perf_counter()
                 evaluation = self._measure(state.global_step)
                 numbers = numbers_of(evaluation, time.perf_counter() - began)
+                if state.global_step == 0:
+                    self._start = evaluation
+                    write_start(self._output, evaluation, self._recipe)
                 best = candidate(evaluation, state.global_step, self._recipe)
                 is_best = best is not None and best.is_better_than(self._best)
                 self._say(evaluation, state.global_step, is_best)
                 # Not `on_log`, which would also take back the request to log this step.
                 trainer.callback_handler.call_event("on_log", args, state, control, logs=numbers)
                 if best is not None and is_best:
-                    self._keep(best)
+                    self._keep(best, evaluation)
 
     def _measure(self, step: int) -> Evaluation:
         trainer = self._trainer
@@ -137,10 +144,13 @@ class DuringTraining(TrainerCallback):
             if trained_encoder:
                 trainer.bank.forget_embeds()
 
-    def _keep(self, best: BestPolicy) -> None:
+    def _keep(self, best: BestPolicy, evaluation: Evaluation) -> None:
         trainer = self._trainer
         model = model_to_save(trainer.model_wrapped, trainer.accelerator)
-        write_best(self._output, best, RigPolicy(model, self._skin_vae))
+        recipe, processes = trainer.recipe, trainer.accelerator.num_processes
+        base = base_policy(recipe)
+        facts = CardFacts(recipe, base, processes, *self._counts, best.step, self._start, evaluation, best)
+        write_best(self._output, best, RigPolicy(model, self._skin_vae), model_card(facts))
         self._best = best
 
     def _say(self, evaluation: Evaluation, step: int, is_best: bool) -> None:

@@ -179,7 +179,7 @@ def _in_a_sentence(repo_id: str, endpoint: str) -> Iterator[None]:
         reason = _short(error.server_message or str(error))
         if status in (401, 403):
             raise RecipeError(
-                f"the token may not write to {repo_id} ({status}: {reason}); use one with write access to that "
+                f"the token may not write to {repo_id} ({status}: {reason}); use one that may write to that "
                 "account, from `hf auth login` or HF_TOKEN"
             ) from error
         if status in (400, 404, 422):

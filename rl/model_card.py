@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -79,14 +80,25 @@ def base_policy(recipe: Recipe) -> BasePolicy:
     folder = Path(recipe.policy.path)
     found = _SNAPSHOT.search(folder.absolute().as_posix())
     repository = f"{found['account']}/{found['name']}" if found else None
-    licence = None
-    if (folder / CARD_FILE).is_file():
-        said = ModelCard.load(folder / CARD_FILE, ignore_metadata_errors=True).data.license
-        licence = said if isinstance(said, str) and said != UNKNOWN else None
     imported = False
     if (folder / "config.json").is_file():  # else the folder holds adapters
         imported = TokenRigConfig.from_pretrained(folder, local_files_only=True).release is not None
-    return BasePolicy(repository or shown_place(str(folder)), repository, licence, imported)
+    return BasePolicy(
+        repository or shown_place(str(folder)), repository, _licence_of(folder / CARD_FILE), imported
+    )
+
+
+def _licence_of(card: Path) -> str | None:
+    """The licence that a model card names; one that cannot be read is reported on standard error."""
+    if not card.is_file():
+        return None
+    try:
+        said = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        print(f"note: {card} has no readable YAML block, so no licence is known ({reason})", file=sys.stderr)
+        return None
+    return said if isinstance(said, str) and said != UNKNOWN else None
 
 
 def uses_files(recipe: Recipe) -> bool:
@@ -111,7 +123,7 @@ def model_card(facts: CardFacts) -> str:
     name = Path(recipe.output_dir).absolute().name
     parts = [
         f"# {name}{' (best policy)' if facts.best else ''}",
-        "A TokenRig policy: it reads a 3D mesh and writes a rig, a skeleton with skinning weights, as tokens. "
+        "A TokenRig policy: it reads a 3D mesh and writes a rig (a skeleton with skinning weights) as tokens. "
         f"It is {base.name} after {facts.step} steps of reinforcement learning (GRPO) with {_PROJECT}, on "
         "geometric rewards of the rigs that it samples.",
         _loading(recipe),

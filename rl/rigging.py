@@ -170,8 +170,10 @@ def write_views(rigged: RiggedMesh, glb: Path, recipe: Recipe) -> list[str]:
     return lines
 
 
-def run(recipe: Recipe) -> None:
-    """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
+def rig_file(recipe: Recipe, policy: RigPolicy | None = None) -> RiggedMesh:
+    """Rig the mesh file `rig.mesh` as the recipe says; nothing is written.
+
+    Notes on the file go to standard error. `policy`: that of the recipe, if it is loaded already.
 
     Raises:
         RecipeError, MeshError: `rig.mesh` is missing, or it or `rig.skeleton` cannot be used.
@@ -180,16 +182,12 @@ def run(recipe: Recipe) -> None:
     settings = recipe.rig
     if settings.mesh is None:
         raise RecipeError("no mesh to rig; set rig.mesh=FILE")
-    source = Path(settings.mesh)
-    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
-    if output.suffix != ".glb":
-        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
     max_bytes = recipe.data.max_megabytes * 2**20
     asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False, up=settings.up)
     if asset.notes:
         print(f"note: {asset.note}", file=sys.stderr)
     sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
-    policy = load_policy(recipe)
+    policy = load_policy(recipe) if policy is None else policy
     skeleton = chosen_skeleton(recipe, asset.mesh, SkeletonRoom.of(policy, recipe))
     if skeleton is not None and skeleton.outside:
         print(
@@ -197,9 +195,24 @@ def run(recipe: Recipe) -> None:
             "box; the policy reads them at its faces, the file keeps them where they are",
             file=sys.stderr,
         )
-    rigged = rig_mesh(
+    return rig_mesh(
         policy, sample, recipe, settings.candidates, settings.temperature, settings.seed, skeleton
     )
+
+
+def run(recipe: Recipe) -> None:
+    """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
+
+    Raises:
+        RecipeError: `rig.out` is no GLB or cannot be written.
+        MeshError, RunFailedError: see `rig_file`.
+    """
+    settings = recipe.rig
+    source = Path(settings.mesh or "mesh")
+    output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
+    if output.suffix != ".glb":
+        raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
+    rigged = rig_file(recipe)
     try:
         lines = write_rigged(rigged, output, settings)
         lines += write_views(rigged, output, recipe)

@@ -192,7 +192,12 @@ def affects_training(key: str) -> bool:
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
     """Whether a checkpoint was saved at step `max_steps` or later."""
-    return json.loads((checkpoint / TRAINER_STATE_FILE).read_text())["global_step"] >= max_steps
+    return steps_done(checkpoint) >= max_steps
+
+
+def steps_done(checkpoint: Path) -> int:
+    """The step after which a checkpoint was saved."""
+    return int(json.loads((checkpoint / TRAINER_STATE_FILE).read_text())["global_step"])
 
 
 def _set_aside(output: Path) -> None:

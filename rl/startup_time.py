@@ -19,11 +19,12 @@ class StartupTime(TrainerCallback):
     the evaluation before training. Must run before the reporting callbacks.
 
     Args:
+        began: when the command started, in seconds since the epoch.
         evaluation_seconds: how long that evaluation took.
     """
 
-    def __init__(self, evaluation_seconds: float = 0.0) -> None:
-        self.evaluation_seconds = evaluation_seconds
+    def __init__(self, began: float, evaluation_seconds: float = 0.0) -> None:
+        self.began, self.evaluation_seconds = began, evaluation_seconds
         self._seconds: float | None = None
         self._logged = False
 
@@ -32,7 +33,7 @@ class StartupTime(TrainerCallback):
     ) -> None:
         """Take the time of the first step."""
         if self._seconds is None:
-            self._seconds = time.time() - command_start() - self.evaluation_seconds
+            self._seconds = time.time() - self.began - self.evaluation_seconds
 
     def on_log(
         self,

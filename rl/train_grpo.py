@@ -10,28 +10,17 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(_HERE.parent), *(entry for entry in sys.path if Path(entry or ".").resolve() != _HERE)]
 
 from data.command_line import run_command  # noqa: E402
-from data.run_lock import refuse_live_owner  # noqa: E402
 from data.stop_signals import is_first_rank  # noqa: E402
+from rl.grpo import run_training  # noqa: E402
 from rl.recipe import Recipe, load_recipe  # noqa: E402
 
 
 def _train(recipe: Recipe) -> None:
-    if is_first_rank():  # the others may find the lock of their own run
-        refuse_live_owner(Path(recipe.output_dir))  # before libraries and Ray take their time
+    run = run_training(recipe)
+    if is_first_rank():
+        from rl.trained_run import print_trained
 
-    from rl.library_settings import importing, quiet_libraries
-
-    with importing():  # takes seconds: not for --help
-        quiet_libraries()
-        from rl.preflight.at_start import check_start
-        from rl.reward_service import starting_service
-
-    check_start(recipe)
-    with starting_service(recipe) as start:
-        with importing():  # takes longest: Ray and its workers start meanwhile
-            from rl.training import train
-
-        train(recipe, start)
+        print_trained(run)
 
 
 def _dry_run(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from trl import GRPOConfig
 
+from data.atomic import write_atomic
 from data.command_line import RunFailedError
 from data.run_lock import RunLock
 from data.stop_signals import stop_signals
@@ -26,14 +27,14 @@ from rl.best_policy import read_best
 from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
 from rl.during_training import DuringTraining, during_recipe
 from rl.evaluation import evaluate
-from rl.evaluation_results import Evaluation, write_evaluation
-from rl.evaluation_tables import make_console, print_means
+from rl.evaluation_results import write_evaluation
 from rl.first_evaluation import first_evaluation
 from rl.given_skeleton import SkeletonRoom, true_skeleton
 from rl.keep_rollouts import KeepRollouts
 from rl.launch_check import check_launch, check_shared
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
+from rl.model_card import CardFacts, base_policy, model_card
 from rl.phases import EXPORT, phase
 from rl.policy_setup import check_training, load_policy
 from rl.profiling import PROFILE_FOLDER, ProfileSteps
@@ -42,18 +43,21 @@ from rl.recipe.best_by import check_measured
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
-from rl.run_directory import OpenRun, is_finished, shared_run
-from rl.run_files import AFTER_FILE, BEST_FOLDER, CARD_FILE, METRICS_FILE, POLICY_FOLDER
+from rl.run_directory import OpenRun, is_finished, shared_run, steps_done
+from rl.run_files import AFTER_FILE, CARD_FILE, METRICS_FILE, POLICY_FOLDER
 from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
+from rl.trained_run import TrainedRun
 from rl.trainer import RigGRPOTrainer
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
 
 
-def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> None:
+def train(
+    recipe: Recipe, start: ServiceStart, held_out: int | None = None, began: float | None = None
+) -> TrainedRun:
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
@@ -61,7 +65,13 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     `rig.glb`, `rig.png`, and TRL's own files in `trainer/`. With `resume`, resumes from the last whole
     checkpoint there. The directory is locked while the run lasts. A run that
     `train_guard.stop_after_minutes` ends during training evaluates and exports nothing: the run that resumes
-    it does. `held_out`: evaluate at most that many meshes (a dry run).
+    it does. `policy/` and `policy_best/` have a model card.
+
+    Args:
+        recipe: of the run.
+        start: of the reward service, closed by the caller.
+        held_out: evaluate at most that many meshes (a dry run).
+        began: when the clock of the run started, in seconds since the epoch; None for the command's start.
 
     Raises:
         RecipeError, MeshError: the recipe or its meshes cannot be used, or the directory is in use.
@@ -86,7 +96,8 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     with shared_run(recipe) as run, barrier_on_exit(), shared_service(start, policy) as service:
         check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
-        _run(recipe, args, policy, prepare_meshes(meshes, service, recipe), service, run, room)
+        prepared = prepare_meshes(meshes, service, recipe)
+        return _run(recipe, args, policy, prepared, service, run, room, began)
 
 
 def _run(
@@ -97,10 +108,11 @@ def _run(
     service: RewardService,
     run: OpenRun,
     room: SkeletonRoom,
-) -> None:
+    began: float | None,
+) -> TrainedRun:
     """The run itself, in an output directory and with a reward service that are open."""
     bank = MeshBank(meshes.samples, policy.vocabulary, recipe.data.class_name)
-    before, began = None, time.perf_counter()
+    before, evaluating = None, time.perf_counter()
     if recipe.eval.before_and_after:
         with main_process_only() as here:
             if here:
@@ -109,39 +121,54 @@ def _run(
                     [meshes.samples[index] for index in meshes.held_out],
                     lambda: evaluate(policy, bank, meshes.held_out, service, recipe, "before"),
                 )
-    startup = StartupTime(time.perf_counter() - began)
+    began = command_start() if began is None else began
+    startup = StartupTime(began, time.perf_counter() - evaluating)
+    step = args.max_steps
     if run.checkpoint is not None and is_finished(run.checkpoint, args.max_steps):
         if args.process_index == 0:
             print(f"nothing to train: {run.checkpoint} is already the last step", file=sys.stderr)
-        trained = load_model(run.checkpoint).to(policy.device)
+        trained, step = load_model(run.checkpoint).to(policy.device), steps_done(run.checkpoint)
     else:
-        trained = optimise(recipe, args, policy, bank, meshes, service, run, startup)
+        trained = optimise(recipe, args, policy, bank, meshes, service, run, startup, began=began)
+    done = TrainedRun(Path(recipe.output_dir))
     with main_process_only() as here:
         if here:
-            _finish(recipe, RigPolicy(trained.eval(), policy.skin_vae), before, bank, meshes, service, room)
+            refined = RigPolicy(trained.eval(), policy.skin_vae)
+            facts = CardFacts(
+                recipe,
+                base_policy(recipe),
+                args.world_size,
+                len(meshes.train),
+                len(meshes.held_out),
+                step,
+                before,
+                None,
+            )
+            done = _finish(facts, refined, bank, meshes, service, room)
+    return done
 
 
 def _finish(
-    recipe: Recipe,
+    facts: CardFacts,
     refined: RigPolicy,
-    before: Evaluation | None,
     bank: MeshBank,
     meshes: RunMeshes,
     service: RewardService,
     room: SkeletonRoom,
-) -> None:
-    """Export the refined policy, evaluate it and rig one held-out mesh."""
+) -> TrainedRun:
+    """Export the refined policy, evaluate it, write its card and rig one held-out mesh."""
+    recipe = facts.recipe
     output = Path(recipe.output_dir)
     with phase(EXPORT):
         refined.save(output / POLICY_FOLDER)
     bank.forget_embeds()
-    if before is not None:
+    if facts.before is not None:
         after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
-        write_evaluation(after, output / "after.json")
-        print_means([before, after], ["before", "after"], make_console())
-    print(f"refined policy: {output / POLICY_FOLDER}")
-    if recipe.eval.every and (best := read_best(output, during_recipe(recipe))) is not None:
-        print(f"best policy: {output / BEST_FOLDER} (step {best.step}, {best.by} {best.value:.4g})")
+        write_evaluation(after, output / AFTER_FILE)
+        facts = replace(facts, after=after)
+    write_atomic(output / POLICY_FOLDER / CARD_FILE, model_card(facts).encode())
+    best = read_best(output, during_recipe(recipe)) if recipe.eval.every else None
+    run = TrainedRun(output, facts.before, facts.after, best)
     sample = bank.samples[meshes.held_out[0]]
     skeleton = true_skeleton(sample, refined.vocabulary) if recipe.data.skeleton == "given" else None
     if skeleton is not None and room.refusal(skeleton) is not None:
@@ -152,9 +179,8 @@ def _finish(
             output / "rig.glb",
         )
     except RunFailedError as error:  # an early policy may complete no rig: the run succeeded all the same
-        print(f"no example rig: {error}", file=sys.stderr)
-    else:
-        print(f"example rig: {output / 'rig.glb'}, {output / 'rig.png'}")
+        return replace(run, no_rig=str(error))
+    return replace(run, rig=output / "rig.glb")
 
 
 def optimise(
@@ -166,10 +192,11 @@ def optimise(
     service: RewardService,
     run: OpenRun,
     *callbacks: TrainerCallback,
+    began: float | None = None,
 ) -> TokenRigForCausalLM:
     """Train, resuming from the run's checkpoint if there is one; return the model with its adapters merged.
 
-    `callbacks` run before those that report metrics.
+    `callbacks` run before those that report metrics. `began`: as in `train`.
 
     Raises:
         StopRun: a signal or `train_guard.stop_after_minutes` ended training after a step,
@@ -178,11 +205,11 @@ def optimise(
     """
     log = MetricsLog(Path(recipe.output_dir) / METRICS_FILE)
     signals = stop_signals()
-    stop = StopAndSave(signals, recipe.train_guard, command_start())
+    stop = StopAndSave(signals, recipe.train_guard, command_start() if began is None else began)
     trainer = build_trainer(recipe, args, policy, bank, meshes.train, service, log, stop, run.lock)
     trainer.callback_handler.callbacks[:0] = callbacks
     if recipe.eval.every:
-        trainer.add_callback(DuringTraining(trainer, policy.skin_vae, service, meshes.held_out, log))
+        trainer.add_callback(DuringTraining(trainer, policy.skin_vae, service, meshes, log))
     if recipe.report.every:
         trainer.add_callback(KeepRollouts(trainer, policy.skin_vae))
     checkpoint = run.checkpoint

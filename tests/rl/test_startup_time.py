@@ -47,10 +47,9 @@ def test_a_process_without_a_launcher_counts_from_its_own_start():
 
 
 def test_only_the_first_step_of_a_process_gets_the_time(monkeypatch):
-    monkeypatch.setattr(startup_time, "command_start", lambda: 1000.0)
     now = iter([1030.5, 1040.0])
     monkeypatch.setattr(startup_time.time, "time", lambda: next(now))
-    callback = StartupTime(evaluation_seconds=10.5)
+    callback = StartupTime(began=1000.0, evaluation_seconds=10.5)
     logged = []
     for _ in range(2):
         callback.on_step_begin(None, None, None)
