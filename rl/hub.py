@@ -48,23 +48,26 @@ class Upload:
 def policy_to_push(place: Path, best: bool = False) -> Path:
     """The policy directory that `place` is or, if it is a run's `output_dir`, holds; `best`: `policy_best/`.
 
-    Raises RecipeError if there is none.
+    Raises RecipeError if there is none, or if it is not a whole policy.
     """
     if not place.is_dir():
         raise RecipeError(f"{place}: no such directory; give a run's output_dir or a policy directory")
+    folder = place
     if (place / RECIPE_FILE).is_file():
         folder = place / (BEST_FOLDER if best else POLICY_FOLDER)
-        if folder.is_dir():
-            return folder
-        if best:
-            raise RecipeError(f"{place} has no {BEST_FOLDER}/; a run keeps it with eval.every=N")
-        kept = ", or upload the best policy so far with --best" if (place / BEST_FOLDER).is_dir() else ""
-        raise RecipeError(
-            f"{place} has no {POLICY_FOLDER}/ yet; let the run finish (the same command resumes it){kept}"
-        )
-    if best:
+        if not folder.is_dir():
+            raise RecipeError(_no_policy(place, best))
+    elif best:
         raise RecipeError(f"{place} is no run's output_dir, and --best needs one; leave it out")
-    return place
+    policy_files(folder)
+    return folder
+
+
+def _no_policy(output: Path, best: bool) -> str:
+    if best:
+        return f"{output} has no {BEST_FOLDER}/; a run keeps it with eval.every=N"
+    kept = ", or upload the best policy so far with --best" if (output / BEST_FOLDER).is_dir() else ""
+    return f"{output} has no {POLICY_FOLDER}/ yet; let the run finish (the same command resumes it){kept}"
 
 
 def policy_files(folder: Path) -> list[Path]:

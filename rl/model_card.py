@@ -112,18 +112,19 @@ def model_card(facts: CardFacts) -> str:
     It shows no absolute path and no name of a mesh.
     """
     recipe, base = facts.recipe, facts.base
-    related = {} if base.repository is None else {"base_model_relation": "finetune"}
+    related: dict[str, Any] = {}
+    if base.repository is not None:
+        related = {"base_model": base.repository, "base_model_relation": "finetune"}
     data = ModelCardData(
         license=facts.licence,
         library_name=_PROJECT,
         tags=list(TAGS),
-        base_model=base.repository,
         **related,
     )
     name = Path(recipe.output_dir).absolute().name
     parts = [
         f"# {name}{' (best policy)' if facts.best else ''}",
-        "A TokenRig policy: it reads a 3D mesh and writes a rig (a skeleton with skinning weights) as tokens. "
+        "A TokenRig policy: it reads a 3D mesh and writes a rig (skeleton and skinning weights) as tokens. "
         f"It is {base.name} after {facts.step} steps of reinforcement learning (GRPO) with {_PROJECT}, on "
         "geometric rewards of the rigs that it samples.",
         _loading(recipe),
@@ -266,8 +267,8 @@ def _results(facts: CardFacts) -> str:
             "better than they would be on others.\n\n"
         )
     if before is None:
+        heads: tuple[str, ...] = ("", "mean", "± s.e.")
         about = "s.e.: standard error over meshes. There is no such evaluation of the policy it started from."
-        heads = ("", "mean", "± s.e.")
     else:
         about = "± is the standard error of the difference, paired by mesh; seeds are the same."
         heads = ("", "before", "after", "difference ± s.e.")

@@ -180,10 +180,8 @@ def rig_file(recipe: Recipe, policy: RigPolicy | None = None) -> RiggedMesh:
         RunFailedError: see `rig_mesh`.
     """
     settings = recipe.rig
-    if settings.mesh is None:
-        raise RecipeError("no mesh to rig; set rig.mesh=FILE")
     max_bytes = recipe.data.max_megabytes * 2**20
-    asset = load_asset(settings.mesh, recipe.data.max_faces, max_bytes, rigged=False, up=settings.up)
+    asset = load_asset(_mesh_of(settings), recipe.data.max_faces, max_bytes, rigged=False, up=settings.up)
     if asset.notes:
         print(f"note: {asset.note}", file=sys.stderr)
     sample = make_sample(asset.mesh, None, recipe.data.points, recipe.data.seed)
@@ -203,12 +201,10 @@ def rig_file(recipe: Recipe, policy: RigPolicy | None = None) -> RiggedMesh:
 def run(recipe: Recipe) -> None:
     """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
 
-    Raises:
-        RecipeError: `rig.out` is no GLB or cannot be written.
-        MeshError, RunFailedError: see `rig_file`.
+    Raises what `rig_file` does, and RecipeError if `rig.out` is no GLB or cannot be written.
     """
     settings = recipe.rig
-    source = Path(settings.mesh or "mesh")
+    source = Path(_mesh_of(settings))
     output = Path(settings.out) if settings.out else source.with_name(f"{source.stem}_rigged.glb")
     if output.suffix != ".glb":
         raise RecipeError(f"'rig.out' {output} must end in .glb; the picture is written next to it as .png")
@@ -223,6 +219,12 @@ def run(recipe: Recipe) -> None:
     print(f"as written: total reward {_shown(rigged.written_total, rigged.written_rewards)}")
     for line in lines:
         print(line)
+
+
+def _mesh_of(settings: RigRecipe) -> str:
+    if settings.mesh is None:
+        raise RecipeError("no mesh to rig; set rig.mesh=FILE")
+    return settings.mesh
 
 
 def _shown(total: float, rewards: dict[str, float]) -> str:
