@@ -11,7 +11,7 @@ OWN_SAMPLER = "rollouts come from this project's own sampler"
 OWN_EVALUATION = "'eval.every' evaluates on held-out meshes during training"
 OWN_ORDER = "this project orders the meshes, so that a resumed run keeps the order"
 LAUNCHER = "accelerate's configuration file chooses it, see recipes/accelerate"
-NO_UPLOAD = "a run writes to 'output_dir' only; upload its policy/ folder when it is done"
+NO_UPLOAD = "a run writes to 'output_dir' only; when it is done, `python -m rl.push` uploads its policy"
 _NO_LABELS = "TRL's GRPO loss has no labels"
 
 # Options of TRL and transformers that nothing reads here, by reason. Any value but TRL's default is refused.

@@ -1,7 +1,8 @@
 """A local stand-in for the Hugging Face Hub: the requests of an upload, answered over HTTP, kept in memory.
 
 Speaks what huggingface_hub sends to find and create a model repository, to create a branch, to list and check
-files, to upload large ones by Git LFS (whole or in parts, then verified), and to commit.
+files, to upload large ones by Git LFS (whole or in parts, then verified) or by Xet (in compressed chunks, as
+the package hf_xet does), and to commit.
 """
 
 import base64
@@ -9,6 +10,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,11 +18,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import pyarrow
 from huggingface_hub import ModelCard
 
 # Files of at least so many bytes are uploaded in parts, of so many.
 LARGE, PART = 110_000, 50_000
-WRITER, READER = "hf_writer", "hf_reader"
+WRITER, READER, XET = "hf_writer", "hf_reader", "xet_token"
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}  # large files by SHA-256
         self.parts: dict[str, dict[int, bytes]] = {}
+        self.chunks: list[bytes] = []  # of files uploaded by Xet, in order
         self.verified: set[str] = set()
         self.requests: list[str] = []
         self.failing: str | None = None
@@ -60,7 +64,8 @@ class Hub:
         for known, pattern, reply in _ROUTES:
             found = re.fullmatch(pattern, path)
             if method == known and found:
-                upload = path.startswith("/upload/")  # such addresses carry their own authorisation
+                # Addresses for uploads carry their own authorisation, and Xet's store has a token of its own.
+                upload = path.startswith("/upload/") or (token == XET and path.startswith("/v1/"))
                 if not upload and token not in (WRITER, READER):
                     raise RefusedError(401, "Invalid username or password.")
                 if method == "POST" and not upload and token == READER:
@@ -165,6 +170,31 @@ class Hub:
         self.verified.add(said["oid"])
         return {}
 
+    def xet_token(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
+        self.branch(name, revision)
+        return {"accessToken": XET, "casUrl": self.url, "exp": int(time.time()) + 3600}
+
+    def xorb(self, body: bytes) -> dict[str, Any]:
+        self.chunks += xet_chunks(body)
+        return {"was_inserted": True}
+
+    def shard(self, body: bytes) -> dict[str, Any]:
+        return {"result": 1}
+
+    def large_file(self, oid: str, size: int) -> bytes:
+        """The content of a large file that a commit names: by LFS, or by Xet in successive chunks."""
+        if oid in self.verified:
+            return self.objects[oid]
+        for start in range(len(self.chunks)):
+            content = b""
+            for chunk in self.chunks[start:]:
+                content += chunk
+                if len(content) >= size:
+                    break
+            if len(content) == size and hashlib.sha256(content).hexdigest() == oid:
+                return content
+        raise RefusedError(404, f"no object {oid}")
+
     def commit(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
         files = dict(self.branch(name, revision))
         repository = self.repository(name)
@@ -176,8 +206,7 @@ class Hub:
                 case "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":
-                    assert value["oid"] in self.verified
-                    files[value["path"]] = self.objects[value["oid"]]
+                    files[value["path"]] = self.large_file(value["oid"], value["size"])
                 case "deletedFile":
                     del files[value["path"]]
         repository.branches[revision] = files
@@ -199,8 +228,35 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("PUT", r"/upload/(\w+)/(\d+)", Hub.put_part),
     ("POST", r"/upload/(\w+)/complete", Hub.complete),
     ("POST", "/api/verify", Hub.verify),
+    ("GET", f"/api/models/{_NAME}/xet-write-token/([^/]+)", Hub.xet_token),
+    ("POST", r"/v1/xorbs/default/\w+", Hub.xorb),
+    ("POST", "/v1/shards", Hub.shard),
     ("POST", f"/api/models/{_NAME}/commit/([^/]+)", Hub.commit),
 )
+
+
+def xet_chunks(xorb: bytes) -> list[bytes]:
+    """The chunks of a Xet object: each has 8 bytes of header (version, two sizes, scheme), then its data.
+
+    Scheme 0 is plain, 1 an LZ4 frame, 2 an LZ4 frame of the bytes grouped by their place modulo 4.
+    """
+    chunks, at = [], 0
+    while at < len(xorb) and xorb[at] == 0:
+        stored, scheme = int.from_bytes(xorb[at + 1 : at + 4], "little"), xorb[at + 4]
+        size = int.from_bytes(xorb[at + 5 : at + 8], "little")
+        data = xorb[at + 8 : at + 8 + stored]
+        at += 8 + stored
+        if scheme:
+            data = pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "lz4").read()
+        if scheme == 2:
+            grouped, data, used = data, bytearray(size), 0
+            for place in range(4):
+                count = len(range(place, size, 4))
+                data[place::4] = grouped[used : used + count]
+                used += count
+        chunks.append(bytes(data))
+        assert len(chunks[-1]) == size
+    return chunks
 
 
 def git_hash(content: bytes) -> str:

@@ -50,18 +50,22 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(".")}
 
 
-def test_the_command_uploads_a_run_byte_for_byte_to_a_private_repository(run, tmp_path):
+@pytest.mark.parametrize("protocol", ["lfs", "xet"])
+def test_the_command_uploads_a_run_byte_for_byte_to_a_private_repository(run, tmp_path, protocol):
     """As a user runs it: in a process of its own, which knows the Hub from its environment alone."""
+    if protocol == "xet":
+        pytest.importorskip("hf_xet", reason="huggingface_hub uploads by LFS without hf_xet")
     expected = files_of(run / "policy")
     sizes = {len(content) >= LARGE for name, content in expected.items() if name.endswith(".safetensors")}
     assert sizes == {True, False}, "one file is to go whole, the other in parts"
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     with running_hub() as hub:
         own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITER, "HF_HOME": str(tmp_path / "home")}
+        own["HF_HUB_DISABLE_XET"] = str(int(protocol == "lfs"))
         result = subprocess.run(
             [sys.executable, "-m", "rl.push", run, NAME],
             cwd=tmp_path,
-            env={**kept, **own, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)},
+            env={**kept, **own, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
@@ -71,7 +75,9 @@ def test_the_command_uploads_a_run_byte_for_byte_to_a_private_repository(run, tm
     assert repository.private
     assert repository.branches == {"main": expected}
     assert repository.commits == ["Upload run/policy"]
-    assert any(request.endswith("/2") for request in hub.requests if request.startswith("PUT"))
+    in_parts = any(request.startswith("PUT") and request.endswith("/2") for request in hub.requests)
+    assert in_parts == (protocol == "lfs")
+    assert bool(hub.chunks) == (protocol == "xet")
     size = sum(map(len, expected.values())) / 1e6
     lines = result.stdout.splitlines()
     assert lines[0] == f"{NAME} (private), branch main: {len(expected)} files, {size:.1f} MB"

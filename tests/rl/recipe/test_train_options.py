@@ -105,7 +105,10 @@ def test_numbers_out_of_range(key):
         (["eval_strategy=no"], "'train.eval_strategy' must be 'no': 'eval.every' evaluates on held-out"),
         (["save_strategy=epoch"], "'train.save_strategy' must be one of steps, no, not 'epoch'"),
         (["lr_scheduler_type=greedy"], "'train.lr_scheduler_type' must be one of constant, "),
-        (["push_to_hub=true"], "'train.push_to_hub' must be false: a run writes to 'output_dir' only"),
+        (
+            ["push_to_hub=true"],
+            "'train.push_to_hub' must be false: a run writes to 'output_dir' only; when it is ",
+        ),
         (["cast_lm_head_to_fp32=true"], "'train.cast_lm_head_to_fp32' must be false: the model computes"),
         (
             ["sync_ref_model=true"],
