@@ -56,10 +56,11 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The generated pages: docs/recipe.md from the recipe dataclasses, docs/tree.md from the files' first lines
+# The generated pages: docs/recipe.md from the recipe dataclasses, docs/tree.md from the files' first lines, the notebook
 docs: .venv/installed
 	$(BIN)/python -m rl.recipe_docs
 	$(BIN)/python docs/make_tree.py
+	$(BIN)/python docs/make_notebook.py
 
 clean:
 	rm -rf .venv outputs build *.egg-info
