@@ -1,7 +1,7 @@
 """The policy: rig tokenizer and grammar, TokenRig language model, skin VAE, and their pre-training.
 
 Names are imported on first use, so a scoring worker that needs only the tokenizer does not load transformers.
-Using `policy.TokenRigForCausalLM` registers TokenRig with transformers' Auto classes.
+`import policy.auto` registers TokenRig with transformers' Auto classes.
 """
 
 import importlib
