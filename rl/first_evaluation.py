@@ -20,7 +20,7 @@ from rl.run_files import BEFORE_FILE
 
 FINGERPRINT_FILE = "before.fingerprint"
 # Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
-_SECTIONS = ("eval", "rewards", "rollout")
+_SECTIONS = ("eval", "rewards", "deformation", "rollout")
 _DURING_TRAINING = ("every", "every_samples", "every_meshes", "best_by")  # keys of `eval` that do not
 _PICTURES = ("sheets",)  # and those that change no number
 

@@ -14,13 +14,13 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from data.sets.prepared import is_prepared
-from data.typed_recipe import to_mapping
+from data.typed_recipe import flat, to_mapping
 from policy.tokenrig.configuration import TokenRigConfig
 from rl.best_policy import BestPolicy
 from rl.evaluation_results import Evaluation, compare
 from rl.evaluation_tables import change_cells, describe, measure_cell, measure_label, measure_sections
 from rl.recipe import Recipe, check_recipe
-from rl.run_directory import affects_training, flat_keys
+from rl.run_directory import affects_training
 from rl.run_files import CARD_FILE
 
 UNKNOWN = "unknown"  # the Hub's identifier for that, too
@@ -222,9 +222,9 @@ def _recipe(facts: CardFacts) -> str:
 
 def changed_keys(recipe: Recipe) -> dict[str, Any]:
     """The keys that affect training and differ from the defaults, nested; paths as `shown_place`."""
-    defaults = flat_keys(to_mapping(check_recipe(Recipe())))
+    defaults = flat(to_mapping(check_recipe(Recipe())))
     changed: dict[str, Any] = {}
-    for key, value in flat_keys(to_mapping(recipe)).items():
+    for key, value in flat(to_mapping(recipe)).items():
         if affects_training(key) and (key not in defaults or defaults[key] != value):
             *sections, name = key.split(".")
             place = changed

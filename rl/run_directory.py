@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
-from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
+from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -178,7 +178,7 @@ def make_directory(recipe: Recipe) -> Path:
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first key on which two recipes differ and that affects training, None if there is none."""
-    old, new = flat_keys(before), flat_keys(now)
+    old, new = flat(before), flat(now)
     for key in dict.fromkeys([*new, *old]):
         if affects_training(key) and (key not in old or key not in new or old[key] != new[key]):
             return key
@@ -213,11 +213,3 @@ def _set_aside(output: Path) -> None:
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
-
-
-def flat_keys(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

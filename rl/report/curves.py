@@ -45,6 +45,8 @@ _OPTIMISATION = (
     _Metric("learning rate", "learning_rate"),
     _Metric("clipped ratios", "clip_ratio/region_mean"),
     _Metric("groups whose rewards are all equal", "frac_reward_zero_std"),
+    _Metric("groups with equal skeleton rewards", "credit/skeleton_zero_std"),
+    _Metric("groups with equal skin rewards", "credit/skin_zero_std"),
     _Metric("KL between sampler and trainer", "sampling/kl"),
 )
 _LENGTHS = (
