@@ -199,6 +199,8 @@ def test_a_run_that_starts_over_sets_both_aside(make_recipe, tmp_path):
     output = tmp_path / "run"
     for name in ("checkpoints/checkpoint-2", "policy_best", "rollouts"):
         (output / name).mkdir(parents=True)
+    (output / "start.json").write_text("{}")
     assert open_run(make_recipe({"resume": False})) is None
-    assert {path.name for path in (output / "previous-1").iterdir()} >= {"policy_best", "rollouts"}
-    assert not (output / "policy_best").exists()
+    moved = {"policy_best", "rollouts", "start.json"}
+    assert {path.name for path in (output / "previous-1").iterdir()} >= moved
+    assert not moved & {path.name for path in output.iterdir()}
