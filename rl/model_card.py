@@ -140,11 +140,11 @@ def _loading(recipe: Recipe) -> str:
     length, data = recipe.train["max_completion_length"], recipe.data
     return f"""## How to load it
 
-In an environment with {_PROJECT}, with ACCOUNT/NAME for this repository, or the path of this folder:
+In a clone of {_PROJECT}, where it is installed; ACCOUNT/NAME stands for this repository or its folder:
 
 ```bash
-hf download ACCOUNT/NAME --local-dir policy
-python -m rl.rig recipes/base.yaml policy.path=policy rig.mesh=mesh.glb rig.out=rigged.glb \\
+hf download ACCOUNT/NAME --local-dir downloaded
+python -m rl.rig recipes/base.yaml policy.path=downloaded rig.mesh=mesh.glb rig.out=rigged.glb \\
     data.points={data.points} data.class_name={data.class_name or "null"} train.max_completion_length={length}
 ```
 
@@ -155,7 +155,7 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained("ACCOUNT/NAME")  # the language model with its mesh encoder
 ```
 
-`policy.load("policy")` also loads the skin VAE in `skin_vae/`, which turns SkinTokens into weights."""
+`policy.load("downloaded")` also loads the skin VAE in `skin_vae/`, which turns SkinTokens into weights."""
 
 
 def _data(facts: CardFacts) -> str:
