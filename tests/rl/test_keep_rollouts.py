@@ -94,8 +94,12 @@ def test_the_digest_is_that_of_all_weights(policy):
 
 
 def test_rollouts_that_serve_several_steps_are_kept_when_they_are_sampled(here, tmp_path):
-    """Sampled in steps 1 and 3: what step 2 asks for is kept one step later, in the last but one."""
-    assert here({**KEEPING, "train.num_iterations": 2, "train.max_steps": 4}) == 0
+    """Sampled in steps 1 and 3: what step 2 asks for is kept one step later, in the last but one.
+
+    With phase credit the batch has an advantage for every place of the longest completion.
+    """
+    assert here({**KEEPING, "rewards.credit": "phase", "train.num_iterations": 2, "train.max_steps": 4}) == 0
+    assert all(len(one.advantage) == len(one.tokens) for one in kept(tmp_path / "run"))
     assert sorted({one.step for one in kept(tmp_path / "run") if one.why != "failure"}) == [1, 3]
 
 

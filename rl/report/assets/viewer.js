@@ -451,7 +451,7 @@ function startViewer(root, data, buffer) {
   const poseLists = data.rigs.filter((row) => row.poseDegrees).map((row) => row.poseDegrees);
   const named = poseLists.reduce((most, own) => (own.length > most.length ? own : most), []);
   named.forEach((degrees, p) => {
-    const how = degrees === null ? "recorded" : `up to ${degrees}°`;
+    const how = degrees === null ? "recorded" : `${degrees}°`;
     poseSelect.append(element("option", { value: String(p), textContent: `reward's pose ${p + 1}, ${how}` }));
   });
   for (const axis of ["x", "y", "z"])
