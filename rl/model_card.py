@@ -125,8 +125,8 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         f"# {name}{' (best policy)' if facts.best else ''}",
         "A TokenRig policy: it reads a 3D mesh and writes a rig (skeleton and skinning weights) as tokens. "
-        f"It is {base.name} after {facts.step} steps of reinforcement learning (GRPO) with {_PROJECT}, on "
-        "geometric rewards of the rigs that it samples.",
+        f"It is the policy `{base.name}` after {facts.step} steps of reinforcement learning (GRPO) with "
+        f"{_PROJECT}, on geometric rewards of the rigs that it samples.",
         _loading(recipe),
         _data(facts),
         _recipe(facts),
