@@ -27,7 +27,6 @@ from data.typed_recipe import (
 )
 from policy.bundle import atomic_directory
 from policy.policy_folder import PolicyError, find_skin_vae
-from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -113,9 +112,6 @@ class SkinVAERecipe:
 
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     """Measures on held-out rigs."""
-
-    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
-    """What is dropped at random in training."""
 
     bones_per_mesh: int = 8
     """Bones reconstructed per mesh and step; at least 1. Source: this project."""
@@ -322,15 +318,13 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     """Fit the codes to the latents of the first 400 bones, which are the same in every process and resume."""
     meshes = -(-400 // recipe.bones_per_mesh)
     bones = collate([examples[index] for index in range(meshes)])
-    device, training = vae.device, vae.training
-    vae.eval()  # without dropout
+    device = vae.device
     initialise_quantiser(
         vae,
         bones["encoder_points"].to(device),
         bones["encoder_normals"].to(device),
         bones["encoder_weights"].to(device),
     )
-    vae.train(training)
 
 
 def all_measures(logits: Tensor, weights: Tensor, shares: Tensor, recipe: SkinLossRecipe) -> Losses:
@@ -371,7 +365,6 @@ def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation |
 def train(recipe: SkinVAERecipe) -> Path:
     """Run stage 1, write the skin VAE to `<loop.output_dir>/skin_vae` and return that directory."""
     initial = initial_model(recipe)
-    add_dropout(initial, recipe.dropout)
     examples = BoneExamples(recipe)
 
     fitted = False
@@ -381,14 +374,12 @@ def train(recipe: SkinVAERecipe) -> Path:
         if 0 < recipe.continuous_steps == step and not fitted:  # once per step, whatever the accumulation
             start_quantizing(initial, examples, recipe)
             fitted = True
-        seen = seen_points(
-            recipe.dropout, batch["cond_points"], batch["cond_normals"], (recipe.loop.seed, step, 2)
-        )
         logits = model(
             batch["encoder_points"],
             batch["encoder_normals"],
             batch["encoder_weights"],
-            *seen,
+            batch["cond_points"],
+            batch["cond_normals"],
             batch["query_points"],
             batch["query_normals"],
             tokens=nested_tokens(step, recipe),
