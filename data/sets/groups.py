@@ -214,7 +214,7 @@ def _from_entries(
         near = get_close_matches(wanted, fields, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise MeshError(
-            f"{path}: no entry has the field {wanted!r}; {hint}pass FIELD:{path} with one of "
+            f"{path}: no entry has the field {wanted!r}; {hint}add it, or pass FIELD:{path} with one of "
             f"{', '.join(map(str, fields[:30])) or '(no fields)'}"
         )
     pairs = []
