@@ -30,7 +30,7 @@ PARTS = {
     "skeleton_example": "points of a skeleton's example",
     "weld_surface": "  of these: welding",
     "skin_points": "points of each bone",
-    "_find_near": "  of these: those near it",
+    "near_bones": "  of these: those near it",
     "tokenize_skeleton": "skeleton tokens",
 }
 
