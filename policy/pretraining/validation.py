@@ -177,7 +177,7 @@ class Validator:
             save_file(self.weights, folder / _WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint. RecipeError if its best step was judged otherwise or not kept."""
+        """Resume from a checkpoint; RecipeError if its best step was not kept or had another measure."""
         file = folder / _STATE
         keep = self.validation.recipe.keep == "best"
         if not file.is_file():
