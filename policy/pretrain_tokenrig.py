@@ -362,6 +362,25 @@ def packing(model: nn.Module, real: Tensor) -> dict[str, Any]:
     return {"packed": True, "completion_lengths": real[:, PROMPT_LENGTH:].sum(dim=1)}
 
 
+def predicted(
+    model: nn.Module,
+    batch: dict[str, Any],
+    ids: Tensor,
+    real: Tensor,
+    read: Tensor,
+    vocabulary: Vocabulary,
+    **options: Any,
+) -> Losses:
+    """Losses of predicting each of ids (B, L) from the mesh and the ids of `read` (B, L) before it.
+
+    real (B, L): False on padding. `options`: further arguments of the forward pass.
+    """
+    completion = ids[:, PROMPT_LENGTH:]
+    clouds = {"points": batch["points"], "normals": batch["normals"]}
+    output = model(input_ids=read, **clouds, completion_ids=completion, entropy=False, **options)
+    return rig_losses(output.log_probs, completion, real[:, PROMPT_LENGTH:], vocabulary)
+
+
 def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: SkinVAE) -> Validation | None:
     """Held-out rigs, teacher-forced, skeletons alone while training has no more; None without validation."""
     if not recipe.validation.every:
@@ -375,15 +394,7 @@ def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: S
             vae = skin_vae.to(batch["points"].device) if whole else None
             batch[kind] = sequences(batch, vae, vocabulary)
         ids, real = batch[kind]
-        output = model(
-            input_ids=ids,
-            points=batch["points"],
-            normals=batch["normals"],
-            completion_ids=ids[:, 2:],
-            entropy=False,
-            **packing(model, real),
-        )
-        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+        return predicted(model, batch, ids, real, ids, vocabulary, **packing(model, real))
 
     whole_steps = recipe.skeleton_only_steps < recipe.loop.max_steps
     measure = recipe.validation.chosen_measure(("loss", "skeleton") + ("skin",) * whole_steps)
@@ -411,16 +422,8 @@ def train(recipe: TokenRigRecipe) -> Path:
         read = ids
         if vae is not None and recipe.own_token_share and step >= recipe.own_token_start:
             read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)
-        output = model(
-            input_ids=read,
-            points=batch["points"],
-            normals=batch["normals"],
-            completion_ids=ids[:, 2:],
-            entropy=False,
-            **packing(initial, real),
-            rng=np.random.default_rng((*seed, 1)),
-        )
-        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+        how = {**packing(initial, real), "rng": np.random.default_rng((*seed, 1))}
+        return predicted(model, batch, ids, real, read, vocabulary, **how)
 
     checks = validation_of(recipe, examples, skin_vae)
     with started_run(recipe, recipe.loop), barrier_on_exit():
