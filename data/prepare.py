@@ -18,6 +18,7 @@ from data.formats.rig_formats import RigLimits, find_rigs, read_rigs, rigs_passe
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
 from data.mesh import MeshError, UpAxis
+from data.sets.given_split import HELD_OUT, held_out_names
 from data.sets.grouped_split import split_groups
 from data.sets.groups import Groups, read_groups
 from data.sets.journal import Journal, Outcome
@@ -32,8 +33,6 @@ from data.sets.prepared import (
 )
 
 SHOWN_REFUSALS = 20
-# Names that data sets give the splits that are not trained on.
-HELD_OUT = ("eval", "dev", "val", "valid", "validation", "test")
 # Rigs with more joints than this are refused before pruning.
 MAX_UNPRUNED = 2048
 
@@ -268,7 +267,7 @@ def _report(manifest: Manifest, out: str, settings: PrepareSettings) -> None:
     if settings.prune:
         _report_pruned(manifest)
     if settings.groups is not None:
-        _report_groups(manifest, settings.groups, held_out_by_groups=settings.splits is None)
+        _report_groups(manifest, settings.groups, given=settings.splits is not None)
 
 
 def _report_pruned(manifest: Manifest) -> None:
@@ -283,14 +282,17 @@ def _report_pruned(manifest: Manifest) -> None:
     )
 
 
-def _report_groups(manifest: Manifest, groups: Groups, held_out_by_groups: bool) -> None:
+def _report_groups(manifest: Manifest, groups: Groups, given: bool) -> None:
+    """Print how the split treats the groups; `given`: it comes from a file, not from the groups."""
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
     print(f"{groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out")
+    if given:
+        return
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
         print(f"{len(alone)} rigs have no group and were split one by one: {shown}", file=sys.stderr)
-    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs) and held_out_by_groups:
+    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs):
         print("all rigs are in one group, so none is held out; choose other groups", file=sys.stderr)
 
 
@@ -398,8 +400,7 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
         count = min(max(1, round(settings.eval_share * len(rigs))), len(rigs) - 1)
     groups = settings.groups.of_all(rigs) if settings.groups is not None else {}
     if settings.splits is not None:
-        held_out = _held_out(rigs, settings.splits)
-        _check_groups(groups, held_out, settings)
+        held_out = held_out_names(rigs, settings.splits, groups)
     else:
         held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
     placed = tuple(
@@ -407,38 +408,6 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
         for rig in rigs
     )
     return Manifest(settings.seed, placed, refused)
-
-
-def _held_out(rigs: Sequence[PreparedEntry], splits: Groups) -> set[str]:
-    """Names of the rigs that a file assigns to a split that is held out.
-
-    Raises MeshError for a rig without a split or with an unknown one.
-    """
-    given = splits.of_all(rigs)
-    for rig in rigs:
-        side = given[rig.name]
-        if side is None:
-            raise MeshError(f"{splits.label}: {rig.source} has no split; add it there, or skip the file")
-        if side not in ("train", *HELD_OUT):
-            raise MeshError(
-                f"{splits.label}: {rig.source} has the split {side!r}; use train or {', '.join(HELD_OUT)}"
-            )
-    return {name for name, side in given.items() if side != "train"}
-
-
-def _check_groups(groups: dict[str, str | None], held_out: set[str], settings: PrepareSettings) -> None:
-    """Raise MeshError if a given split divides a group, by the names of its rigs."""
-    sides: dict[str, dict[bool, str]] = {}
-    for name, group in groups.items():
-        if group is not None:
-            sides.setdefault(group, {})[name in held_out] = name
-    divided = {group: names for group, names in sides.items() if len(names) == 2}
-    if divided and settings.groups is not None and settings.splits is not None:
-        group, names = next(iter(divided.items()))
-        raise MeshError(
-            f"{settings.splits.label}: the group {group!r} is on both sides ({names[False]!r} for training, "
-            f"{names[True]!r} held out); correct the split or the groups"
-        )
 
 
 def unknown_entries(manifest: Manifest, settings: PrepareSettings) -> list[str]:

@@ -75,9 +75,9 @@ class SkinLossRecipe:
     jaccard: float = 0.0
     """Weight of 1 − IoU of the bone's region, the points whose weight exceeds `mask_threshold`, with
     probabilities instead of decisions and every point weighted by how much of the mesh it stands for; at
-    least 0, and 0 disables it. The other terms see half of the points near the bone, where the region is
-    large: what they hold for a fair boundary is far outside for a small bone. Source: Rahman and Wang 2016
-    (the term), this project (its use)."""
+    least 0, and 0 disables it. Half of the points are drawn near the bone; the other terms count all alike
+    and make the regions of small bones too large. Source: Rahman and Wang 2016 (the term), this project (its
+    use)."""
 
     def __post_init__(self) -> None:
         require_not_negative("loss", self, "bce", "mse", "dice", "mask", "jaccard")

@@ -130,10 +130,9 @@ class Validator:
         device = next(model.parameters()).device
         model.eval()
         for name, batches in self.validation.batches.items():
-            # Kept on the device, with what `losses` adds to them.
-            on_device = self._batches.setdefault(
-                name, [(send_to_device(batch, device), count) for batch, count in batches]
-            )
+            if name not in self._batches:  # kept on the device, with what `losses` adds to them
+                self._batches[name] = [(send_to_device(batch, device), count) for batch, count in batches]
+            on_device = self._batches[name]
             sums: dict[str, float] = {}
             for batch, count in on_device:
                 with autocast():
