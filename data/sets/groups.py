@@ -170,7 +170,7 @@ def _json_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[s
     if name is None and loaded and all(_strings(value) for value in loaded.values()):
         return [([rig], group) for group, rigs in loaded.items() for rig in rigs]
     if name is not None:
-        raise MeshError(f"{path}: its entries have no fields; give {path} without {name!r}")
+        raise MeshError(f"{path}: its entries have no fields; add {name!r}, or pass {path} without it")
     return [([rig], group) for rig, value in loaded.items() if (group := _group(path, rig, value))]
 
 
