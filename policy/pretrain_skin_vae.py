@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -327,11 +328,26 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     )
 
 
-def all_measures(logits: Tensor, weights: Tensor, shares: Tensor, recipe: SkinLossRecipe) -> Losses:
-    """The losses, and IoU, L1 and mask accuracy, of logits, weights and shares (B, Q)."""
-    predicted = logits.detach().sigmoid()
+def all_measures(model: nn.Module, batch: Batch, step: int, recipe: SkinVAERecipe, **options: Any) -> Losses:
+    """The losses, and IoU, L1 and mask accuracy, of a batch as `step` decodes it.
+
+    `options`: further arguments of the forward pass.
+    """
+    logits = model(
+        batch["encoder_points"],
+        batch["encoder_normals"],
+        batch["encoder_weights"],
+        batch["cond_points"],
+        batch["cond_normals"],
+        batch["query_points"],
+        batch["query_normals"],
+        mesh_index=batch["mesh_index"],
+        quantized=step >= recipe.continuous_steps,
+        **options,
+    )
+    predicted, weights, shares = logits.detach().sigmoid(), batch["query_weights"], batch["query_shares"]
     return {
-        **reconstruction_losses(logits, weights, shares, recipe),
+        **reconstruction_losses(logits, weights, shares, recipe.loss),
         "iou": skin_iou(predicted, weights, shares),
         "l1": skin_l1(predicted, weights),
         "mask_accuracy": mask_accuracy(predicted, weights),
@@ -344,18 +360,7 @@ def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation |
         return None
 
     def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
-        logits = model(
-            batch["encoder_points"],
-            batch["encoder_normals"],
-            batch["encoder_weights"],
-            batch["cond_points"],
-            batch["cond_normals"],
-            batch["query_points"],
-            batch["query_normals"],
-            mesh_index=batch["mesh_index"],
-            quantized=step >= recipe.continuous_steps,
-        )
-        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
+        return all_measures(model, batch, step, recipe)
 
     measure = recipe.validation.chosen_measure(MEASURES)
     batches = held_out_batches(recipe.validation, recipe.data, examples.item, collate, recipe.loop.batch_size)
@@ -374,20 +379,8 @@ def train(recipe: SkinVAERecipe) -> Path:
         if 0 < recipe.continuous_steps == step and not fitted:  # once per step, whatever the accumulation
             start_quantizing(initial, examples, recipe)
             fitted = True
-        logits = model(
-            batch["encoder_points"],
-            batch["encoder_normals"],
-            batch["encoder_weights"],
-            batch["cond_points"],
-            batch["cond_normals"],
-            batch["query_points"],
-            batch["query_normals"],
-            tokens=nested_tokens(step, recipe),
-            mesh_index=batch["mesh_index"],
-            rng=np.random.default_rng((recipe.loop.seed, step, 1)),
-            quantized=step >= recipe.continuous_steps,
-        )
-        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
+        rng = np.random.default_rng((recipe.loop.seed, step, 1))
+        return all_measures(model, batch, step, recipe, tokens=nested_tokens(step, recipe), rng=rng)
 
     checks = validation_of(recipe, examples)
     with started_run(recipe, recipe.loop) as output, barrier_on_exit():
