@@ -1,4 +1,4 @@
-"""`python docs/rig_pictures.py FOLDER`: rigs and draws the four characters of docs/rigging.md and docs/results.md.
+"""`python docs/rig_pictures.py FOLDER`: rigs and draws the four characters of docs/rigging.md.
 
 FOLDER holds the characters' GLB files (see `CHARACTERS`), which are not part of this repository. Each is
 rigged by the commands that a user would type, with the shipped policy, and drawn by `rl.draw_posed`. Takes a
