@@ -12,6 +12,7 @@ import torch
 
 from policy.bundle import RigPolicy
 from tests.rl import tiny
+from tests.rl.hub_stand_in import READER, Repository, running_hub
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,11 +51,11 @@ def exported(tmp_path_factory) -> tuple[Path, RigPolicy]:
     return folder, policy
 
 
-def python(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def python(program: str, place: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program, str(folder)],
-        cwd=folder.parent,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", program, str(place)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
         timeout=300,
@@ -63,7 +64,23 @@ def python(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_a_fresh_process_loads_an_exported_policy(exported):
     folder, policy = exported
-    result = python(PROGRAM, folder)
+    check(python(PROGRAM, folder, folder.parent), policy)
+
+
+def test_a_fresh_process_loads_a_policy_from_the_hub(exported, tmp_path):
+    folder, policy = exported
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    with running_hub() as hub:
+        hub.repositories["someone/rigs"] = Repository(
+            True, {"main": {n: p.read_bytes() for n, p in files.items()}}
+        )
+        own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": READER, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        check(python(PROGRAM, "someone/rigs", tmp_path, **own), policy)
+    assert any("resolve/" in request and "model.safetensors" in request for request in hub.requests)
+
+
+def check(result: subprocess.CompletedProcess[str], policy: RigPolicy) -> None:
+    """PROGRAM's output is what the policy itself computes."""
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     points = torch.linspace(-1, 1, 3 * 64).reshape(1, 64, 3)
@@ -83,7 +100,7 @@ def test_a_fresh_process_loads_an_exported_policy(exported):
 
 
 def test_the_import_is_needed(exported):
-    result = python(PROGRAM.replace("import policy.auto\n", ""), exported[0])
+    result = python(PROGRAM.replace("import policy.auto\n", ""), exported[0], exported[0].parent)
     assert result.returncode != 0
     assert "tokenrig" in result.stderr
 
@@ -94,5 +111,5 @@ def test_the_documented_program_loads_the_directory(exported):
     (block,) = re.findall(r"```python\n(import policy\.auto.*?)```", page, re.DOTALL)
     program = block.replace('"outputs/quickstart/policy"', "__import__('sys').argv[1]")
     assert program != block
-    result = python(program, exported[0])
+    result = python(program, exported[0], exported[0].parent)
     assert result.returncode == 0, result.stderr

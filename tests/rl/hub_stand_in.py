@@ -1,8 +1,8 @@
-"""A local stand-in for the Hugging Face Hub: the requests of an upload, answered over HTTP, kept in memory.
+"""A local stand-in for the Hugging Face Hub: uploads and downloads over HTTP, kept in memory.
 
 Speaks what huggingface_hub sends to find and create a model repository, to create a branch, to list and check
 files, to upload large ones by Git LFS (whole or in parts, then verified) or by Xet (in compressed chunks, as
-the package hf_xet does), and to commit.
+the package hf_xet does), to commit, and to download single files.
 """
 
 import base64
@@ -24,6 +24,7 @@ from huggingface_hub import ModelCard
 # Files of at least so many bytes are uploaded in parts, of so many.
 LARGE, PART = 110_000, 50_000
 WRITER, READER, XET = "hf_writer", "hf_reader", "xet_token"
+COMMIT = "0" * 40  # the name of any commit
 
 
 @dataclass
@@ -57,13 +58,13 @@ class Hub:
         self.url = ""
 
     def answer(self, method: str, path: str, token: str | None, body: bytes) -> tuple[Any, dict[str, str]]:
-        """The JSON answer and headers to a request."""
+        """The answer to a request, bytes or a value for JSON, and headers."""
         self.requests.append(f"{method} {path}")
         if self.failing is not None and re.search(self.failing, path):
             raise RefusedError(500, "out of order")
         for known, pattern, reply in _ROUTES:
             found = re.fullmatch(pattern, path)
-            if method == known and found:
+            if method in known.split() and found:
                 # Addresses for uploads carry their own authorisation, and Xet's store has a token of its own.
                 upload = path.startswith("/upload/") or (token == XET and path.startswith("/v1/"))
                 if not upload and token not in (WRITER, READER):
@@ -86,7 +87,7 @@ class Hub:
         return branches[revision]
 
     def info(self, name: str, body: bytes) -> dict[str, Any]:
-        return {"id": name, "private": self.repository(name).private, "sha": "0" * 40}
+        return {"id": name, "private": self.repository(name).private, "sha": COMMIT}
 
     def revision(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
         self.branch(name, revision)
@@ -117,6 +118,13 @@ class Hub:
             {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
             for path, content in files.items()
         ]
+
+    def resolve(self, name: str, revision: str, path: str, body: bytes) -> tuple[bytes, dict[str, str]]:
+        branches = self.repository(name).branches
+        files = self.branch(name, "main" if revision == COMMIT and "main" in branches else revision)
+        if path not in files:
+            raise RefusedError(404, f"no {path}", "EntryNotFound")
+        return files[path], {"ETag": f'"{git_hash(files[path])}"', "X-Repo-Commit": COMMIT}
 
     def preupload(self, name: str, revision: str, body: bytes) -> dict[str, Any]:
         there = self.branch(name, revision)
@@ -218,6 +226,7 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., Any]], ...] = (
     ("GET", f"/api/models/{_NAME}", Hub.info),
     ("GET", f"/api/models/{_NAME}/revision/([^/]+)", Hub.revision),
+    ("GET HEAD", f"/{_NAME}/resolve/([^/]+)/(.+)", Hub.resolve),
     ("POST", "/api/repos/create", Hub.create),
     ("POST", "/api/validate-yaml", Hub.validate),
     ("POST", f"/api/models/{_NAME}/branch/([^/]+)", Hub.create_branch),
@@ -281,12 +290,13 @@ def running_hub() -> Iterator[Hub]:
                 status, content = error.status, {"error": error.message}
                 extra = {"X-Error-Message": error.message}
                 extra |= {"X-Error-Code": error.code} if error.code else {}
-            answer = json.dumps(content).encode()
+            answer = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             for name, value in {**extra, "Content-Length": str(len(answer))}.items():
                 self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(answer)
+            if self.command != "HEAD":
+                self.wfile.write(answer)
 
         def _body(self) -> bytes:
             if self.headers["Transfer-Encoding"] != "chunked":
@@ -298,7 +308,7 @@ def running_hub() -> Iterator[Hub]:
             self.rfile.readline()
             return body
 
-        do_GET = do_POST = do_PUT = _reply  # noqa: N815 (as http.server calls them)
+        do_GET = do_HEAD = do_POST = do_PUT = _reply  # noqa: N815 (as http.server calls them)
 
         def log_message(self, *arguments: object) -> None: ...
 
