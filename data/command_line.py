@@ -38,6 +38,7 @@ def run_command(
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
+    Overrides may have hyphens, `--key.sub=value`, as `wandb agent` writes a sweep's parameters.
     0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
     SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
     with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
@@ -45,8 +46,8 @@ def run_command(
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
-        epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10; "
-        "--print-recipe shows every key with its value and meaning.",
+        epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10 or "
+        "--train.max_steps=10; --print-recipe shows every key with its value and meaning.",
     )
     parser.add_argument("recipe", help="YAML recipe; see recipes/ for examples")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override recipe values")
@@ -59,10 +60,16 @@ def run_command(
             action="store_true",
             help="do one step of everything in a temporary folder, print times and memory, and exit",
         )
-    arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
+    given = [_override(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    arguments = parser.parse_intermixed_args(given)  # options may stand between overrides
     chosen = dry_run if dry_run is not None and arguments.dry_run else run
     with handling_stop_signals():
         return _exit_code(arguments, load, chosen)
+
+
+def _override(argument: str) -> str:
+    """`--key=value` as `key=value`; no option takes a value."""
+    return argument.removeprefix("--") if "=" in argument else argument
 
 
 def _exit_code(

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
+from data.wandb_id import WANDB_ID_FILE
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -196,7 +197,10 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    moved = (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER)
+    moved = (
+        *(CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER),
+        WANDB_ID_FILE,
+    )
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
