@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +158,15 @@ def write_evaluation(evaluation: Evaluation, path: Path, others: Sequence[Evalua
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**asdict(evaluation), "compared": compared}, indent=2) + "\n")
     os.replace(partial, path)
+
+
+def read_evaluation(path: Path) -> Evaluation | None:
+    """The evaluation that `write_evaluation` wrote, without `compared`; None if the file is not one."""
+    try:
+        values = json.loads(path.read_text())
+        return Evaluation(**{known.name: values[known.name] for known in fields(Evaluation)})
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def write_csv(evaluations: Sequence[Evaluation], path: Path) -> None:

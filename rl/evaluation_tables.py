@@ -50,17 +50,17 @@ def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], consol
             if ratio:
                 table.add_column("s.e.s", justify="right")
         differences = [compare(first, other) for _, other in part]
-        for title, columns in _sections(evaluations):
+        for title, columns in measure_sections(evaluations):
             if title:
                 table.add_section()
                 table.add_row(f"[italic]{title}[/]")
             for column in columns:
-                cells = [_label(column), _cell(column, first.mean.get(column))]
+                cells = [measure_label(column), measure_cell(column, first.mean.get(column))]
                 if not others:
                     cells.append(_error(column, first.standard_error.get(column)))
                 for (_, other), found in zip(part, differences, strict=True):
-                    change = _change(column, found.get(column))
-                    cells += [_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
+                    change = change_cells(column, found.get(column))
+                    cells += [measure_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
                 table.add_row(*cells)
         console.print(table)
 
@@ -85,7 +85,7 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
             table.add_column(f"{heading} {label}" if several else heading, justify="right", no_wrap=True)
         for name in part[0][1].per_mesh:
             cells = [
-                _cell(column, each.per_mesh.get(name, {}).get(column), sign=False)
+                measure_cell(column, each.per_mesh.get(name, {}).get(column), sign=False)
                 for _, each, column in shown
             ]
             table.add_row(_shortened(name), *cells)
@@ -110,7 +110,7 @@ def describe(evaluation: Evaluation) -> str:
     return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}; s.e. over meshes"
 
 
-def _sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
+def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Titles and columns: rewards, metrics over valid rigs, and metrics with failed rigs if there are any."""
     columns = evaluations[0].mean
     rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
@@ -133,7 +133,7 @@ def _is_metric(column: str) -> bool:
     return column.startswith(("unirig_", "rignet_", "exact_", "skin_", "motion_"))
 
 
-def _label(column: str) -> str:
+def measure_label(column: str) -> str:
     measure = measure_of(column)
     arrow = {None: "", True: " ↓", False: " ↑"}[measure.lower]
     return f"{measure.label}{arrow}"
@@ -152,7 +152,7 @@ def _digits(column: str) -> int:
     return {"percent": 2, "number": 3}[measure_of(column).unit]
 
 
-def _cell(column: str, value: float | None, sign: bool = True) -> str:
+def measure_cell(column: str, value: float | None, sign: bool = True) -> str:
     if value is None:
         return "–"
     percent = measure_of(column).unit == "percent" and sign and "%" not in measure_of(column).label
@@ -163,7 +163,7 @@ def _error(column: str, value: float | None) -> str:
     return "–" if value is None else f"{value * _scale(column):.{_digits(column)}f}"
 
 
-def _change(column: str, found: Difference | None) -> tuple[str, str]:
+def change_cells(column: str, found: Difference | None) -> tuple[str, str]:
     if found is None:
         return "–", "–"
     scale, digits = _scale(column), _digits(column)

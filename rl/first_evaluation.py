@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from data.manifest import file_hash
 from data.sets.dataset import MeshSample
 from data.typed_recipe import to_mapping
 from policy.policy_folder import adapter_base
-from rl.evaluation_results import Evaluation, write_evaluation
-from rl.recipe import Recipe
+from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
+from rl.recipe import PolicyRecipe, Recipe
 
 BEFORE_FILE = "before.json"
 FINGERPRINT_FILE = "before.fingerprint"
@@ -35,7 +34,7 @@ def first_evaluation(
     path, mark = output / BEFORE_FILE, output / FINGERPRINT_FILE
     now = fingerprint(recipe, samples)
     if recipe.resume and path.is_file():
-        if mark.is_file() and mark.read_text() == now and (found := _read(path)) is not None:
+        if mark.is_file() and mark.read_text() == now and (found := read_evaluation(path)) is not None:
             print(f"reusing {path}: same policy, meshes and evaluation", file=sys.stderr)
             return found
         print(f"evaluating again: {path} is of another policy, other meshes or settings", file=sys.stderr)
@@ -59,10 +58,8 @@ def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
         "version": _version(),
     }
     total.update(json.dumps(known, sort_keys=True, default=str).encode())
-    for folder in _policy_folders(recipe):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".json", ".safetensors") and path.is_file():
-                total.update(f"{path.relative_to(folder)} {file_hash(path)}".encode())
+    for line in _policy_files(recipe.policy):
+        total.update(line.encode())
     for sample in samples:
         total.update(sample.name.encode())
         rig = sample.rig
@@ -72,19 +69,20 @@ def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
     return total.hexdigest()
 
 
-def _policy_folders(recipe: Recipe) -> list[Path]:
-    policy = Path(recipe.policy.path)
+def policy_digest(policy: PolicyRecipe) -> str:
+    """SHA-256 over the files of a policy, of its adapter's base and of a skin VAE of the recipe's."""
+    return hashlib.sha256("".join(_policy_files(policy)).encode()).hexdigest()
+
+
+def _policy_files(recipe: PolicyRecipe) -> Iterator[str]:
+    """Name and digest of each file that belongs to the policy."""
+    policy = Path(recipe.path)
     base = adapter_base(policy)
-    vae = recipe.policy.skin_vae
-    return [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]
-
-
-def _read(path: Path) -> Evaluation | None:
-    try:
-        values = json.loads(path.read_text())
-        return Evaluation(**{field.name: values[field.name] for field in fields(Evaluation)})
-    except (ValueError, KeyError, TypeError):
-        return None
+    vae = recipe.skin_vae
+    for folder in [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".json", ".safetensors") and path.is_file():
+                yield f"{path.relative_to(folder)} {file_hash(path)}"
 
 
 def _version() -> str | None:

@@ -1,0 +1,91 @@
+"""An ablation from start to finish: checks, runs, tables, plots and the page of all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.command_line import RunFailedError
+from data.run_lock import run_lock
+from data.stop_signals import stop_signals
+from data.typed_recipe import RecipeError
+from rl.ablation import state
+from rl.ablation.matrix import BASE, AblationRecipe, Run, expand
+from rl.ablation.table import variant_result
+from rl.ablation.table_files import TABLE_FILE, AblationResults, print_tables, write_tables
+from rl.ablation.work import run_matrix
+from rl.evaluation_tables import make_console
+from rl.preflight.threads import usable_cores
+
+
+def run(ablation: AblationRecipe) -> None:
+    """Train and evaluate what is not finished, and write tables, plots and a page to `output_dir`.
+
+    Raises:
+        RecipeError: the recipe cannot be used, or `output_dir` holds runs of another one.
+        RunFailedError: some runs failed; the others are finished, and the tables written.
+        StopRun: a signal; the runs have saved their step.
+    """
+    output = Path(ablation.output_dir)
+    runs = expand(ablation)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"'output_dir' {output} cannot be created ({error}); choose another") from error
+    with run_lock(output):
+        state.check_unchanged(runs)
+        threads = None if ablation.jobs == 1 else max(1, usable_cores() // ablation.jobs)
+        failures: dict[Run, str] = {}
+        try:
+            run_matrix(
+                ablation, runs, stop_signals(), threads, failures, lambda: _write(ablation, runs, failures)
+            )
+        finally:
+            results = _write(ablation, runs, failures)
+        assert results is not None
+        print_tables(results, make_console())
+        print(f"tables: {output / TABLE_FILE}")
+    if failures:
+        names = ", ".join(run.name for run in failures)
+        raise RunFailedError(
+            f"{len(failures)} of {sum(run.wanted for run in runs)} runs ({names}); {output / TABLE_FILE} has "
+            "the reasons, and the same command tries them again"
+        )
+
+
+def _write(
+    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[Run, str]
+) -> AblationResults | None:
+    """Write the tables of what is finished so far; None if nothing is."""
+    results = results_of(ablation, runs, failures)
+    if results is not None:
+        write_tables(results, Path(ablation.output_dir))
+    return results
+
+
+def results_of(
+    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[Run, str]
+) -> AblationResults | None:
+    """What the finished runs show; None while there is none."""
+    done = [run for run in runs if state.next_step(run) is None and state.is_evaluated(run.before)]
+    first = next((run for run in runs if run.variant == BASE and state.is_evaluated(run.before)), None)
+    if first is None:
+        return None
+    after = {run: state.evaluation_of(run.after) for run in done}
+    base = {run.seed: found for run, found in after.items() if run.variant == BASE}
+    variants = []
+    for name in dict.fromkeys(run.variant for run in done):
+        own = [run for run in done if run.variant == name]
+        variants.append(
+            variant_result(
+                name,
+                ablation.variants.get(name, []),
+                {run.seed: state.evaluation_of(run.before) for run in own},
+                {run.seed: after[run] for run in own},
+                {} if name == BASE else base,
+            )
+        )
+    names = list(dict.fromkeys(run.variant for run in runs))
+    variants.sort(key=lambda result: names.index(result.name))
+    missing = {run.name: failures.get(run, "not finished") for run in runs if run not in done and run.wanted}
+    return AblationResults(state.evaluation_of(first.before), variants, missing)
