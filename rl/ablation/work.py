@@ -19,6 +19,8 @@ from rl.ablation.matrix import AblationRecipe, Run, Subject, starts_of
 from rl.evaluation_results import compare
 from rl.evaluation_tables import change_cells
 
+# Modules that the children run.
+TRAIN, LAUNCH, EVALUATE = "rl.train_grpo", "rl.launch", "rl.evaluate"
 LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.25
 
@@ -111,10 +113,10 @@ class _Matrix:
         if step == "train":
             recipe = state.begin_training(run)
             options = self.ablation.launch
-            command = ["rl.launch", *options, str(recipe)] if options else ["rl.train_grpo", str(recipe)]
+            command = [LAUNCH, *options, str(recipe)] if options else [TRAIN, str(recipe)]
             _tell(f"{self.places[run]} {run.name}: training, log in {run.folder / LOG_FILE}")
         else:
-            command = ["rl.evaluate", str(state.begin_evaluation(run.after))]
+            command = [EVALUATE, str(state.begin_evaluation(run.after))]
         slots = {going.slot for going in self.going}
         slot = next(number for number in range(len(slots) + 1) if number not in slots)
         bar = tqdm(
@@ -163,7 +165,7 @@ def _evaluate_start(subject: Subject, signals: StopSignals, threads: int | None)
     if state.is_evaluated(subject):
         return
     _tell(f"evaluating {subject.recipe.policy.path} before training, log in {subject.folder / LOG_FILE}")
-    child = Child(["rl.evaluate", str(state.begin_evaluation(subject))], subject.folder / LOG_FILE, threads)
+    child = Child([EVALUATE, str(state.begin_evaluation(subject))], subject.folder / LOG_FILE, threads)
     try:
         while (code := child.poll()) is None:
             if signals.requested:
