@@ -11,6 +11,7 @@ from data.stop_signals import stop_signals
 from data.typed_recipe import RecipeError
 from rl.ablation import state
 from rl.ablation.matrix import BASE, AblationRecipe, Run, expand
+from rl.ablation.plots import PLOTS_FOLDER, write_plots
 from rl.ablation.table import variant_result
 from rl.ablation.table_files import TABLE_FILE, AblationResults, print_tables, write_tables
 from rl.ablation.work import run_matrix
@@ -45,6 +46,11 @@ def run(ablation: AblationRecipe) -> None:
         assert results is not None
         print_tables(results, make_console())
         print(f"tables: {output / TABLE_FILE}")
+        done = _finished(runs)
+        if done:
+            folders = {name: [run.folder for run in own] for name, own in done.items()}
+            write_plots(results, folders, output)
+            print(f"plots: {output / PLOTS_FOLDER}")
     if failures:
         names = ", ".join(run.name for run in failures)
         raise RunFailedError(

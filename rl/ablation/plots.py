@@ -1,4 +1,4 @@
-"""Draws an ablation: each variant's changes with errors, training curves, and rewards against ground truth."""
+"""Draws an ablation: changes with errors, training curves, and the total reward against ground truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.ablation.matrix import BASE
-from rl.ablation.table import Change, VariantResult, shown_columns
+from rl.ablation.table import Change, shown_columns
 from rl.ablation.table_files import AblationResults
 from rl.evaluation_tables import measure_label, measure_scale
 

@@ -151,7 +151,7 @@ class _Matrix:
                 self.failures[run] = f"{going.step}: {problem}"
                 _tell(f"{going.place} {run.name}: FAILED, {going.step}: {problem}")
             return
-        if going.step == "train":
+        if state.next_step(run) is not None:
             self.waiting.appendleft(run)
             return
         state.write_before_and_after(run)
