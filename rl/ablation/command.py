@@ -73,25 +73,34 @@ def results_of(
     ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[Run, str]
 ) -> AblationResults | None:
     """What the finished runs show; None while there is none."""
-    done = [run for run in runs if state.next_step(run) is None and state.is_evaluated(run.before)]
-    first = next((run for run in runs if run.variant == BASE and state.is_evaluated(run.before)), None)
-    if first is None:
+    start = next(run.before for run in runs if run.variant == BASE)
+    if not state.is_evaluated(start):
         return None
-    after = {run: state.evaluation_of(run.after) for run in done}
-    base = {run.seed: found for run, found in after.items() if run.variant == BASE}
-    variants = []
-    for name in dict.fromkeys(run.variant for run in done):
-        own = [run for run in done if run.variant == name]
-        variants.append(
-            variant_result(
-                name,
-                ablation.variants.get(name, []),
-                {run.seed: state.evaluation_of(run.before) for run in own},
-                {run.seed: after[run] for run in own},
-                {} if name == BASE else base,
-            )
+    done = _finished(runs)
+    base = {run.seed: state.evaluation_of(run.after) for run in done.get(BASE, [])}
+    variants = [
+        variant_result(
+            name,
+            ablation.variants.get(name, []),
+            {run.seed: state.evaluation_of(run.before) for run in own},
+            {run.seed: state.evaluation_of(run.after) for run in own},
+            {} if name == BASE else base,
         )
-    names = list(dict.fromkeys(run.variant for run in runs))
-    variants.sort(key=lambda result: names.index(result.name))
-    missing = {run.name: failures.get(run, "not finished") for run in runs if run not in done and run.wanted}
-    return AblationResults(state.evaluation_of(first.before), variants, missing)
+        for name, own in done.items()
+    ]
+    missing = {
+        run.name: failures.get(run, "not finished")
+        for run in runs
+        if run.wanted and run not in done.get(run.variant, [])
+    }
+    return AblationResults(state.evaluation_of(start), variants, missing)
+
+
+def _finished(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each variant that are trained and evaluated, variants in the recipe's order."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        if state.next_step(run) is None and state.is_evaluated(run.before):
+            found.setdefault(run.variant, []).append(run)
+    names = dict.fromkeys(run.variant for run in runs)
+    return {name: found[name] for name in names if name in found}

@@ -17,7 +17,7 @@ def row(total: float, distance: float | None = None) -> dict[str, float]:
 
 
 def results(truth: bool = True) -> AblationResults:
-    """The base gains 1 ± 0 and comes 0.01 nearer; `no_kl` gains 2 and 4 on two meshes, and is 0.02 farther."""
+    """The base gains 1 and comes 0.01 nearer; `no_kl` gains 2 and 4 on its meshes, and is 0.02 farther."""
     distance = 0.05 if truth else None
     before = evaluation(a=row(1.0, distance), b=row(2.0, distance))
     nearer, farther = (0.04, 0.07) if truth else (None, None)
