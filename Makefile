@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint requi
 ARGS ?=
 RIGS ?= ../shared/rigs
 
-.PHONY: quickstart small-pair test test-slow soak validator lint format docs clean
+.PHONY: quickstart small-pair test test-slow soak validator browser viewer-library lint format docs clean
 
 # GRPO post-training of the shipped small policy. Overrides: make quickstart ARGS='train.max_steps=10'
 quickstart: .venv/installed
@@ -32,6 +32,20 @@ soak: .venv/installed-dev
 # The Khronos glTF validator for tests/data/gltf/test_validator.py, which is skipped without it (needs node)
 validator:
 	npm install --silent --no-save --prefix build/validator gltf-validator@2.0.0-dev.3.10
+
+# Chromium for the tests of the HTML pages in tests/rl/report, which are skipped without it (Debian or Ubuntu, root)
+browser:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+# What rl.report uses of three.js, bundled to rl/report/assets/three.min.js, which is committed (needs node)
+THREE := 0.187.0
+viewer-library:
+	npm install --silent --no-save --prefix build/library three@$(THREE) esbuild@0.28.2
+	NODE_PATH=build/library/node_modules build/library/node_modules/.bin/esbuild rl/report/assets/library.js \
+	    --bundle --minify --format=iife --global-name=THREE --target=es2022 --line-limit=110 --legal-comments=none \
+	    --banner:js='/* three.js $(THREE), https://threejs.org, MIT licence: three.LICENSE. Made by make viewer-library. */' \
+	    --outfile=rl/report/assets/three.min.js
+	cp build/library/node_modules/three/LICENSE rl/report/assets/three.LICENSE
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -156,17 +156,25 @@ class RigPolicy:
 
     # ---------------------------------------------------------------- files
 
-    def save(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+    def save(
+        self,
+        directory: str | Path,
+        dtype: torch.dtype | None = None,
+        also: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Write the policy to a directory, in `dtype` if given (bfloat16 halves the size of float32).
 
-        Atomic: an existing policy directory is replaced as a whole, or kept if saving fails. Raises
-        PolicyError if `directory` exists and is not a policy, RunFailedError if a weight is not finite.
+        Atomic: an existing policy directory is replaced as a whole, or kept if saving fails. `also`: further
+        files by name, such as a record of where the policy comes from. Raises PolicyError if `directory`
+        exists and is not a policy, RunFailedError if a weight is not finite.
         """
         target = Path(directory)
         check_replaceable(target)
         with atomic_directory(target) as folder:
             write_model(self.model, folder, dtype, self.skin_vae.code_digest())
             self.skin_vae.save(folder / SKIN_VAE_FOLDER, dtype)
+            for name, content in (also or {}).items():
+                (folder / name).write_bytes(content)
 
     @classmethod
     def load(

@@ -9,6 +9,7 @@ from rewards.edges import mesh_edges
 from rewards.errors import MeshRewardError, RewardError, RigRewardError
 from rewards.guards import bone_influence, joint_count_prior
 from rewards.lbs import linear_blend_skinning, skinning_matrices
+from rewards.locality import weight_locality
 from rewards.occupancy import OccupancyGrid, build_occupancy
 from rewards.poses import pose_seed, random_rotations
 from rewards.score import RigScore, score_group, score_rig
@@ -16,6 +17,7 @@ from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
 from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.smoothness import deformation_smoothness
 from rewards.sparsity import skin_sparsity
+from rewards.volume import volume_preservation
 
 __all__ = [
     "REWARD_NAMES",
@@ -41,4 +43,6 @@ __all__ = [
     "score_rig",
     "skin_sparsity",
     "skinning_matrices",
+    "volume_preservation",
+    "weight_locality",
 ]

@@ -203,8 +203,10 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
     from rewards.diagnostics import rig_diagnostics
     from rewards.kernels.weights import owned_vertices
     from rewards.lbs import skin
+    from rewards.locality import locality_of
     from rewards.smoothness import stretch_of
     from rewards.sparsity import skin_sparsity
+    from rewards.volume import volume_of
 
     settings = RewardSettings()
     source = bumpy_sphere(20_000)
@@ -215,6 +217,7 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
     matrices = skinning_matrices(rig.joints, rig.parents, rotations)
     posed = skin(rest, rig.weights, matrices)
     owned = owned_vertices(rig.weights)
+    joints, coarse = rig.joints.astype(np.float64), mesh.coarse
     parts: dict[str, Callable[[], Any]] = {
         "prepare_scoring_mesh": lambda: prepare_scoring_mesh(*source, settings),
         "joint_coverage": lambda: joint_coverage(mesh.grid, rig.joints),
@@ -223,9 +226,9 @@ def benchmark_parts(repeats: int) -> list[dict[str, Any]]:
         "skinning_matrices": lambda: skinning_matrices(rig.joints, rig.parents, rotations),
         "linear blend skinning": lambda: skin(rest, rig.weights, matrices),
         "edge stretch": lambda: stretch_of(rest, mesh.edges, posed),
-        "diagnostics": lambda: rig_diagnostics(
-            rig.joints.astype(np.float64), rig.parents, rig.weights, owned, 1.0
-        ),
+        "diagnostics": lambda: rig_diagnostics(joints, rig.parents, rig.weights, owned, 1.0),
+        "volume_preservation (guard)": lambda: volume_of(rig.weights, matrices),
+        "weight_locality (guard)": lambda: locality_of(coarse, rest, joints, rig.parents, rig.weights),
         "score_rig": lambda: score_rig(mesh, rig.joints, rig.parents, rig.weights, rotations, settings),
     }
     times = alternate(repeats, *parts.values())

@@ -3,7 +3,8 @@
     bone_influence    = fraction of bones that are the strongest on at least n vertices
     joint_count_prior = exp(-(ln(J / expected) / ln(factor))² / 2)
 
-n = 1, expected = 30 joints, factor = 2. Both are this project's own.
+n = 1, expected = 30 joints, factor = 2. Both are this project's own. The guards `volume_preservation` and
+`weight_locality` have files of their own, `rewards.volume` and `rewards.locality`.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike
 from rewards.kernels.weights import owned_vertices
 from rewards.weights import check_weights
 
-GUARD_NAMES = ("bone_influence", "joint_count_prior")
+GUARD_NAMES = ("bone_influence", "joint_count_prior", "volume_preservation", "weight_locality")
 
 
 def bone_influence(weights: ArrayLike, min_vertices: int = 1) -> float:

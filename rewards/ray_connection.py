@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ def reason_of(error: RayError) -> str:
     return f"{type(cause).__name__}: {line}"
 
 
-def python_path() -> str:
-    """The workers' PYTHONPATH: this checkout first, so that they run the same code."""
+def python_path(folders: Iterable[str] = ()) -> str:
+    """The workers' PYTHONPATH: this checkout first, so that they run the same code, and `folders` last."""
     root = str(Path(__file__).resolve().parent.parent)
-    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = filter(None, [os.environ.get("PYTHONPATH")])
+    return os.pathsep.join(dict.fromkeys([root, *own, *folders]))

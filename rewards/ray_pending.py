@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayError
 
+from rewards.custom import CustomRewardError
 from rewards.deadlines import WorkerLimits
 from rewards.errors import MeshQuarantinedError
 from rewards.quarantine import QuarantinedMesh
@@ -85,6 +86,7 @@ class Attempts:
 
         Raises:
             RayTaskError: an application error, which a retry would hide.
+            CustomRewardError: a user's reward function failed.
             RayUnavailableError: the run must stop.
         """
         failure = None
@@ -101,8 +103,11 @@ class Attempts:
             try:
                 self.values[place] = ray.get(reference)
             except RayError as error:
-                if isinstance(root_cause(error), MeshQuarantinedError):
-                    failure = str(root_cause(error))
+                cause = root_cause(error)
+                if isinstance(cause, MeshQuarantinedError):
+                    failure = str(cause)
+                elif isinstance(cause, CustomRewardError):
+                    raise CustomRewardError(str(cause)) from error
                 elif is_system_failure(error):
                     failure = reason_of(error)
                 else:

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rewards.custom import find_reward, import_folder
 from rewards.deadlines import WorkerLimits
 from rewards.quarantine import QuarantinedMesh, QuarantineFile
 from rewards.ray_actors import PULSE, DecoderActor, ScoringActor, StoredMesh, SupervisorName
@@ -89,6 +90,7 @@ class RayRewardService:
         abandon: set by another thread to give up starting.
 
     Raises:
+        CustomRewardError: one of `settings.custom` cannot be imported.
         RayUnavailableError: there is no cluster at the address, no room for the actors within
             `limits.startup_timeout_s`, or an actor cannot start. All other methods raise it when the cluster
             or the supervisor died, or a budget of `limits` is exhausted.
@@ -115,7 +117,10 @@ class RayRewardService:
         self._quarantine_file = quarantine or QuarantineFile(None)
         context = ray.get_runtime_context()
         where = ServiceAddress(context.gcs_address, namespace, f"rewards-{uuid.uuid4().hex[:8]}", workers)
-        environment = {"env_vars": {**_THREADS, "PYTHONPATH": python_path()}}
+        for place in settings.custom:
+            find_reward(place)
+        folders = map(import_folder, settings.custom)
+        environment = {"env_vars": {**_THREADS, "PYTHONPATH": python_path(folders)}}
         common = {"namespace": namespace, "runtime_env": environment}
         # Tasks are repeated by this class, which knows whether their mesh is to blame. In order, an actor
         # would wait 30 s for the place of a cancelled task in its queue.

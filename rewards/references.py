@@ -5,6 +5,7 @@ names.
 """
 
 import itertools
+from collections import deque
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from rewards.coverage import DistanceUnit, decay_per_cell
 from rewards.edges import check_edges
 from rewards.lbs import NO_WEIGHT, check_rotations
+from rewards.locality import coarse_grid
 from rewards.occupancy import (
     CONTACT_TOLERANCE,
     Interior,
@@ -102,6 +104,97 @@ def deformation_smoothness_reference(
     posed_length = np.linalg.norm(posed[:, pairs[:, 0]] - posed[:, pairs[:, 1]], axis=2)
     stretch = np.maximum(1.0, posed_length / (rest_length + LENGTH_EPSILON))
     return smoothness_of(stretch.max(axis=1) if reduce == "max" else stretch.mean(axis=1), scale)
+
+
+# ---------------------------------------------------------------- guards
+
+
+def volume_preservation_reference(
+    joints: ArrayLike, parents: ArrayLike, weights: ArrayLike, rotations: ArrayLike
+) -> float:
+    """`volume_preservation` by NumPy's determinant, all vertices and poses at once."""
+    turns = skinning_matrices_reference(joints, parents, rotations)[..., :3]
+    array = check_weights(weights, joint_count=turns.shape[1]).astype(np.float64)
+    total = array.sum(axis=1, keepdims=True)
+    shares = np.divide(array, total, out=np.zeros_like(array), where=total > NO_WEIGHT)
+    volumes = np.linalg.det(np.einsum("sj,pjab->spab", shares, turns))
+    return float(np.where(total > NO_WEIGHT, np.clip(volumes, 0, 1), 1.0).mean())
+
+
+def weight_locality_reference(
+    grid: OccupancyGrid, vertices: ArrayLike, joints: ArrayLike, parents: ArrayLike, weights: ArrayLike
+) -> float:
+    """`weight_locality` one cell, one vertex and one pair of bones at a time."""
+    rest = check_joints(joints)
+    up = check_parents(parents, len(rest)).tolist()
+    points = np.asarray(vertices, dtype=np.float64)
+    array = check_weights(weights, len(points), len(rest))
+    coarse = coarse_grid(grid)
+    size = np.array(coarse.occupied.shape)
+    segments = [(j, j, j) for j in range(len(up))] + [(p, j, p) for j, p in enumerate(up) if p >= 0]
+    owner: dict[tuple[int, ...], int] = {}
+    waiting: deque[tuple[int, ...]] = deque()
+    for start, end, bone in segments:
+        a, b = ((rest[joint] - coarse.origin) / coarse.cell for joint in (start, end))
+        for point in a + _part_in_box(a, b, size)[:, None] * (b - a):
+            cell = tuple(int(c) for c in np.floor(np.clip(point, 0, size - 1)))
+            if coarse.occupied[cell] and cell not in owner:
+                owner[cell] = bone
+                waiting.append(cell)
+    while waiting:
+        cell = waiting.popleft()
+        for axis, step in itertools.product(range(3), (-1, 1)):
+            near = tuple(c + step * (k == axis) for k, c in enumerate(cell))
+            inside = all(0 <= c < n for c, n in zip(near, size, strict=True))
+            if inside and coarse.occupied[near] and near not in owner:
+                owner[near] = owner[cell]
+                waiting.append(near)
+    leaked = 0.0
+    for point, row in zip((points - coarse.origin) / coarse.cell, array.tolist(), strict=True):
+        cell = tuple(int(c) for c in np.floor(np.clip(point, 0, size - 1)))
+        if cell in owner:
+            owning = owner[cell]
+        else:
+            gaps = [_distance(point, *(rest[[a, b]] - coarse.origin) / coarse.cell) for a, b, _ in segments]
+            owning = segments[int(np.argmin(gaps))][2]
+        away = [weight for bone, weight in enumerate(row) if not _are_connected(bone, owning, up)]
+        leaked += sum(away) / sum(row) if sum(row) > 0 else 0.0
+    return 1.0 - leaked / len(points)
+
+
+def _part_in_box(
+    a: NDArray[np.float64], b: NDArray[np.float64], size: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Parameters t of points a + t (b - a) in the box [0, size], at most half a cell apart."""
+    low, high = 0.0, 1.0
+    for axis in range(3):
+        if a[axis] == b[axis]:
+            if not 0 <= a[axis] <= size[axis]:
+                return np.empty(0)
+        else:
+            crossings = sorted((-a[axis] / (b[axis] - a[axis]), (size[axis] - a[axis]) / (b[axis] - a[axis])))
+            low, high = max(low, crossings[0]), min(high, crossings[1])
+    if low > high:
+        return np.empty(0)
+    steps = int(2 * np.linalg.norm((high - low) * (b - a))) + 1
+    return low + (high - low) * np.arange(steps + 1) / steps
+
+
+def _distance(point: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Squared, from a point to the segment between a and b."""
+    length = ((b - a) ** 2).sum()
+    t = min(max(((point - a) * (b - a)).sum() / length, 0.0), 1.0) if length > 0 else 0.0
+    return float(((point - (b if t == 1 else a + t * (b - a))) ** 2).sum())
+
+
+def _are_connected(first: int, second: int, parents: list[int]) -> bool:
+    """Whether one bone is an ancestor of the other, or both hang on the same joint."""
+    chains = [[first], [second]]
+    for chain in chains:
+        while parents[chain[-1]] >= 0:
+            chain.append(parents[chain[-1]])
+    siblings = parents[first] == parents[second] >= 0
+    return first in chains[1] or second in chains[0] or siblings
 
 
 # ---------------------------------------------------------------- skinning

@@ -1,7 +1,7 @@
 """Rig scoring: the four rewards, the guards and the diagnostics of one rig or of a group of rigs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +14,13 @@ from rewards.errors import RigRewardError
 from rewards.guards import joint_count_prior
 from rewards.kernels.weights import owned_vertices
 from rewards.lbs import skin, skinning_matrices
+from rewards.locality import locality_of
 from rewards.scoring_mesh import ScoringMesh, prepare_scoring_mesh
 from rewards.settings import REWARD_NAMES, RewardSettings
 from rewards.skeleton import check_joints, check_parents
 from rewards.smoothness import smoothness_of, stretch_of
 from rewards.sparsity import influence_fractions, sparsity_of
+from rewards.volume import volume_of
 from rewards.weights import check_weights
 
 __all__ = [
@@ -52,7 +54,7 @@ class Rig(Protocol):
 class RigScore:
     """The rewards of one rig, each in [0, 1], and its diagnostics (see `rewards.diagnostics`).
 
-    `guards` holds the guard rewards that the settings enable, by name.
+    `guards` holds the guard rewards that the settings enable, by name, and `custom` the user's own.
     """
 
     coverage: float
@@ -61,11 +63,12 @@ class RigScore:
     smoothness: float
     diagnostics: dict[str, float]
     guards: dict[str, float] = field(default_factory=dict)
+    custom: dict[str, float] = field(default_factory=dict)
 
     @property
     def rewards(self) -> dict[str, float]:
-        """The rewards by name, in the order of `RewardSettings.reward_names`: the four, then the guards."""
-        return {name: getattr(self, name) for name in REWARD_NAMES} | self.guards
+        """The rewards by name, in the order of `RewardSettings.reward_names`: the four, guards, custom."""
+        return {name: getattr(self, name) for name in REWARD_NAMES} | self.guards | self.custom
 
 
 def score_rig(
@@ -89,6 +92,7 @@ def score_rig(
     Raises:
         RigRewardError: the rig cannot be scored (the policy's fault).
         RewardError: weights or rotations do not fit this mesh or rig (the caller's fault).
+        CustomRewardError: a user's own reward cannot be used; see `rewards.custom`.
     """
     rest = check_joints(joints)
     up = check_parents(parents, len(rest))
@@ -96,10 +100,11 @@ def score_rig(
     shared = np.asarray(rotations, dtype=np.float64)
     matrices = skinning_matrices(rest, up, shared[:, : len(rest)] if shared.ndim == 4 else shared)
     vertices = mesh.vertices.astype(np.float64)
-    largest, mean, _ = stretch_of(vertices, mesh.edges, skin(vertices, skin_weights, matrices))
+    posed = skin(vertices, skin_weights, matrices)
+    largest, mean, _ = stretch_of(vertices, mesh.edges, posed)
     owned = owned_vertices(skin_weights)
     contained = mesh.grid.contains(bone_points(rest, up, settings.samples_per_bone))
-    return RigScore(
+    score = RigScore(
         coverage=joint_coverage(mesh.grid, rest, settings.alpha, settings.distance_unit),
         containment=float(contained.mean()),
         sparsity=sparsity_of(
@@ -109,24 +114,41 @@ def score_rig(
         ),
         smoothness=smoothness_of(largest if settings.reduce == "max" else mean, settings.smoothness_scale),
         diagnostics=rig_diagnostics(rest, up, skin_weights, owned, float(largest.max())),
-        guards=guards_of(rest, owned, settings),
+        guards=guards_of(mesh, rest, up, skin_weights, owned, matrices, settings),
     )
+    if not settings.custom:
+        return score
+    from rewards.custom import custom_rewards, reward_inputs  # only workers with such rewards need more
+
+    inputs = reward_inputs(mesh, rest, up, skin_weights, posed, score.rewards, score.diagnostics)
+    return replace(score, custom=custom_rewards(settings.custom, inputs))
 
 
 def guards_of(
-    joints: NDArray[np.float64], owned: NDArray[np.int64], settings: RewardSettings
+    mesh: ScoringMesh,
+    joints: NDArray[np.float64],
+    parents: NDArray[np.int64],
+    weights: NDArray[Any],
+    owned: NDArray[np.int64],
+    matrices: NDArray[np.float64],
+    settings: RewardSettings,
 ) -> dict[str, float]:
-    """The guard rewards that the settings enable, in their order.
+    """The guard rewards that the settings enable, in their order; others are not computed.
 
-    joints (J, 3), mesh frame; owned (J,) from `owned_vertices`.
+    joints (J, 3), mesh frame; parents (J,); weights (S, J) from `check_weights`; owned (J,) from
+    `owned_vertices`; matrices (P, J, 3, 4) from `skinning_matrices`.
     """
-    values = {
-        "bone_influence": float((owned >= settings.min_owned_vertices).mean()),
-        "joint_count_prior": joint_count_prior(
+    values: dict[str, Callable[[], float]] = {
+        "bone_influence": lambda: float((owned >= settings.min_owned_vertices).mean()),
+        "joint_count_prior": lambda: joint_count_prior(
             len(joints), settings.expected_joints, settings.joint_count_factor
         ),
+        "volume_preservation": lambda: volume_of(weights, matrices),
+        "weight_locality": lambda: locality_of(
+            mesh.coarse, mesh.vertices.astype(np.float64), joints, parents, weights
+        ),
     }
-    return {name: values[name] for name in settings.guards}
+    return {name: values[name]() for name in settings.guards}
 
 
 def score_group(
@@ -142,6 +164,7 @@ def score_group(
 
     Raises:
         RewardError: weights or rotations do not fit the mesh or a rig (the caller's fault).
+        CustomRewardError: a user's own reward cannot be used.
     """
     scores: list[RigScore | RigRewardError] = []
     for rig in rigs:

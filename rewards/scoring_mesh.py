@@ -1,6 +1,7 @@
 """Scoring mesh: what all rigs of a mesh share, computed once (occupancy, welded vertices, normals, edges)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,6 +10,7 @@ from data.mesh import MeshError
 from data.welding import weld_surface
 from rewards.edges import mesh_edges
 from rewards.errors import MeshRewardError
+from rewards.locality import coarse_grid
 from rewards.occupancy import OccupancyGrid, build_occupancy
 from rewards.settings import RewardSettings
 
@@ -35,6 +37,11 @@ class ScoringMesh:
     edges: NDArray[np.int64]
     source: NDArray[np.int64]
     name: str = ""
+
+    @cached_property
+    def coarse(self) -> OccupancyGrid:
+        """The grid of `rewards.locality`, made when it is first used."""
+        return coarse_grid(self.grid)
 
 
 def prepare_scoring_mesh(

@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 from rewards.coverage import DistanceUnit
 from rewards.guards import GUARD_NAMES
 from rewards.occupancy import Interior
-from rewards.poses import random_rotations
+from rewards.poses import pose_seed, random_rotations
 from rewards.recorded_poses import load_recorded_poses, recorded_rotations
 from rewards.smoothness import Reduce
 
 REWARD_NAMES = ("coverage", "containment", "sparsity", "smoothness")
+
+# The part of a rig that each reward judges. Poses turn joints, but what tears or collapses then is the skin.
+PARTS: dict[str, tuple[str, ...]] = {
+    "skeleton": ("coverage", "containment", "joint_count_prior"),
+    "skin": ("sparsity", "smoothness", "bone_influence", "volume_preservation", "weight_locality"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,15 +39,18 @@ class RewardSettings:
         crowded_power: exponent of the fraction of vertices with too many influences [alpha_m], 1*.
         poses: random poses per mesh and step [5].
         max_angle_deg: largest joint rotation of a pose, degrees, 30*.
+        wide_poses: further random poses, with larger rotations*.
+        wide_angle_deg: largest joint rotation of those, degrees*.
         smoothness_scale: [s of R_mo], 1*.
         reduce: over edges: max as in the formula, or mean.
         max_scoring_vertices: larger meshes are scored on a fixed random subset, 16,384*: the number of
             queries per mesh of the released skin VAE.
         pose_file: recorded poses instead of random ones*, see `rewards.recorded_poses`.
-        guards: guard rewards to enable*, see `rewards.guards`: bone_influence, joint_count_prior.
+        guards: guard rewards to enable*, any of `rewards.guards.GUARD_NAMES`.
         min_owned_vertices: n of bone_influence*.
         expected_joints: of joint_count_prior*.
         joint_count_factor: of joint_count_prior*.
+        custom: the user's own rewards*, as `package.module:function`, see `rewards.custom`.
 
     Raises:
         ValueError: a value out of range; the message names the field.
@@ -58,6 +67,8 @@ class RewardSettings:
     crowded_power: float = 1.0
     poses: int = 5
     max_angle_deg: float = 30.0
+    wide_poses: int = 0
+    wide_angle_deg: float = 90.0
     smoothness_scale: float = 1.0
     reduce: Reduce = "max"
     max_scoring_vertices: int = 16384
@@ -66,6 +77,7 @@ class RewardSettings:
     min_owned_vertices: int = 1
     expected_joints: float = 30.0
     joint_count_factor: float = 2.0
+    custom: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -84,6 +96,7 @@ class RewardSettings:
             ("samples_per_bone", 1),
             ("max_influences", 0),
             ("poses", 1),
+            ("wide_poses", 0),
             ("smoothness_scale", 0),
             ("max_scoring_vertices", 2),
             ("min_owned_vertices", 1),
@@ -99,13 +112,14 @@ class RewardSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
         if not 0 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}; it must be between 0 and 1")
-        if not 0 <= self.max_angle_deg <= 180:
-            raise ValueError(f"max_angle_deg is {self.max_angle_deg}; it must be between 0 and 180")
+        for name in ("max_angle_deg", "wide_angle_deg"):
+            if not 0 <= getattr(self, name) <= 180:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 180")
 
     @property
     def reward_names(self) -> tuple[str, ...]:
-        """Names of all rewards that are scored: the paper's four, then the enabled guards."""
-        return REWARD_NAMES + self.guards
+        """Names of all rewards that are scored: the paper's four, the enabled guards, the user's own."""
+        return REWARD_NAMES + self.guards + tuple(place.partition(":")[2] for place in self.custom)
 
     def rotations(
         self,
@@ -114,7 +128,7 @@ class RewardSettings:
         parents: NDArray[np.int64] | None = None,
         names: tuple[str, ...] = (),
     ) -> NDArray[np.float64]:
-        """Joint rotations of all poses of one mesh and step, random or from `pose_file`.
+        """Joint rotations of all poses of one mesh and step: random or from `pose_file`, then the wide ones.
 
         Args:
             joint_count: J, the largest of the group.
@@ -123,12 +137,22 @@ class RewardSettings:
             names: J joint names, or none; used with `pose_file` only.
 
         Returns:
-            (P, J, 3, 3) float64.
+            (P, J, 3, 3) float64, P = poses + wide_poses.
 
         Raises:
             PoseFileError: an unusable pose file.
             ValueError: `pose_file` without `parents`.
         """
+        poses = self._poses(joint_count, seed, parents, names)
+        if self.wide_poses == 0:
+            return poses
+        # A seed of their own: the other poses are those of a run without wide ones.
+        wide = random_rotations(self.wide_poses, joint_count, self.wide_angle_deg, pose_seed(seed, "wide", 0))
+        return np.concatenate([poses, wide])
+
+    def _poses(
+        self, joint_count: int, seed: int, parents: NDArray[np.int64] | None, names: tuple[str, ...]
+    ) -> NDArray[np.float64]:
         if self.pose_file is None:
             return random_rotations(self.poses, joint_count, self.max_angle_deg, seed)
         if parents is None:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
@@ -76,11 +76,13 @@ class RolloutScore:
         rewards: by name; None if scoring failed and the policy is not to blame (worker, time-out, mesh).
         valid: False if the rollout is not a complete rig (its rewards are 0) or was not scored.
         diagnostics: by name, see `rewards.diagnostics`; empty unless valid.
+        reason: why scoring rejects the rig, for a complete one that is not valid.
     """
 
     rewards: dict[str, float] | None
     valid: bool
     diagnostics: dict[str, float] = field(default_factory=dict)
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,9 @@ def score_rollouts(
         for rig, rig_weights in zip(rigs, weights, strict=True)
     ]
     return [
-        INVALID if isinstance(score, RigRewardError) else RolloutScore(score.rewards, True, score.diagnostics)
+        replace(INVALID, reason=str(score))
+        if isinstance(score, RigRewardError)
+        else RolloutScore(score.rewards, True, score.diagnostics)
         for score in score_group(scoring_mesh, decoded, rotations, settings)
     ]
 

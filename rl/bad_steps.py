@@ -43,9 +43,9 @@ def describe_rows(
 ) -> list[dict[str, Any]]:
     """One dictionary per row of a micro-batch: mesh, seed, tokens, rewards and advantage.
 
-    batch: with `completion_ids`, `completion_mask` and `advantages` of TRL, the columns of `RewardRecord`,
-    and `row_seed` (B,) int64. A reward that the row did not receive is None. With its seed, the weights that
-    sampled the row give its tokens again.
+    batch: with `completion_ids`, `completion_mask` and `advantages` of TRL, (B,) or with phase credit (B, T),
+    the columns of `RewardRecord`, and `row_seed` (B,) int64. A reward that the row did not receive is None.
+    With its seed, the weights that sampled the row give its tokens again.
     """
     lengths = batch["completion_mask"].sum(dim=1).tolist()
     columns: list[list[Any]] = [
@@ -62,7 +62,8 @@ def describe_rows(
                 "seed": seed,
                 "tokens": tokens[: int(length)],
                 "rewards": dict(zip(reward_names, values, strict=True)),
-                "advantage": advantage,
+                # with phase credit, one for each token
+                "advantage": advantage[: int(length)] if isinstance(advantage, list) else advantage,
             }
         )
     return rows

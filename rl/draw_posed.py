@@ -7,26 +7,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from data.mesh import MeshError
 from rewards.poses import random_rotations, rotation_matrices
-from rl.render.rasterise import Camera, framed, render, view_axes
+from rl.render.panels import on_background, panel_camera, save_png, side_by_side, with_skeleton
+from rl.render.rasterise import render, view_axes
 from rl.render.textured_scene import Scene, Skeleton, read_scene
 
 Floats = NDArray[np.float64]
 
-# Each pixel of the picture is the mean of this many pixels in each direction.
-_SUPERSAMPLING = 3
 _PANEL_WIDTH = 400
-_PANEL_HEIGHTS = (260, 520)  # as the pose needs it
-_TITLE, _CREDIT = 34, 22
-_BACKGROUND = np.array([0.94, 0.95, 0.965])
-_INK = (60, 60, 60)
-_BONE, _JOINT, _EDGE = (255, 196, 61), (214, 40, 57), (40, 40, 40)
 
 
 def draw_posed(
@@ -51,68 +44,13 @@ def draw_posed(
     posed, _ = rigged.posed(turns)
     first, _ = before.posed()
     clouds = [surface.points for surfaces in (first, rest, posed) for surface in surfaces]
-    axes = view_axes(*view)
-    extent = np.ptp(np.concatenate(clouds) @ axes[:2].T, axis=0)
-    panel = (_PANEL_WIDTH, int(np.clip(_PANEL_WIDTH * extent[1] / max(extent[0], 1e-9), *_PANEL_HEIGHTS)))
-    camera = framed(clouds, axes, _SUPERSAMPLING * panel[0], _SUPERSAMPLING * panel[1])
-    titles = titles or ("as read", f"rigged: {len(joints)} joints", "posed")
-    panels = [_on_background(render(first, camera))]
-    panels.append(_with_skeleton(render(rest, camera), joints, rigged.skeleton, camera))
-    panels.append(_on_background(render(posed, camera)))
-    foot = _CREDIT if credit else 0
-    size = (3 * panel[0], _TITLE + panel[1] + foot)
-    picture = Image.new("RGB", size, tuple(np.round(_BACKGROUND * 255).astype(int)))
-    draw = ImageDraw.Draw(picture)
-    for place, (shown, title) in enumerate(zip(panels, titles, strict=True)):
-        picture.paste(shown.resize(panel, Image.Resampling.BOX), (place * panel[0], _TITLE))
-        middle = (place * panel[0] + panel[0] // 2, _TITLE // 2 + 4)
-        draw.text(middle, title, fill=_INK, font=_font(17), anchor="mm")
-    if credit:
-        draw.text((10, picture.height - foot // 2 - 2), credit, fill=_INK, font=_font(12), anchor="lm")
-    return picture
-
-
-def _on_background(pixels: Floats) -> Image.Image:
-    alpha = pixels[..., 3:]
-    return _image(pixels[..., :3] * alpha + _BACKGROUND * (1 - alpha))
-
-
-def _with_skeleton(pixels: Floats, joints: Floats, skeleton: Skeleton, camera: Camera) -> Image.Image:
-    """The picture, faded, with bones as darts from parent to child and joints as discs, far ones first."""
-    alpha = pixels[..., 3:] * 0.45
-    image = _image(pixels[..., :3] * alpha + _BACKGROUND * (1 - alpha))
-    draw = ImageDraw.Draw(image)
-    places = camera.project(joints)
-    radius, line = 0.0085 * camera.height, max(1, camera.height // 700)
-    for joint in np.argsort(-places[:, 2], kind="stable"):
-        tip, parent = places[joint, :2], skeleton.parents[joint]
-        if parent >= 0:
-            base = places[parent, :2]
-            along = tip - base
-            across = np.array([-along[1], along[0]]) / max(np.linalg.norm(along), 1e-9) * radius * 0.9
-            wide = base + 0.2 * along
-            outline = [tuple(corner) for corner in (base, wide + across, tip, wide - across)]
-            draw.polygon(outline, fill=_BONE, outline=_EDGE, width=line)
-    for joint in np.argsort(-places[:, 2], kind="stable"):
-        x, y = places[joint, :2]
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_JOINT, outline=_EDGE, width=line)
-    return image
-
-
-def _image(colours: Floats) -> Image.Image:
-    return Image.fromarray(np.round(colours * 255).astype(np.uint8))
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
-
-
-def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, format="png", optimize=True)
-    partial.replace(path)
+    camera = panel_camera(clouds, view_axes(*view), _PANEL_WIDTH)
+    panels = [
+        on_background(render(first, camera)),
+        with_skeleton(render(rest, camera), joints, rigged.skeleton.parents, camera),
+        on_background(render(posed, camera)),
+    ]
+    return side_by_side(panels, titles or ("as read", f"rigged: {len(joints)} joints", "posed"), credit)
 
 
 def read_turns(skeleton: Skeleton, texts: Sequence[str]) -> dict[int, Floats]:

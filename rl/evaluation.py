@@ -17,23 +17,23 @@ from data.run_lock import run_lock
 from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy
 from policy.skintokens.skin_vae import SkinVAE
-from policy.tokens.grammar import Grammar
 from rewards.poses import pose_seed
 from rewards.service import RewardService
 from rewards.worker import RolloutRig
-from rl.beam_search import beam_search
-from rl.engine.choose import make_sampler
+from rl.engine.sampler import Sampler
 from rl.evaluation_results import VALID_ONLY, Evaluation, mean_of, summarise, write_csv, write_evaluation
+from rl.evaluation_rollouts import decode_rows, rigs_per_mesh
 from rl.evaluation_tables import make_console, print_means, print_meshes
-from rl.given_skeleton import GivenSkeletons, SkeletonRoom, tokens_of, true_skeletons
+from rl.given_skeleton import GivenSkeletons, SkeletonRoom, true_skeletons
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
+from rl.posed_sheet import SHEETS_FOLDER, write_sheets
 from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
-from rl.rollout import row_seeds, sample_for_meshes
+from rl.rollout import row_seeds
 from rl.run_directory import make_directory
 from rl.scoring import PendingScore, read_rollout, submit_scores
 
@@ -58,6 +58,7 @@ def evaluate(
     service: RewardService,
     recipe: Recipe,
     name: str,
+    sampler: Sampler | None = None,
 ) -> Evaluation:
     """Decode rigs as `recipe.eval` specifies, score them, and measure them against ground truth.
 
@@ -65,6 +66,7 @@ def evaluate(
     rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
     policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
     the results. With `eval.skeleton: given`, all meshes need a rig, and rigs differ from it in skin only.
+    `sampler`: an engine that has the policy's weights; without one, it is made.
 
     Raises:
         RunFailedError: no rollout could be scored.
@@ -72,13 +74,16 @@ def evaluate(
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
-    rows = [mesh for mesh in meshes for _ in range(_rigs_per_mesh(recipe) * settings.best_of)]
+    rows = [mesh for mesh in meshes for _ in range(rigs_per_mesh(recipe) * settings.best_of)]
     given: GivenSkeletons = {}
     if settings.skeleton == "given":
         given = true_skeletons(bank.samples, meshes, bank.vocabulary)
+    seeds = row_seeds(len(rows), settings.seed)
     rigs = [
         read_rollout(ids, bank.class_id, bank.vocabulary, given.get(mesh))
-        for mesh, ids in zip(rows, _decode(policy, bank, rows, recipe, name, given), strict=True)
+        for mesh, ids in zip(
+            rows, decode_rows(policy, bank, rows, seeds, recipe, name, given, sampler), strict=True
+        )
     ]
     pending = submit_scores(
         service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
@@ -89,6 +94,7 @@ def evaluate(
         else None
     )
     per_mesh: dict[str, dict[str, float]] = {}
+    per_rig: dict[str, list[dict[str, float]]] = {}
     diagnostics: dict[str, list[float]] = {}
     for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
         places = [place for place, row in enumerate(rows) if row == mesh]
@@ -100,6 +106,7 @@ def evaluate(
         if not picks:
             continue
         per_mesh[bank.samples[mesh].name] = _mesh_row(mesh, picks, truth)
+        per_rig[bank.samples[mesh].name] = [_rig_row(pick) for pick in picks]
         for pick in picks:
             for key, number in pick.diagnostics.items():
                 diagnostics.setdefault(key, []).append(number)
@@ -114,7 +121,7 @@ def evaluate(
     )
     return Evaluation(
         policy=name,
-        samples=_rigs_per_mesh(recipe),
+        samples=rigs_per_mesh(recipe),
         seed=settings.seed,
         per_mesh=per_mesh,
         mean=mean,
@@ -125,45 +132,8 @@ def evaluate(
         skeleton=settings.skeleton,
         skin_convention=settings.skin_convention,
         metric_vertices=settings.metric_vertices,
+        per_rig=per_rig,
     )
-
-
-def _rigs_per_mesh(recipe: Recipe) -> int:
-    """Rigs evaluated per mesh: greedy decoding and beam search are deterministic and yield one."""
-    return recipe.eval.samples if recipe.eval.decoding == "sampled" else 1
-
-
-def _decode(
-    policy: RigPolicy, bank: MeshBank, rows: Sequence[int], recipe: Recipe, name: str, given: GivenSkeletons
-) -> list[list[int]]:
-    """Token ids of one rollout per entry of `rows`, which are mesh indices; `given` as in the rollout."""
-    settings = recipe.eval
-    beams = settings.beams if settings.decoding == "beam" else 1
-    size = max(1, settings.batch_size // beams)
-    temperature = settings.temperature if settings.decoding == "sampled" else 0.0
-    seeds = row_seeds(len(rows), settings.seed)
-    sampler = None if settings.decoding == "beam" else make_sampler(policy.model, recipe)
-    ids: list[list[int]] = []
-    for start in tqdm(range(0, len(rows), size), desc=f"evaluate {name}: sample", file=sys.stderr):
-        part = slice(start, start + size)
-        if sampler is None:
-            rollouts = beam_search(
-                policy.model,
-                bank.embeds(torch.tensor(rows[part]), policy.model),
-                torch.full((len(rows[part]),), bank.class_id),
-                Grammar(bank.vocabulary, recipe.policy.grammar),
-                max_new_tokens=recipe.train["max_completion_length"],
-                beams=beams,
-                length_penalty=settings.length_penalty,
-                skeletons=tokens_of(given, rows[part]),
-                names=bank.names(rows[part]),
-            )
-        else:
-            rollouts = sample_for_meshes(
-                sampler, policy.model, bank, rows[part], recipe, seeds[part], temperature, size, given
-            )
-        ids += rollouts.rows()[0]
-    return ids
 
 
 def _best(
@@ -180,6 +150,12 @@ def _best(
         if best is None or (pick.rig is not None, pick.total) > (best.rig is not None, best.total):
             best = pick
     return best
+
+
+def _rig_row(pick: _Pick) -> dict[str, float]:
+    """The row of one rig; see `Evaluation`."""
+    valid = pick.rig is not None
+    return {**pick.rewards, "total": pick.total, "valid": float(valid), **(pick.diagnostics if valid else {})}
 
 
 def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | None) -> dict[str, float]:
@@ -209,7 +185,8 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | Non
 def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
     """Evaluate `policy.path`, then each of `eval.compare`, on the same meshes with the same seeds.
 
-    Meshes are prepared for scoring once for consecutive policies that share a skin VAE.
+    Meshes are prepared for scoring once for consecutive policies that share a skin VAE. With `eval.sheets`,
+    pictures of some rigs go to `output_dir/sheets/`.
 
     Raises:
         RecipeError: a policy is listed twice or cannot be loaded; raised before anything is evaluated.
@@ -223,7 +200,7 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
     first = load_policy(recipe)
     rooms.append(SkeletonRoom.of(first, recipe))
     meshes = with_given_skeletons(load_meshes(recipe, training=False), recipe, rooms)
-    evaluations = []
+    evaluations: list[Evaluation] = []
     with ExitStack() as services:
         service, skin_vae, prepared = None, None, meshes
         for own in recipes:
@@ -234,7 +211,16 @@ def evaluate_policies(recipe: Recipe) -> list[Evaluation]:
                 skin_vae = policy.skin_vae
                 prepared = prepare_meshes(meshes, service, own)
             evaluations.append(_evaluate_one(policy, prepared, service, own))
+            if own.eval.sheets:
+                samples = [prepared.samples[mesh] for mesh in prepared.held_out]
+                folder = Path(own.output_dir) / SHEETS_FOLDER
+                write_sheets(policy, samples, own, folder, policy_label(len(evaluations) - 1))
     return evaluations
+
+
+def policy_label(place: int) -> str:
+    """A, B, C, … of the policies that are compared."""
+    return chr(ord("A") + place) if place < 26 else str(place + 1)
 
 
 def _evaluate_one(policy: RigPolicy, meshes: RunMeshes, service: RewardService, recipe: Recipe) -> Evaluation:
@@ -268,9 +254,11 @@ def _evaluate_and_write(recipe: Recipe, output: Path) -> None:
     write_evaluation(evaluations[0], output / "evaluation.json", evaluations[1:])
     write_csv(evaluations, output / "evaluation.csv")
     console = make_console()
-    labels = [chr(ord("A") + i) if i < 26 else str(i + 1) for i in range(len(evaluations))]
+    labels = [policy_label(place) for place in range(len(evaluations))]
     print_meshes(evaluations, labels, console)
     print_means(evaluations, labels, console)
+    if recipe.eval.sheets:
+        console.print(f"posed rigs: {output / SHEETS_FOLDER}", soft_wrap=True, highlight=False, markup=False)
     for label, evaluation in zip(labels, evaluations, strict=True):
         name = label if len(evaluations) > 1 else "policy"
         console.print(f"{name}: {evaluation.policy}", soft_wrap=True, highlight=False, markup=False)

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,6 +79,8 @@ class Evaluation:
     skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
+    per_rig: by mesh name, a row for each rig that counts: its rewards, `total`, `valid` (0 or 1) and, if it
+    is valid, its diagnostics, `joints` among them.
     """
 
     policy: str
@@ -93,6 +95,7 @@ class Evaluation:
     skeleton: str | None = None
     skin_convention: str = "plain"
     metric_vertices: int | None = None
+    per_rig: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,10 +189,10 @@ def write_csv(evaluations: Sequence[Evaluation], path: Path) -> None:
         rows.append({"row": "standard_error", "policy": each.policy, **each.standard_error})
     for each in evaluations[1:]:
         found = compare(evaluations[0], each)
-        for row, field in (("difference", "mean"), ("difference_standard_error", "standard_error")):
+        for row, part in (("difference", "mean"), ("difference_standard_error", "standard_error")):
             rows.append(
                 {"row": row, "policy": each.policy}
-                | {column: getattr(difference, field) for column, difference in found.items()}
+                | {column: getattr(difference, part) for column, difference in found.items()}
             )
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="") as file:

@@ -92,6 +92,19 @@ def print_meshes(evaluations: Sequence[Evaluation], labels: Sequence[str], conso
         console.print(table)
 
 
+def short_line(evaluation: Evaluation, first: str) -> str:
+    """An evaluation in one line: the measure `first` with its standard error, then the main ones."""
+    shown = [f"{first} {measure_cell(first, evaluation.mean.get(first))}"]
+    if first in evaluation.mean:
+        shown[0] += f" ± {_error(first, evaluation.standard_error.get(first))}"
+    for column in _OF_A_MESH:
+        if column in evaluation.mean and column != first:
+            shown.append(
+                f"{measure_of(column).short} {measure_cell(column, evaluation.mean[column], sign=False)}"
+            )
+    return "  ".join(shown)
+
+
 def describe(evaluation: Evaluation) -> str:
     """One line: number of meshes and rigs, decoding, seed, and the skin convention unless it is plain.
 

@@ -20,7 +20,9 @@ from rl.recipe import PolicyRecipe, Recipe
 BEFORE_FILE = "before.json"
 FINGERPRINT_FILE = "before.fingerprint"
 # Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
-_SECTIONS = ("eval", "rewards", "rollout")
+_SECTIONS = ("eval", "rewards", "deformation", "rollout")
+_DURING_TRAINING = ("every", "every_samples", "every_meshes", "best_by")  # keys of `eval` that do not
+_PICTURES = ("sheets",)  # and those that change no number
 
 
 def first_evaluation(
@@ -47,17 +49,8 @@ def first_evaluation(
 
 def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
     """SHA-256 over everything the evaluation depends on: files of the policy, meshes, recipe, version."""
-    values = to_mapping(recipe)
     total = hashlib.sha256()
-    known: dict[str, Any] = {
-        **{name: values[name] for name in _SECTIONS},
-        "grammar": recipe.policy.grammar,
-        "class": recipe.data.class_name,
-        "length": recipe.train["max_completion_length"],
-        "decoder": recipe.workers.decoder_dtype,
-        "version": _version(),
-    }
-    total.update(json.dumps(known, sort_keys=True, default=str).encode())
+    total.update(json.dumps(decisive_settings(recipe), sort_keys=True, default=str).encode())
     for line in _policy_files(recipe.policy):
         total.update(line.encode())
     for sample in samples:
@@ -67,6 +60,26 @@ def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
         for array in (sample.mesh.vertices, sample.mesh.faces, sample.points, sample.normals, *truth):
             total.update(array.tobytes())
     return total.hexdigest()
+
+
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """What an evaluation depends on besides the policy and the meshes: keys of the recipe, and code."""
+    values = to_mapping(recipe)
+    for key in (*_DURING_TRAINING, *_PICTURES):
+        del values["eval"][key]
+    known: dict[str, Any] = {
+        **{name: values[name] for name in _SECTIONS},
+        "grammar": recipe.policy.grammar,
+        "class": recipe.data.class_name,
+        "length": recipe.train["max_completion_length"],
+        "decoder": recipe.workers.decoder_dtype,
+        "version": _version(),
+    }
+    if recipe.rewards.custom_weights:
+        from rewards.custom import source_file
+
+        known["code"] = [file_hash(source_file(place)) for place in recipe.rewards.custom_weights]
+    return known
 
 
 def policy_digest(policy: PolicyRecipe) -> str:

@@ -137,6 +137,16 @@ def failed_metrics(true_joints: int) -> dict[str, float]:
 METRICS = tuple(failed_metrics(1))  # names, in the order of tables and files
 
 
+def own_decoder(skin_vae: SkinVAE, recipe: Recipe) -> SkinDecoder:
+    """A skin decoder in this process: the reward service keeps its weights to itself.
+
+    On the recipe's device, or on the CPU if that device belongs to the workers of a remote cluster.
+    """
+    device = torch.device(recipe.workers.decoder_device)
+    available = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
+    return SkinDecoder(skin_vae, str(device) if available else "cpu")
+
+
 class GroundTruthMetrics:
     """Measures rollouts of several meshes; meshes without a usable ground-truth rig are skipped.
 
@@ -168,10 +178,7 @@ class GroundTruthMetrics:
                 self._truths[mesh] = truth
                 failed = failed_metrics(len(truth.rig.joints))
                 self._failed[mesh] = {name: value for name, value in failed.items() if name in defined}
-        device = torch.device(recipe.workers.decoder_device)
-        # The recipe's device may belong to the workers of a remote cluster.
-        available = device.type != "cuda" or (device.index or 0) < torch.cuda.device_count()
-        self._decoder = SkinDecoder(skin_vae, str(device) if available else "cpu")
+        self._decoder = own_decoder(skin_vae, recipe)
 
     def joints(self, mesh: int) -> int | None:
         """Number of joints of the ground-truth rig of `mesh`, None if it has none."""

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from accelerate import PartialState
 
 from data.formats.load import GLTF_SUFFIXES, Refusal, find_meshes, meshes_passed_over, unique_names
+from data.formats.rig_npz import read_rig_npz
 from data.mesh import MeshError
 from data.sets.dataset import (
     EVAL_FIRST_SEED,
@@ -19,6 +21,7 @@ from data.sets.dataset import (
     MeshSample,
     creature_samples,
     file_samples,
+    make_sample,
     prepared_samples,
     split,
 )
@@ -82,6 +85,16 @@ def _check_up(recipe: Recipe) -> None:
             f"{', '.join(named)}: 'data.up' is z but there is no OBJ, PLY, STL or OFF file, and glTF files "
             "and prepared rigs are y-up; omit data.up"
         )
+
+
+def load_one(file: str, recipe: Recipe) -> MeshSample:
+    """The sample of one mesh file or prepared rig (NPZ) that a recipe names; raises MeshError."""
+    data = recipe.data
+    if Path(file).suffix == ".npz":
+        rigged = read_rig_npz(file)
+        return replace(make_sample(rigged.mesh, rigged.rig, data.points, data.seed), file=file)
+    max_bytes = data.max_megabytes * 2**20
+    return file_samples([file], data.points, data.seed, data.max_faces, max_bytes, up=data.up)[0][0]
 
 
 def _listed(names: str | list[str]) -> list[str]:
@@ -199,6 +212,12 @@ def prepare_meshes(meshes: RunMeshes, service: RewardService, recipe: Recipe) ->
     with shared:
         reasons = service.prepare_meshes(reward_meshes(meshes.samples))
     return without_refused(meshes, reasons)
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """Up to `most` of the places 0 to count - 1, spread evenly; all for None."""
+    kept = count if most is None else min(count, most)
+    return [place * count // kept for place in range(kept)]
 
 
 def reward_meshes(samples: Sequence[MeshSample]) -> list[RewardMesh]:

@@ -23,6 +23,7 @@ from policy.skin_report import SkinReportRecipe
 from rl.recipe import Recipe
 from rl.recipe.train import FIXED, SET_ELSEWHERE, changed_defaults, yaml_value
 from rl.recipe.train_options import UNUSED
+from rl.recipe.train_variants import VARIANTS, Variant
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -53,10 +54,17 @@ _TRAIN = """\
 
 This section is TRL's [GRPOConfig](https://huggingface.co/docs/trl/grpo_trainer#trl.GRPOConfig), whose
 documentation explains the keys; `--print-recipe` shows TRL's help for each key that is set. Four things
-differ here.
+differ here; the [variants of GRPO](#variants-of-grpo) that it offers are listed below them.
 
 **Defaults that differ from TRL's**
 
+"""
+
+_VARIANTS = """\
+### Variants of GRPO
+
+Every variant is a key of `train`, can be set on the command line, and is run once in the tests. Combinations
+that would do nothing, or something else than they say, are refused in one sentence.
 """
 
 _PRE_TRAINING = """\
@@ -75,6 +83,8 @@ def recipe_page() -> str:
             _GRPO,
             *_tables(Recipe, "", "Top level"),
             _train_tables(),
+            _VARIANTS,
+            *map(_variant, VARIANTS),
             _PRE_TRAINING,
             *_tables(SkinVAERecipe, "", "top level", "Stage 1: ", skip=both_stages),
             *_tables(TokenRigRecipe, "", "top level", "Stage 2: ", skip=both_stages),
@@ -104,6 +114,8 @@ def shown_type(hint: object) -> str:
             names.append(f"[{', '.join(map(shown_type, arguments))}]")
         elif origin in (list, tuple):
             names.append(f"list of {shown_type(arguments[0])}")
+        elif origin is dict:
+            names.append(f"mapping to {shown_type(arguments[1])}")
         else:
             names.append(getattr(origin or option, "__name__", str(option)))
     return " or ".join(dict.fromkeys(names))
@@ -170,6 +182,13 @@ def _train_tables() -> str:
         f"{_table(('keys', 'why'), unused)}\n\n"
         f"**Keys set elsewhere**\n\n{_table(('key', 'set by'), elsewhere)}\n"
     )
+
+
+def _variant(variant: Variant) -> str:
+    """The paragraph of a variant."""
+    name, number = variant.paper
+    source = name if number is None else f"[{name}, arXiv {number}](https://arxiv.org/abs/{number})"
+    return f"**`train.{variant.name}`** ({source}). {variant.text}\n"
 
 
 def _marked(message: str) -> str:

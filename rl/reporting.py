@@ -31,6 +31,9 @@ _CONSOLE = {
     "tokens_per_second": "tok/s",
 }
 
+# Of the names of an evaluation's numbers in the logs; transformers' integrations turn it into "eval/".
+EVALUATION_PREFIX = "eval_"
+
 
 class StepTimes(TrainerCallback):
     """Adds `seconds/train` to the logs: the step time minus the rollout and the wait for rewards.
@@ -56,6 +59,7 @@ class StepTimes(TrainerCallback):
 class MetricsLog(TrainerCallback):
     """Shows progress and each step's main metrics, and appends all of them to `path` as one JSON line.
 
+    An evaluation during training is a line of its own, with `step` and keys that begin with `eval/`.
     Replaces transformers' progress bar, which prints every metric of every step. A resume first drops the
     lines of the steps it will repeat. A metric without a value, such as the mean of a reward that no rig of
     the step received, is null. One that is not finite is written as NaN or Infinity, which Python, pandas and
@@ -69,12 +73,13 @@ class MetricsLog(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop the lines after the resumed step and start the bar."""
+        """Drop the lines after the resumed step, all if none was saved, and start the bar."""
         if not state.is_world_process_zero:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".{self.path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in _lines_until(self.path, state.global_step)))
+        kept = _lines_until(self.path, state.global_step) if state.global_step else []
+        partial.write_text("".join(f"{line}\n" for line in kept))
         partial.replace(self.path)
         self._bar = tqdm(
             total=state.max_steps,
@@ -112,8 +117,17 @@ class MetricsLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write and print a step."""
-        if not state.is_world_process_zero or logs is None or "loss" not in logs:  # the final summary
+        """Write and print a step, or write an evaluation."""
+        if not state.is_world_process_zero or logs is None:
+            return
+        evaluation = {
+            f"eval/{key.removeprefix(EVALUATION_PREFIX)}": value
+            for key, value in logs.items()
+            if key.startswith(EVALUATION_PREFIX)
+        }
+        if evaluation:
+            self._append({"step": state.global_step, **evaluation})
+        if "loss" not in logs:  # the final summary
             return
         # The dataset is the whole run (see rl/mesh_schedule.py), so the epoch carries no information.
         numbers = {
@@ -121,13 +135,23 @@ class MetricsLog(TrainerCallback):
             for key, value in logs.items()
             if isinstance(value, int | float | None) and key != "epoch"
         }
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+        self._append({"step": state.global_step, **numbers})
         names = _CONSOLE | {key: key.split("/")[1] for key in numbers if _is_further_reward(key)}
         shown = [
             f"{short} {numbers[key]:.4g}" for key, short in names.items() if numbers.get(key) is not None
         ]
         tqdm.write(f"step {state.global_step}  " + "  ".join(shown), file=sys.stderr)
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the file has an evaluation after `step` steps."""
+        if not self.path.exists():
+            return False
+        lines = map(json.loads, self.path.read_text().splitlines())
+        return any(line["step"] == step and "eval/total" in line for line in lines)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _is_further_reward(key: str) -> bool:

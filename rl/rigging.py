@@ -27,7 +27,11 @@ from rl.meshes import reward_meshes
 from rl.phases import RIG, phase
 from rl.pictures import draw_rig
 from rl.policy_setup import load_policy
+from rl.posed_sheet import posed_sheet, sheet_rotations
 from rl.recipe import Recipe, RigRecipe, reward_settings, total_reward
+from rl.render.panels import save_png
+from rl.report.page import viewer_page
+from rl.report.viewer_data import RigView, pose_vectors
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.scoring import read_rollout
 
@@ -143,6 +147,29 @@ def write_rigged(rigged: RiggedMesh, glb: Path, settings: RigRecipe | None = Non
     return lines
 
 
+def write_views(rigged: RiggedMesh, glb: Path, recipe: Recipe) -> list[str]:
+    """With `rig.sheet`, draw the posed sheet, and with `rig.viewer`, write the 3D viewer, next to the GLB.
+
+    Poses are those of the smoothness reward. Returns a line per file.
+    """
+    mesh, rig, settings = rigged.sample.mesh, rigged.rig, reward_settings(recipe)
+    seed = pose_seed(recipe.rig.seed, rigged.sample.name, 0)
+    lines = []
+    if recipe.rig.sheet:
+        sheet = glb.with_name(f"{glb.stem}_sheet.png")
+        rotations = sheet_rotations(settings, len(rig.joints), seed)
+        save_png(posed_sheet(mesh, rig, rotations, f"total reward {rigged.total:.3f}"), sheet)
+        lines.append(f"posed sheet: {sheet}")
+    if recipe.rig.viewer:
+        numbers = {"total": rigged.total, **rigged.rewards}
+        poses = pose_vectors(settings, len(rig.joints), seed)
+        view = RigView(None, "rigged", rigged.sample.name, mesh, rig, poses, numbers)
+        page = glb.with_suffix(".html")
+        write_atomic(page, viewer_page(rigged.sample.name, view, settings.max_angle_deg).encode())
+        lines.append(f"3D viewer: {page}")
+    return lines
+
+
 def run(recipe: Recipe) -> None:
     """Rig the recipe's `rig.mesh`, write the GLB and its picture, and print joints and rewards.
 
@@ -175,6 +202,7 @@ def run(recipe: Recipe) -> None:
     )
     try:
         lines = write_rigged(rigged, output, settings)
+        lines += write_views(rigged, output, recipe)
     except OSError as error:
         raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
     joints = len(rigged.rig.joints)

@@ -30,6 +30,8 @@ from rl.recipe import Recipe
 RECIPE_FILE = "recipe.yaml"
 POLICY_FOLDER = "policy"
 METRICS_FILE = "metrics.jsonl"
+BEST_FOLDER = "policy_best"
+ROLLOUTS_FOLDER = "rollouts"
 
 # Keys and sections that a resumed run may change: they do not affect the steps already trained.
 _MAY_CHANGE = (
@@ -39,6 +41,7 @@ _MAY_CHANGE = (
     "workers",
     "ray",
     "eval",
+    "report",
     "rig",
     "train_guard",
     "profile",
@@ -86,7 +89,8 @@ def plan_run(recipe: Recipe) -> RunPlan:
     """
     output = Path(recipe.output_dir)
     try:
-        check_replaceable(output / POLICY_FOLDER)  # fail before training, not after
+        for name in (POLICY_FOLDER, BEST_FOLDER):
+            check_replaceable(output / name)  # fail before training, not after
     except PolicyError as error:
         raise RecipeError(f"'output_dir': {error}") from error
     folder = output / CHECKPOINTS_FOLDER
@@ -115,9 +119,9 @@ def open_run(recipe: Recipe) -> Path | None:
     """Prepare the output directory, write the recipe there, and return the checkpoint to resume from, if any.
 
     A damaged checkpoint is reported on standard error, and the newest whole one used. With `resume` false,
-    checkpoints, metrics, recipe and quarantined meshes of an earlier run are moved to `previous-N/`; its
-    other results are overwritten. Raises RecipeError, as `plan_run` does, or if the directory cannot be
-    created.
+    checkpoints, metrics, recipe, quarantined meshes, best policy and kept rollouts of an earlier run are
+    moved to `previous-N/`; its other results are overwritten. Raises RecipeError, as `plan_run` does, or if
+    the directory cannot be created.
     """
     output = make_directory(recipe)
     plan = plan_run(recipe)
@@ -192,7 +196,8 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    for name in (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE):
+    moved = (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER)
+    for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
 

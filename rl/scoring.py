@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from policy.tokens.skeleton_tokenizer import RigTokenError, detokenize, split_rig
 from policy.tokens.vocabulary import Vocabulary
@@ -23,15 +24,50 @@ def read_rollout(
     With a given skeleton, the completion holds its SkinTokens, and the rig has its exact joints in the given
     order.
     """
+    rig = _read(completion_ids, class_id, vocabulary, given)
+    return rig if isinstance(rig, RolloutRig) else None
+
+
+def why_unreadable(
+    completion_ids: Sequence[int],
+    class_id: int,
+    vocabulary: Vocabulary,
+    given: GivenSkeleton | None = None,
+) -> str | None:
+    """Why `read_rollout` finds no rig in a completion, in the tokenizer's words; None if it finds one."""
+    rig = _read(completion_ids, class_id, vocabulary, given)
+    return None if isinstance(rig, RolloutRig) else rig
+
+
+def _read(
+    completion_ids: Sequence[int], class_id: int, vocabulary: Vocabulary, given: GivenSkeleton | None
+) -> RolloutRig | str:
     prompt = [vocabulary.bos, class_id, *(given.tokens if given is not None else ())]
     try:
         skeleton, codes = split_rig([*prompt, *completion_ids], vocabulary)
         if given is not None:
             return given.rollout_rig(codes)
         decoded = detokenize(skeleton, vocabulary)
-    except RigTokenError:
-        return None
+    except RigTokenError as error:
+        return str(error)
     return RolloutRig(decoded.joints, decoded.parents, codes)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRollout:
+    """One rollout of a training step as it was sampled, with the score that it was sent off for.
+
+    mesh: index into the bank. tokens: its completion, <eos> included. seed: of its sampling; pose_seed: of
+    the poses that it is scored in. rig: None if the tokens are no rig.
+    """
+
+    mesh: int
+    class_id: int
+    tokens: Sequence[int]
+    seed: int
+    pose_seed: int
+    rig: RolloutRig | None
+    score: PendingScore
 
 
 class PendingScore:

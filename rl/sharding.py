@@ -1,4 +1,4 @@
-"""Weights split over processes (ZeRO-3, FSDP2): splits a model, gathers it for sampling and for export."""
+"""Weights split over processes (ZeRO-3, FSDP2): splits a model, gathers it for sampling and for saving."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
 from trl.models.utils import add_hooks, remove_hooks
 
 from policy.tokenrig.modeling import TokenRigForCausalLM
+from rl.engine.weights import merged_weight
 
 
 def shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -66,21 +67,54 @@ def whole_model(model: Any, accelerator: Accelerator) -> TokenRigForCausalLM:
     """
     # Remove the mixed-precision wrapper, so that the model evaluated is the model saved.
     trained: Any = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    adapted = hasattr(trained, "merge_and_unload")
     if not _is_split(accelerator):
-        return trained.merge_and_unload() if adapted else trained
-    with whole_weights(model, accelerator), torch.no_grad():
-        if adapted:
-            trained.merge_adapter()  # into the gathered weights, which are dropped at the end of the block
-        weights = {
-            name.removeprefix("base_model.model.").replace(".base_layer.", "."): value.clone()
-            for name, value in [*trained.named_parameters(), *trained.named_buffers()]
-            if ".lora_" not in name
-        }
-    whole = TokenRigForCausalLM(trained.config).to(accelerator.device, trained.dtype)
-    missing = whole.load_state_dict(weights, strict=False).missing_keys
-    assert set(missing) <= set(whole.all_tied_weights_keys), missing
-    return whole
+        return trained.merge_and_unload() if hasattr(trained, "merge_and_unload") else trained
+    with whole_weights(model, accelerator):
+        return _merged_copy(trained, accelerator.device)
+
+
+def model_to_save(model: Any, accelerator: Accelerator) -> TokenRigForCausalLM:
+    """The model as it is now in the middle of training, with its adapters merged, to be saved at once.
+
+    Call it inside `whole_weights`, in one process or several; the model and its training stay as they are. It
+    is the model itself if it has neither adapters nor split weights, and otherwise a copy on the CPU. Making
+    the copy draws random numbers.
+
+    model: as prepared by accelerate.
+    """
+    trained: Any = accelerator.unwrap_model(model)
+    if not _is_split(accelerator) and not hasattr(trained, "get_base_model"):
+        return trained
+    return _merged_copy(trained, torch.device("cpu"))
+
+
+@torch.no_grad()
+def _merged_copy(trained: Any, device: torch.device) -> TokenRigForCausalLM:
+    """A new model with the weights of `trained`, which are whole, and its adapters merged into them."""
+    base = trained.get_base_model() if hasattr(trained, "get_base_model") else trained
+    weights = dict(_merged_weights(base, ""))
+    copy = TokenRigForCausalLM(base.config).to(device, base.dtype)
+    # A weight that is tied to another is listed once.
+    missing = copy.load_state_dict(weights, strict=False).missing_keys
+    assert set(missing) <= set(copy.all_tied_weights_keys), missing
+    return copy
+
+
+def _merged_weights(module: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Weights and buffers by their names without PEFT, LoRA adapters merged into them."""
+    if hasattr(module, "get_delta_weight"):
+        yield f"{name}weight", merged_weight(module)
+        bias = getattr(module.get_base_layer(), "bias", None)
+        if bias is not None:
+            yield f"{name}bias", bias
+        return
+    if hasattr(module, "modules_to_save"):  # a part that is trained as a copy beside the adapters
+        yield from _merged_weights(module.modules_to_save[module.active_adapters[0]], name)
+        return
+    for key, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+        yield f"{name}{key}", value
+    for key, child in module.named_children():
+        yield from _merged_weights(child, f"{name}{key}.")
 
 
 def _is_split(accelerator: Accelerator) -> bool:

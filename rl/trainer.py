@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rl.given_skeleton import GivenSkeletons, tokens_of, true_skeletons
 from rl.log_prob_engine import LogProbEngine, compute_dtype
 from rl.mesh_bank import MeshBank
 from rl.mesh_schedule import mesh_schedule, schedule_length
+from rl.phase_credit import Normalisation, phase_advantages
 from rl.phases import CHECKPOINT, LOG_PROBS, ROLLOUT, phase
 from rl.prompts import training_rows
 from rl.recipe import Recipe
@@ -35,7 +36,7 @@ from rl.reward_functions import RigRewards, RolloutBatch, ScoredRollout
 from rl.reward_record import RewardRecord, mark_reward_metrics
 from rl.rollout import row_seeds, sample_rigs
 from rl.sampling_difference import LARGEST, sampling_difference
-from rl.scoring import read_rollout, submit_scores
+from rl.scoring import SampledRollout, read_rollout, submit_scores
 from rl.sharding import shard, whole_weights
 from rl.step_guard import StepGuard
 from rl.update_phase import UpdatePhase
@@ -51,7 +52,7 @@ class RigRollout:
         self._engine: Sampler | None = None
         self._weights_of = -1  # the step after which the engine copied the weights
         self._last_step, self._calls_in_step = -1, 0
-        self.seeds: list[int] = []  # of the last call's rows
+        self.rows: list[SampledRollout] = []  # of the last call
 
     @phase(ROLLOUT)
     def __call__(self, prompts: list[str], trainer: RigGRPOTrainer) -> dict[str, Any]:
@@ -66,15 +67,15 @@ class RigRollout:
         meshes = [index for index, _ in parsed]
         index = torch.tensor(meshes)
         used, mesh_index = torch.unique(index, return_inverse=True)
-        self.seeds = self._seeds(len(prompts), trainer)
+        seeds = self._seeds(len(prompts), trainer)
         with whole_weights(trainer.model_wrapped, trainer.accelerator):
             rollouts = sample_rigs(
-                self._sampler(trainer),
+                self.sampler(trainer),
                 trainer.mesh_embeds(trainer.accelerator.unwrap_model(trainer.model), used),
                 mesh_index,
                 torch.tensor([class_id for _, class_id in parsed]),
                 max_new_tokens=trainer.args.max_completion_length,
-                seeds=self.seeds,
+                seeds=seeds,
                 temperature=trainer.args.temperature,
                 batch_size=self.recipe.rollout.batch_size,
                 skeletons=tokens_of(trainer.given, used.tolist()),
@@ -88,12 +89,12 @@ class RigRollout:
         ]
         step = trainer.state.global_step
         submitted = time.perf_counter()
-        scores = submit_scores(
-            self.service,
-            meshes,
-            rigs,
-            lambda mesh: pose_seed(trainer.args.seed, self.bank.samples[mesh].name, step),
-        )
+        poses = {mesh: pose_seed(trainer.args.seed, self.bank.samples[mesh].name, step) for mesh in meshes}
+        scores = submit_scores(self.service, meshes, rigs, poses.__getitem__)
+        self.rows = [
+            SampledRollout(mesh, class_id, row, seed, poses[mesh], rig, score)
+            for (mesh, class_id), row, seed, rig, score in zip(parsed, ids, seeds, rigs, scores, strict=True)
+        ]
         batch = RolloutBatch(seconds, time.perf_counter() - submitted, sum(len(row) for row in ids))
         return {
             "prompt_ids": [[vocabulary.size + mesh, vocabulary.bos, class_id] for mesh, class_id in parsed],
@@ -105,7 +106,7 @@ class RigRollout:
             ],
         }
 
-    def _sampler(self, trainer: RigGRPOTrainer) -> Sampler:
+    def sampler(self, trainer: RigGRPOTrainer) -> Sampler:
         """The run's rollout engine, with the weights of the last optimiser step."""
         if self._engine is None:
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -144,6 +145,8 @@ class RigGRPOTrainer(GRPOTrainer):
     With `data.skeleton: given`, the handle also names the mesh's skeleton (`given`). Its tokens enter both
     passes as prompt, here and in the rollout; TRL sees neither them nor their log-probabilities, so loss, KL,
     entropies and completion lengths are those of the SkinTokens. All of TRL's prompts have one length.
+
+    With `rewards.credit: phase`, TRL's loss gets advantages per token instead of its own (`rl.phase_credit`).
     """
 
     _buffered_inputs: Any  # TRL's micro-batches of the last rollouts
@@ -171,13 +174,16 @@ class RigGRPOTrainer(GRPOTrainer):
         prompts = Dataset.from_dict({"prompt": [bank.prompt(mesh) for mesh in schedule]})
         self._rewards = RewardRecord()
         rewards = RigRewards(list(recipe.rewards.weights), recipe.workers.max_failed_batches, service)
+        self.rig_rollout = RigRollout(bank, service, recipe)
+        self.on_rollouts: Callable[[list[SampledRollout], list[Any]], None] | None = None
+        """Called with this process's rollouts and their advantages whenever a batch has been scored."""
         super().__init__(
             model=model,
             reward_funcs=[self._rewards.recorded(function) for function in rewards.functions()],
             args=args,
             train_dataset=prompts,
             processing_class=processing_class,
-            rollout_func=RigRollout(bank, service, recipe),
+            rollout_func=self.rig_rollout,
             **options,
         )
         shard(self.model, self.accelerator)
@@ -266,12 +272,33 @@ class RigGRPOTrainer(GRPOTrainer):
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
 
+    def _calculate_rewards(self, *arguments: Any, **options: Any) -> Tensor:
+        """TRL's rewards of all processes, (N, F), kept for phase credit."""
+        self._all_rewards: Tensor = super()._calculate_rewards(*arguments, **options)
+        return self._all_rewards
+
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        """TRL's batch with each row's rewards and seed, for the step guard."""
+        """TRL's batch with each row's rewards and seed, for the step guard, and the advantages of phases."""
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mark_reward_metrics(self._metrics["train"])
+        if self.recipe.rewards.credit == "phase":
+            credit = phase_advantages(
+                self._all_rewards,
+                self.reward_weights.to(self._all_rewards.device),
+                self.reward_func_names,
+                Normalisation(self.num_generations, self.multi_objective_aggregation, self.scale_rewards),
+                batch["completion_ids"],
+                self.bank.vocabulary.skeleton_eos,
+                self.accelerator.process_index * len(batch["completion_ids"]),
+            )
+            batch["advantages"] = credit.advantages
+            for name, value in credit.metrics.items():
+                self._metrics["train"][name].append(value)
         device = self.accelerator.device
-        seeds = torch.tensor(self.rollout_func.seeds, device=device)
+        rows = self.rig_rollout.rows
+        if self.on_rollouts is not None:
+            self.on_rollouts(rows, batch["advantages"].tolist())
+        seeds = torch.tensor([row.seed for row in rows], device=device)
         return {**batch, **self._rewards.columns(device), "row_seed": seeds}
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:

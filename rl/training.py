@@ -22,12 +22,15 @@ from policy.pretraining.processes import barrier_on_exit, main_process_only
 from policy.tokenrig.modeling import TokenRigForCausalLM
 from policy.tokens.text_tokenizer import build_text_tokenizer
 from rewards.service import RewardService
+from rl.best_policy import read_best
 from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
+from rl.during_training import DuringTraining, during_recipe
 from rl.evaluation import evaluate
 from rl.evaluation_results import Evaluation, write_evaluation
 from rl.evaluation_tables import make_console, print_means
 from rl.first_evaluation import first_evaluation
 from rl.given_skeleton import SkeletonRoom, true_skeleton
+from rl.keep_rollouts import KeepRollouts
 from rl.launch_check import check_launch, check_shared
 from rl.mesh_bank import MeshBank
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
@@ -35,14 +38,15 @@ from rl.phases import EXPORT, phase
 from rl.policy_setup import check_training, load_policy
 from rl.profiling import PROFILE_FOLDER, ProfileSteps
 from rl.recipe import PolicyRecipe, Recipe, grpo_arguments
+from rl.recipe.best_by import check_measured
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
-from rl.run_directory import METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
+from rl.run_directory import BEST_FOLDER, METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
 from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
-from rl.trainer import RigGRPOTrainer, RigRollout
+from rl.trainer import RigGRPOTrainer
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
@@ -52,8 +56,9 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     """Evaluate, train, evaluate again, export the policy and rig one held-out mesh with it.
 
     Writes to `output_dir`: `recipe.yaml` (resolved), `metrics.jsonl`, `before.json`, `after.json`,
-    `checkpoints/`, `policy/`, `rig.glb`, `rig.png`, and TRL's own files in `trainer/`. With `resume`, resumes
-    from the last whole checkpoint there. The directory is locked while the run lasts. A run that
+    `checkpoints/`, `policy/`, `policy_best/` (with `eval.every`), `rollouts/` (with `report.every`),
+    `rig.glb`, `rig.png`, and TRL's own files in `trainer/`. With `resume`, resumes from the last whole
+    checkpoint there. The directory is locked while the run lasts. A run that
     `train_guard.stop_after_minutes` ends during training evaluates and exports nothing: the run that resumes
     it does. `held_out`: evaluate at most that many meshes (a dry run).
 
@@ -75,6 +80,8 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     room = SkeletonRoom.of(policy, recipe)
     meshes = with_given_skeletons(load_meshes(recipe), recipe, [room])
     meshes = replace(meshes, held_out=meshes.held_out[:held_out])
+    if recipe.eval.every:
+        check_measured(recipe, [meshes.samples[mesh].rig is not None for mesh in meshes.held_out])
     with shared_run(recipe) as run, barrier_on_exit(), shared_service(start, policy) as service:
         check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
@@ -107,7 +114,7 @@ def _run(
             print(f"nothing to train: {run.checkpoint} is already the last step", file=sys.stderr)
         trained = load_model(run.checkpoint).to(policy.device)
     else:
-        trained = optimise(recipe, args, policy, bank, meshes.train, service, run, startup)
+        trained = optimise(recipe, args, policy, bank, meshes, service, run, startup)
     with main_process_only() as here:
         if here:
             _finish(recipe, RigPolicy(trained.eval(), policy.skin_vae), before, bank, meshes, service, room)
@@ -132,6 +139,8 @@ def _finish(
         write_evaluation(after, output / "after.json")
         print_means([before, after], ["before", "after"], make_console())
     print(f"refined policy: {output / POLICY_FOLDER}")
+    if recipe.eval.every and (best := read_best(output, during_recipe(recipe))) is not None:
+        print(f"best policy: {output / BEST_FOLDER} (step {best.step}, {best.by} {best.value:.4g})")
     sample = bank.samples[meshes.held_out[0]]
     skeleton = true_skeleton(sample, refined.vocabulary) if recipe.data.skeleton == "given" else None
     if skeleton is not None and room.refusal(skeleton) is not None:
@@ -152,7 +161,7 @@ def optimise(
     args: GRPOConfig,
     policy: RigPolicy,
     bank: MeshBank,
-    train_meshes: Sequence[int],
+    meshes: RunMeshes,
     service: RewardService,
     run: OpenRun,
     *callbacks: TrainerCallback,
@@ -169,8 +178,12 @@ def optimise(
     log = MetricsLog(Path(recipe.output_dir) / METRICS_FILE)
     signals = stop_signals()
     stop = StopAndSave(signals, recipe.train_guard, command_start())
-    trainer = build_trainer(recipe, args, policy, bank, train_meshes, service, log, stop, run.lock)
+    trainer = build_trainer(recipe, args, policy, bank, meshes.train, service, log, stop, run.lock)
     trainer.callback_handler.callbacks[:0] = callbacks
+    if recipe.eval.every:
+        trainer.add_callback(DuringTraining(trainer, policy.skin_vae, service, meshes.held_out, log))
+    if recipe.report.every:
+        trainer.add_callback(KeepRollouts(trainer, policy.skin_vae))
     checkpoint = run.checkpoint
     if checkpoint is not None and trainer.accelerator.is_main_process:
         print(f"resuming from {checkpoint}", file=sys.stderr)
@@ -179,9 +192,7 @@ def optimise(
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
             stop.raise_if_stopped(args.max_steps)
     finally:
-        rollout = trainer.rollout_func
-        assert isinstance(rollout, RigRollout)
-        rollout.release()  # the evaluation that follows has an engine of its own
+        trainer.rig_rollout.release()  # the evaluation that follows has an engine of its own
         log.close()  # so that an error message starts on its own line
     return whole_model(trainer.model_wrapped, trainer.accelerator)
 

@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "rl.engine": {"rl", "rl.recipe"},
     "rl.benchmarks": {"rl", "rl.engine"},
     "rl.preflight": {"rl", "rl.recipe", "rl.engine"},
+    "rl.render": set(),
+    "rl.report": {"rl", "rl.recipe"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},

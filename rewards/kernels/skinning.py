@@ -58,6 +58,32 @@ def chain_transforms(rest: Any, parents: Any, order: Any, local: Any) -> Any:
 # weight.
 
 
+@kernel(fastmath={"contract"}, inline="always")
+def blend_rows(weights: Any, rows: Any, used: Any, share: Any, blend: Any) -> Any:
+    """Set `blend` (W,) to the sum of weights[j] · rows[j], and return the sum of the weights.
+
+    weights (J,) of one vertex, rows (J, W) float64; used (J + 4,) int64 and share (J + 4,) float64 are room
+    to work in.
+    """
+    count, width = rows.shape
+    total = 0.0
+    kept = 0
+    for j in range(count):
+        w = np.float64(weights[j])
+        used[kept], share[kept] = j, w
+        kept += 1 if w > 0.0 else 0
+        total += w
+    used[kept : kept + 4], share[kept : kept + 4] = 0, 0.0
+    blend[:] = 0.0
+    for i in range(0, kept, 4):
+        row0, row1 = rows[used[i]], rows[used[i + 1]]
+        row2, row3 = rows[used[i + 2]], rows[used[i + 3]]
+        w0, w1, w2, w3 = share[i], share[i + 1], share[i + 2], share[i + 3]
+        for k in range(width):
+            blend[k] += w0 * row0[k] + w1 * row1[k] + w2 * row2[k] + w3 * row3[k]
+    return total
+
+
 @kernel(fastmath={"contract"})
 def skin_vertices(points: Any, weights: Any, matrices: Any) -> Any:
     """Posed vertices (S, P, 3) float64.
@@ -71,21 +97,7 @@ def skin_vertices(points: Any, weights: Any, matrices: Any) -> Any:
     # The joints with weight at a vertex and their weights, with room for the padding.
     used, share = np.zeros(count + 4, np.int64), np.zeros(count + 4)
     for v in range(points.shape[0]):
-        total = 0.0
-        kept = 0
-        for j in range(count):
-            w = np.float64(weights[v, j])
-            used[kept], share[kept] = j, w
-            kept += 1 if w > 0.0 else 0
-            total += w
-        used[kept : kept + 4], share[kept : kept + 4] = 0, 0.0
-        blend[:] = 0.0
-        for i in range(0, kept, 4):
-            row0, row1 = matrices[used[i]], matrices[used[i + 1]]
-            row2, row3 = matrices[used[i + 2]], matrices[used[i + 3]]
-            w0, w1, w2, w3 = share[i], share[i + 1], share[i + 2], share[i + 3]
-            for k in range(width):
-                blend[k] += w0 * row0[k] + w1 * row1[k] + w2 * row2[k] + w3 * row3[k]
+        total = blend_rows(weights[v], matrices, used, share, blend)
         x, y, z = points[v, 0], points[v, 1], points[v, 2]
         inverse = 1.0 / total if total > NO_WEIGHT else 0.0
         for p in range(poses):

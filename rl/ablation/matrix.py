@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.typed_recipe import PathText, RecipeError, build, read_recipe, to_mapping
+from data.typed_recipe import PathText, RecipeError, build, read_recipe
 from rl.recipe import Recipe, check_recipe
 from rl.recipe import load_recipe as load_grpo_recipe
 
@@ -214,15 +214,3 @@ def _subject(base: Recipe, policy: str, skin_vae: str | None, folder: Path) -> S
     own = replace(base.policy, path=policy, skin_vae=skin_vae)
     plain = replace(base.eval, compare=())
     return Subject(replace(base, policy=own, eval=plain, output_dir=str(folder)), folder)
-
-
-def values_of(recipe: Recipe) -> dict[str, Any]:
-    """What decides the result of an evaluation, as a plain mapping."""
-    values = to_mapping(recipe)
-    sections = ("data", "rewards", "deformation", "rollout", "eval")
-    return {
-        **{name: values[name] for name in sections},
-        "grammar": recipe.policy.grammar,
-        "length": recipe.train["max_completion_length"],
-        "decoder": recipe.workers.decoder_dtype,
-    }

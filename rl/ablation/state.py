@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from data.atomic import write_atomic
 from data.typed_recipe import RecipeError, build, read_recipe, to_mapping, to_yaml
-from rl.ablation.matrix import Run, Subject, values_of
+from rl.ablation.matrix import Run, Subject
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
-from rl.first_evaluation import BEFORE_FILE, policy_digest
+from rl.first_evaluation import BEFORE_FILE, decisive_settings, policy_digest
 from rl.recipe import Recipe, check_recipe
 from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE, first_difference
 
@@ -92,26 +94,26 @@ def steps_done(run: Run) -> int:
 
 
 def begin_evaluation(subject: Subject) -> Path:
-    """Write the recipe of an evaluation, to be started; return its path."""
+    """Write the recipe of an evaluation, to be started, and what it depends on; return the recipe's path."""
     subject.folder.mkdir(parents=True, exist_ok=True)
     (subject.folder / EVALUATION_FILE).unlink(missing_ok=True)
-    write_atomic(
-        subject.folder / MARK_FILE, json.dumps({"policy": policy_digest(subject.recipe.policy)}).encode()
-    )
+    write_atomic(subject.folder / MARK_FILE, json.dumps({"evaluated": _evaluated(subject)}).encode())
     return _write_recipe(subject.recipe, subject.folder)
 
 
 def is_evaluated(subject: Subject) -> bool:
     """Whether there is an evaluation of these weights with these settings."""
-    written, mark = subject.folder / RECIPE_FILE, subject.folder / MARK_FILE
-    if not (written.is_file() and mark.is_file() and (subject.folder / EVALUATION_FILE).is_file()):
+    mark = subject.folder / MARK_FILE
+    if not (mark.is_file() and (subject.folder / EVALUATION_FILE).is_file()):
         return False
-    try:
-        recipe = check_recipe(build(Recipe, read_recipe(written)))
-    except RecipeError:  # of another version of this project
-        return False
-    same_weights = json.loads(mark.read_text())["policy"] == policy_digest(subject.recipe.policy)
-    return same_weights and values_of(recipe) == values_of(subject.recipe)
+    return bool(json.loads(mark.read_text())["evaluated"] == _evaluated(subject))
+
+
+def _evaluated(subject: Subject) -> str:
+    """SHA-256 over what an evaluation depends on, but for the content of mesh files."""
+    recipe = subject.recipe
+    known = {**decisive_settings(recipe), "data": asdict(recipe.data), "policy": policy_digest(recipe.policy)}
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def evaluation_of(subject: Subject) -> Evaluation:

@@ -89,7 +89,7 @@ class SamplingWeights:
         )
         self._packs = _can_pack(self.device, dtype)
         self.layers = [self._read_layer(layer) for layer in core.layers]
-        self.norm, self.embedding = self._copy(core.norm.weight), self._copy(_merged(core.embed_tokens))
+        self.norm, self.embedding = self._copy(core.norm.weight), self._copy(merged_weight(core.embed_tokens))
         self.head = self._read_head()
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ class SamplingWeights:
         for own, layer in zip(self.layers, core.layers, strict=True):
             _adopt(own, self._read_layer(layer))
         self.norm.copy_(core.norm.weight)
-        self.embedding.copy_(_merged(core.embed_tokens))
+        self.embedding.copy_(merged_weight(core.embed_tokens))
         _adopt(self.head, self._read_head())
 
     def tensors(self) -> list[Tensor]:
@@ -108,7 +108,7 @@ class SamplingWeights:
         return own + [tensor for part in (*self.layers, self.head) for tensor in _tensors(part)]
 
     def _read_head(self) -> HeadWeights:
-        head = _merged(self._model.get_output_embeddings()).detach()
+        head = merged_weight(self._model.get_output_embeddings()).detach()
         if self.device.type != "cpu":
             return HeadWeights(full=self._copy(head))
         rounded, packs = head.to(self.dtype).float(), _can_pack(self.device, torch.float32)
@@ -135,7 +135,7 @@ class SamplingWeights:
         return weight.detach().to(self.dtype, copy=True)
 
     def _stack(self, *modules: nn.Module) -> Tensor:
-        stacked = torch.cat([_merged(module).to(self.dtype) for module in modules])
+        stacked = torch.cat([merged_weight(module).to(self.dtype) for module in modules])
         return _packed(stacked, self._packs)
 
 
@@ -168,7 +168,7 @@ def _odd_adapter(module: nn.Module) -> bool:
     return biased or bool(getattr(own, "use_dora", None) and any(own.use_dora.values()))
 
 
-def _merged(module: nn.Module) -> Tensor:
+def merged_weight(module: nn.Module) -> Tensor:
     """Weight of a layer with its active LoRA adapters added."""
     own: Any = module
     if not hasattr(own, "get_delta_weight"):

@@ -10,7 +10,7 @@ from rl.preflight.finding import Finding, in_bytes, ok, problem, warning
 from rl.preflight.memory_need import state_bytes
 from rl.preflight.model_size import ModelSize
 from rl.recipe import Recipe
-from rl.run_directory import POLICY_FOLDER
+from rl.run_directory import BEST_FOLDER, POLICY_FOLDER, ROLLOUTS_FOLDER
 
 # A line of metrics.jsonl, and a checkpoint's files besides weights and optimiser: tokenizer, states, history.
 _LINE = 3 << 10
@@ -49,12 +49,17 @@ def disk_need(recipe: Recipe, size: ModelSize) -> DiskNeed:
     limit = train["save_total_limit"]
     kept = saves if limit is None else min(saves, max(1, limit) + 1)
     policy = 4 * (size.model - size.adapters + size.vae) + _SMALL_FILES
-    return DiskNeed(checkpoint, kept, policy, _LINE * train["max_steps"] + _SMALL_FILES)
+    other = _LINE * train["max_steps"] + _SMALL_FILES
+    if recipe.eval.every:
+        other += 2 * policy  # the best one, and the one that is about to replace it
+    if recipe.report.every:
+        other += recipe.report.max_megabytes << 20
+    return DiskNeed(checkpoint, kept, policy, other)
 
 
 def already_written(output: Path) -> int:
-    """Bytes of checkpoints and policy that an earlier run left and this one replaces."""
-    folders = (output / "checkpoints", output / POLICY_FOLDER)
+    """Bytes of checkpoints, policies and rollouts that an earlier run left and this one replaces."""
+    folders = [output / name for name in ("checkpoints", POLICY_FOLDER, BEST_FOLDER, ROLLOUTS_FOLDER)]
     return sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file())
 
 

@@ -63,13 +63,14 @@ class PartTimes:
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """Seconds of a step by part, of an evaluation, and how they were found."""
+    """Seconds of a step by part, of an evaluation, of one during training, and how they were found."""
 
     rollout: float
     reference: float
     waiting: float
     update: float
     evaluation: float
+    during: float
     times: PartTimes
 
     @property
@@ -80,15 +81,17 @@ class StepEstimate:
     def text(self, recipe: Recipe, batch: StepBatch) -> str:
         """One line: the step, its parts, and the run."""
         steps = recipe.train["max_steps"]
-        evaluations = 2 if recipe.eval.before_and_after else 0
+        evaluations, every = 2 if recipe.eval.before_and_after else 0, recipe.eval.every
+        during = 0 if every == 0 else 1 + -(-steps // every)
         lengths = "sampled" if self.times.sampled else "assumed"
-        run = steps * self.step + evaluations * self.evaluation
+        run = steps * self.step + evaluations * self.evaluation + during * self.during
         waiting = "" if self.times.decode is not None else ", without rewards, whose decoder cannot run here"
         return (
             f"about {in_time(self.step)} (estimate: rollout {in_time(self.rollout)} for {batch.rows} rows of "
             f"{self.times.tokens:.0f} tokens, {lengths}; reference {in_time(self.reference)}, waiting for "
             f"rewards {in_time(self.waiting)}, update {in_time(self.update)}{waiting}); {steps} steps"
             + (f" and {evaluations} evaluations of {in_time(self.evaluation)}" if evaluations else "")
+            + (f" and {during} during training of {in_time(self.during)}" if during else "")
             + f": about {in_time(run)}"
         )
 
@@ -111,15 +114,20 @@ def estimate_step(
     reference = (bool(recipe.train["beta"]) + batch.stale) * per_generation * times.forward
     decode, score = times.decode or 0.0, times.score or 0.0
     waiting = reward_wait(recipe, batch, reference, decode, score, cores, threads * local_processes)
-    rows = held_out * recipe.eval.samples * recipe.eval.best_of
-    groups = rows / batch.group
-    scoring = groups * (decode + score) / max(1, min(recipe.workers.count, cores))
+
+    def evaluation(meshes: int, samples: int) -> float:
+        rows = meshes * samples * recipe.eval.best_of
+        scoring = rows / batch.group * (decode + score) / max(1, min(recipe.workers.count, cores))
+        return rows / batch.rows * times.rollout + scoring
+
+    most = held_out if recipe.eval.every_meshes is None else min(held_out, recipe.eval.every_meshes)
     return StepEstimate(
         rollout=batch.generations * times.rollout,
         reference=batch.generations * reference,
         waiting=batch.generations * waiting,
         update=batch.passes * times.update + times.optimiser,
-        evaluation=rows / batch.rows * times.rollout + scoring,
+        evaluation=evaluation(held_out, recipe.eval.samples),
+        during=evaluation(most, recipe.eval.every_samples),
         times=times,
     )
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data.typed_recipe import RecipeError, build, read_recipe
+from rl.recipe.best_by import check_best_by
 from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
 from rl.recipe.train import FIXED, check_train
@@ -33,8 +34,36 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise RecipeError(
             f"'profile.steps' {list(steps)} ends after the last step, 'train.max_steps' {train['max_steps']}"
         )
+    _check_credit(recipe, train)
     reward_settings(recipe)
+    check_best_by(recipe)
     return replace(recipe, train=train)
+
+
+def _check_credit(recipe: Recipe, train: Mapping[str, Any]) -> None:
+    """Refuse what leaves phase credit without phases, or without a ratio per token."""
+    if recipe.rewards.credit != "phase":
+        return
+    for key, holds, why in (
+        (
+            "train.importance_sampling_level",
+            train.get("importance_sampling_level") == "sequence",
+            "is sequence, and one ratio per rig gives all its tokens the same gradient",
+        ),
+        (
+            "train.off_policy_mask_threshold",
+            train.get("off_policy_mask_threshold") is not None,
+            "masks whole rigs by the sign of their one advantage",
+        ),
+        ("train.log_completions", train["log_completions"], "writes tables with one advantage per rig"),
+        (
+            "data.skeleton",
+            recipe.data.skeleton == "given",
+            "is given, so that only SkinTokens are trained and there is one phase",
+        ),
+    ):
+        if holds:
+            raise RecipeError(f"'rewards.credit' is phase, but '{key}' {why}; remove one of them")
 
 
 def _check_places(recipe: Recipe) -> None:

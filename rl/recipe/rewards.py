@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -103,8 +104,24 @@ class JointCountPriorRecipe:
 
 
 @dataclass(frozen=True)
+class VolumePreservationRecipe:
+    """Opt-in guard against blurred weights, under which joints collapse: local volume kept when posed."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+
+@dataclass(frozen=True)
+class WeightLocalityRecipe:
+    """Opt-in guard against weights that leak: the share of weight on bones of the vertex's own sub-tree."""
+
+    weight: float = 0.0
+    """Weight in the total reward; at least 0, and 0 disables the guard. Source: this project."""
+
+
+@dataclass(frozen=True)
 class RewardsRecipe:
-    """The four rewards and the opt-in guards (docs/rewards.md).
+    """The four rewards, the opt-in guards and your own rewards (docs/rewards.md).
 
     GRPO optimises their weighted sum, which is 0 for a rig that does not decode. At least one weight must be
     above 0.
@@ -128,6 +145,22 @@ class RewardsRecipe:
     joint_count_prior: JointCountPriorRecipe = field(default_factory=JointCountPriorRecipe)
     """Guard: a usual number of joints; disabled by default."""
 
+    volume_preservation: VolumePreservationRecipe = field(default_factory=VolumePreservationRecipe)
+    """Guard: posed joints keep their volume; disabled by default."""
+
+    weight_locality: WeightLocalityRecipe = field(default_factory=WeightLocalityRecipe)
+    """Guard: no weights across unconnected sub-trees; disabled by default."""
+
+    custom: str | tuple[str, ...] | dict[str, float] | None = None
+    """Your own rewards: a function as `package.module:function`, or a list of them, or a mapping from them to
+    their weights, which are 1 otherwise; at least 0, and 0 disables (docs/rewards.md, "Your own reward").
+    Source: this project."""
+
+    credit: Literal["rig", "phase"] = "rig"
+    """Which rewards a token's advantage comes from: `rig`, the total for every token; `phase`, the rewards of
+    the skeleton for skeleton tokens and those of the skin for SkinTokens, normalised one by one
+    (docs/rewards.md, "Phase credit"). Source: this project."""
+
     resolution: int = 196
     """Occupancy cells along the mesh's longest side; above 0. Source: paper, occupancy grid."""
 
@@ -143,23 +176,55 @@ class RewardsRecipe:
         require_positive("rewards", self, "resolution", "max_scoring_vertices")
         for name in (*REWARD_NAMES, *GUARD_NAMES):
             require_not_negative(f"rewards.{name}", getattr(self, name), "weight")
+        self._check_custom()
         if not any(self.weights.values()):
             raise RecipeError("every reward weight is 0; set at least one 'rewards.<name>.weight' above 0")
 
     @property
     def weights(self) -> dict[str, float]:
-        """Weight of each of the four rewards, then of the enabled guards."""
-        return {name: getattr(self, name).weight for name in (*REWARD_NAMES, *self.guards)}
+        """Weight of each of the four rewards, then of the enabled guards, then of the user's own rewards."""
+        ours = {name: getattr(self, name).weight for name in (*REWARD_NAMES, *self.guards)}
+        return ours | {place.partition(":")[2]: weight for place, weight in self.custom_weights.items()}
 
     @property
     def guards(self) -> tuple[str, ...]:
         """The enabled guards: those with a weight above 0."""
         return tuple(name for name in GUARD_NAMES if getattr(self, name).weight > 0)
 
+    @property
+    def custom_weights(self) -> dict[str, float]:
+        """Weight of each of the user's own rewards that is enabled, by `package.module:function`."""
+        return {place: weight for place, weight in self._custom_entries() if weight > 0}
+
+    def _custom_entries(self) -> list[tuple[str, float]]:
+        if isinstance(self.custom, dict):
+            return list(self.custom.items())
+        places = (self.custom,) if isinstance(self.custom, str) else self.custom or ()
+        return [(place, 1.0) for place in places]
+
+    def _check_custom(self) -> None:
+        taken = dict.fromkeys((*REWARD_NAMES, *GUARD_NAMES), "a reward of this project has that name")
+        for place, weight in self._custom_entries():
+            if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", place) is None:
+                raise RecipeError(
+                    f"'rewards.custom' has '{place}', which names no function; write package.module:function"
+                )
+            if weight < 0:
+                raise RecipeError(
+                    f"'rewards.custom': the weight of {place} must not be negative, not {weight}; return 1 "
+                    "minus the number instead"
+                )
+            name = place.partition(":")[2]
+            if name in taken:
+                raise RecipeError(
+                    f"'rewards.custom' has {place}, but {taken[name]}; give the function another name"
+                )
+            taken[name] = f"{place} has that name too"
+
 
 @dataclass(frozen=True)
 class DeformationRecipe:
-    """The poses in which the smoothness reward deforms a rig."""
+    """The poses in which the smoothness reward and `rewards.volume_preservation` deform a rig."""
 
     poses: int | PathText = 5
     """Number of random poses, above 0; or an NPZ file of recorded joint rotations (docs/rewards.md, "Poses").
@@ -171,6 +236,13 @@ class DeformationRecipe:
 
     frames: int = 5
     """Frames of a pose file that are drawn per mesh and step; above 0. Source: this project."""
+
+    wide_poses: int = 0
+    """Further random poses, in which joints turn by up to `wide_angle_deg`; at least 0. They count as much as
+    the others. Source: this project."""
+
+    wide_angle_deg: float = 90.0
+    """Largest rotation of a joint in a wide pose, degrees; 0 to 180. Source: this project."""
 
     def __post_init__(self) -> None:
         require_positive("deformation", self, "frames", *([] if isinstance(self.poses, str) else ["poses"]))

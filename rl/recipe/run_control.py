@@ -1,10 +1,10 @@
-"""Keys and defaults of the recipe sections train_guard and profile."""
+"""Keys and defaults of the recipe sections train_guard, profile and report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.typed_recipe import RecipeError, require_positive
+from data.typed_recipe import RecipeError, require_not_negative, require_positive
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,26 @@ class ProfileRecipe:
             raise RecipeError(
                 f"'profile.steps' {list(self.steps)} must be the first and the last step, such as [3, 5]"
             )
+
+
+@dataclass(frozen=True)
+class ReportRecipe:
+    """Rollouts that a run keeps in `output_dir/rollouts/` (docs/watching_a_run.md), and the page that
+    `python -m rl.report` makes of it (docs/report.md)."""
+
+    every: int = 0
+    """Keep the best and the worst rig of a group of the first step, of each multiple of this many steps and
+    of the last, and the first rollout of every kind of failure of any step; 0 for none. Source: this
+    project."""
+
+    max_megabytes: int = 256
+    """Largest size of `rollouts/`, MiB; above 0. Beyond it, steps between the first and the latest are
+    dropped. Source: this project."""
+
+    meshes: int = 4
+    """Held-out meshes whose rigs the page shows in 3D, spread evenly over all; at least 0. Source: this
+    project."""
+
+    def __post_init__(self) -> None:
+        require_not_negative("report", self, "every", "meshes")
+        require_positive("report", self, "max_megabytes")

@@ -9,7 +9,7 @@ from data.creatures import expanded_kinds
 from data.field_docs import KEY_DOCS
 from data.typed_recipe import PathText, RecipeError, require_not_negative, require_positive
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
-from rl.recipe.run_control import ProfileRecipe, TrainGuardRecipe
+from rl.recipe.run_control import ProfileRecipe, ReportRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
 
 
@@ -294,11 +294,31 @@ class EvalRecipe:
     before_and_after: bool = True
     """Evaluate before and after training. Source: this project."""
 
+    every: int = 0
+    """Also evaluate during training: before the first step, after each multiple of this many steps and after
+    the last; 0 for never. The means are logged as `eval/<measure>` (docs/watching_a_run.md). Source: this
+    project."""
+
+    every_samples: int = 1
+    """`eval.samples` of the evaluations during training; above 0. Source: this project."""
+
+    every_meshes: int | None = None
+    """Held-out meshes of the evaluations during training, spread evenly over all; above 0, or null for all.
+    Source: this project."""
+
+    best_by: str = "total"
+    """Measure by which the evaluations during training choose the policy that is kept in `policy_best/`: a
+    reward, `total`, `valid` or a metric, also with `_valid`, as docs/watching_a_run.md lists them. The
+    measure knows whether higher or lower is better. Source: this project."""
+
+    sheets: int = 0
+    """Held-out meshes, spread evenly over all, of which `python -m rl.evaluate` draws one rig per policy at
+    rest and posed, to `output_dir/sheets/`; at least 0. Source: this project."""
+
     def __post_init__(self) -> None:
-        require_positive("eval", self, "samples", "best_of", "beams", "batch_size")
-        if self.metric_vertices is not None:
-            require_positive("eval", self, "metric_vertices")
-        require_not_negative("eval", self, "temperature", "length_penalty", "seed")
+        limits = [n for n in ("metric_vertices", "every_meshes") if getattr(self, n) is not None]
+        require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "every_samples", *limits)
+        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "every", "sheets")
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
@@ -344,6 +364,14 @@ class RigRecipe:
     With true, its entry, joints and animations stay, though no mesh uses them, and its vertex attributes stay
     as `_JOINTS_0` and `_WEIGHTS_0`. Source: this project."""
 
+    sheet: bool = False
+    """Also draw the rig at rest, its skin and three poses, to a PNG named after `rig.out`, `_sheet.png`
+    instead of `.glb`. Source: this project."""
+
+    viewer: bool = False
+    """Also write an interactive 3D viewer of the rig next to `rig.out`, as `.html`: one page without links to
+    anything else. Source: this project."""
+
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
         require_not_negative("rig", self, "temperature", "seed")
@@ -382,6 +410,9 @@ class Recipe:
 
     eval: EvalRecipe = field(default_factory=EvalRecipe)
     """Evaluation."""
+
+    report: ReportRecipe = field(default_factory=ReportRecipe)
+    """Rollouts to keep, and the page of a run."""
 
     rig: RigRecipe = field(default_factory=RigRecipe)
     """Rigging one mesh."""

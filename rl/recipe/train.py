@@ -72,10 +72,7 @@ FIXED: dict[str, tuple[Any, str]] = {
     "eval_strategy": ("no", OWN_EVALUATION),
     "logging_nan_inf_filter": (False, "it would log a loss that is not finite as the mean of the others"),
     "eval_on_start": (False, OWN_EVALUATION),
-    "load_best_model_at_end": (
-        False,
-        "no evaluation runs during training, so there is no best checkpoint to pick",
-    ),
+    "load_best_model_at_end": (False, "'eval.every' keeps the best policy in policy_best/"),
     "ignore_data_skip": (False, OWN_ORDER),
     "dataloader_in_order": (True, OWN_ORDER),
     "sync_ref_model": (

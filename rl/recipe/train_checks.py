@@ -98,6 +98,11 @@ def check_combinations(train: Mapping[str, Any]) -> None:
             "'train.loss_type' luspo is a loss of whole sequences; set "
             "train.importance_sampling_level=sequence"
         )
+    if train["loss_type"] == "cispo" and not (train["epsilon_high"] or 0) >= 1:
+        raise RecipeError(
+            "'train.loss_type' cispo limits the importance ratio to 'train.epsilon_high' itself, which must "
+            f"be at least 1, not {shown(train['epsilon_high'])}; set train.epsilon_high=5"
+        )
     high = train["epsilon"] if train["epsilon_high"] is None else train["epsilon_high"]
     if train["delta"] is not None and train["delta"] <= 1 + high:
         raise RecipeError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 OWN_SAMPLER = "rollouts come from this project's own sampler"
-OWN_EVALUATION = "held-out meshes are evaluated before and after training, see 'eval'"
+OWN_EVALUATION = "'eval.every' evaluates on held-out meshes during training"
 OWN_ORDER = "this project orders the meshes, so that a resumed run keeps the order"
 LAUNCHER = "accelerate's configuration file chooses it, see recipes/accelerate"
 NO_UPLOAD = "a run writes to 'output_dir' only; upload its policy/ folder when it is done"

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from rewards import RewardError, RewardSettings, prepare_scoring_mesh, score_rig
+from rewards.guards import GUARD_NAMES
 
 NUMBERS = np.array(
     [0.0, -0.0, 1.0, -1.0, 1e-7, 1e-30, 5e-324, 1e7, 1e29, 1e31, 1e300, np.inf, -np.inf, np.nan]
@@ -53,6 +54,8 @@ def _settings(rng: np.random.Generator) -> RewardSettings:
         smoothness_scale=float(rng.choice([0, 1, 1e6])),
         reduce=rng.choice(["max", "mean"]),
         max_scoring_vertices=int(rng.choice([2, 5, 10_000])),
+        wide_poses=int(rng.integers(0, 2)),
+        guards=GUARD_NAMES,
     )
 
 

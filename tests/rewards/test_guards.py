@@ -71,7 +71,9 @@ def test_errors():
     for arguments in ((0,), (3, 0.0), (3, 30.0, 1.0)):
         with pytest.raises(ValueError, match="at least 1, above 0 and above 1"):
             joint_count_prior(*arguments)
-    with pytest.raises(ValueError, match="choose from bone_influence, joint_count_prior"):
+    with pytest.raises(
+        ValueError, match="choose from bone_influence, joint_count_prior, volume_preservation, weight"
+    ):
         RewardSettings(guards=("bone_influense",))
     for name in ("min_owned_vertices", "expected_joints", "joint_count_factor"):
         with pytest.raises(ValueError, match=name):

@@ -70,3 +70,36 @@ def test_settings_determine_the_poses():
 def test_errors(arguments):
     with pytest.raises(ValueError, match="must be"):
         random_rotations(*arguments)
+
+
+def test_wide_poses_follow_the_others_and_leave_them_as_they_are():
+    plain = RewardSettings().rotations(8, seed=5)
+    wide = RewardSettings(wide_poses=20).rotations(8, seed=5)
+    assert plain.shape == (5, 8, 3, 3)
+    assert wide.shape == (25, 8, 3, 3)
+    assert (wide[:5] == plain).all()
+    angles = np.degrees(np.arccos((np.trace(wide[5:], axis1=2, axis2=3) - 1) / 2))
+    assert 85 < angles.max() <= 90 + 1e-6
+    # 160 uniform angles in [0, 90]: mean 45 within 5 standard errors of 90 / sqrt(12 · 160) = 2.05
+    assert angles.mean() == pytest.approx(45, abs=10)
+    # A group shares them too, and another angle only scales the same draws.
+    assert (RewardSettings(wide_poses=20).rotations(3, seed=5) == wide[:, :3]).all()
+    flat = RewardSettings(wide_poses=2, wide_angle_deg=0).rotations(8, seed=5)
+    assert np.allclose(flat[5:], np.eye(3), atol=1e-15)
+
+
+def test_wide_poses_also_follow_recorded_ones(tmp_path):
+    recorded = random_rotations(3, 4, 30.0, seed=1)
+    np.savez(tmp_path / "poses.npz", rotations=recorded, parents=np.array([-1, 0, 1, 2]))
+    settings = RewardSettings(pose_file=str(tmp_path / "poses.npz"), poses=2, wide_poses=1)
+    poses = settings.rotations(4, 7, np.array([-1, 0, 1, 2]))
+    assert poses.shape == (3, 4, 3, 3)
+    assert (poses[2] == RewardSettings(wide_poses=1).rotations(4, 7)[5]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("wide_poses", -1), ("wide_angle_deg", 181), ("wide_angle_deg", float("nan"))]
+)
+def test_settings_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        RewardSettings(**{name: value})

@@ -17,6 +17,7 @@ import ray
 import torch
 
 from rewards import REWARD_NAMES
+from rewards.custom import CustomRewardError
 from rewards.deadlines import WorkerLimits
 from rewards.ray_connection import RayUnavailableError
 from rewards.ray_pending import QuietError
@@ -24,6 +25,7 @@ from rewards.ray_service import RayRewardService, ServiceAddress
 from rewards.service import InlineRewardService
 from rewards.worker import RolloutRig
 from tests.rewards.rollouts import SETTINGS, flat_mesh, group, meshes, tiny_vae
+from tests.rewards.rollouts import rig as random_rig
 
 ROOT = Path(__file__).resolve().parents[2]
 MESHES = [*meshes(6), flat_mesh("spoon")]
@@ -396,6 +398,39 @@ def test_a_bfloat16_decoder_scores_as_in_process(service, skin_vae):
         assert [score.rewards for score in found[0].scores] == [score.rewards for score in found[1].scores]
     finally:
         lower.close()
+
+
+def test_a_users_own_rewards_run_in_the_workers(service, skin_vae, tmp_path, monkeypatch):
+    """From a folder of this process that no worker runs in; a failure reaches the caller in one sentence."""
+    (tmp_path / "rewards_of_a_user.py").write_text(
+        "import os\n\n\n"
+        "def moved(rig):\n"
+        "    rig.rewards['five joints' if len(rig.joints) == 5 else 'coverage']\n"
+        "    return float(abs(rig.posed - rig.vertices).mean())\n\n\n"
+        f"def elsewhere(rig):\n    return float(os.getpid() != {os.getpid()})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    places = ("rewards_of_a_user:moved", "rewards_of_a_user:elsewhere")
+    settings = replace(SETTINGS, custom=places)
+    # Ray is already running: this scorer stands beside the module's.
+    own = RayRewardService(skin_vae, settings, workers=1, limits=LIMITS)
+    try:
+        twin = InlineRewardService(tiny_vae(), replace(SETTINGS, custom=places[:1]))
+        rigs = [random_rig(np.random.default_rng(0), 3), None, random_rig(np.random.default_rng(1), 7)]
+        found = []
+        for backend in (own, twin):
+            backend.prepare_meshes(meshes(1))
+            found.append([score.rewards for score in backend.submit(0, rigs, 0).result().scores])
+        assert [row.pop("elsewhere", 0.0) for row in found[0]] == [
+            0.0 if rig is None else 1.0 for rig in rigs
+        ]
+        assert found[0] == found[1]
+        with pytest.raises(
+            CustomRewardError, match=r"user:moved failed .* \(KeyError: 'five joints', .*5\); fix"
+        ):
+            own.submit(0, [random_rig(np.random.default_rng(0), 5)], 1).result()
+    finally:
+        own.close()
 
 
 def test_no_room_for_the_workers(service, skin_vae):

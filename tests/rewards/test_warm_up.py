@@ -24,7 +24,7 @@ def from_store(value):
     data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
 
-settings = RewardSettings(interior=sys.argv[1])
+settings = RewardSettings(interior=sys.argv[1], guards=tuple(filter(None, sys.argv[3].split(","))))
 compile_kernels(settings)
 if sys.argv[2] == "score":
     creature = make_creature(3)
@@ -51,10 +51,10 @@ print(*sorted(each.py_func.__name__ for each in found if sum(each.stats.cache_mi
 """
 
 
-def compiled(folder: Path, interior: str, then: str) -> set[str]:
+def compiled(folder: Path, interior: str, then: str, guards: str = "") -> set[str]:
     """The kernels that a new process compiles with the cache in `folder`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(folder)}
-    command = [sys.executable, "-c", WORKER, interior, then]
+    command = [sys.executable, "-c", WORKER, interior, then, guards]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return set(result.stdout.split())
@@ -75,3 +75,10 @@ def test_another_interior_adds_only_its_own_kernel(cache):
     compiled(cache, "projection", "stop")
     assert compiled(cache, "flood", "stop") == {"fill_flood"}
     assert compiled(cache, "flood", "score") == set()
+
+
+def test_a_guard_adds_only_its_own_kernels(cache):
+    compiled(cache, "projection", "stop")
+    both = "volume_preservation,weight_locality"
+    assert compiled(cache, "projection", "stop", both) == {"kept_volume", "owning_bones", "leaked_shares"}
+    assert compiled(cache, "projection", "score", both) == set()

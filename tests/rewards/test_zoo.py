@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rewards import RewardSettings, prepare_scoring_mesh
-from rewards.zoo import GUARDED_WEIGHTS, PAPER_WEIGHTS, ZooRig, main, score_zoo, table, total
+from rewards.zoo import GUARDED_WEIGHTS, PAPER_WEIGHTS, WIDE, ZooRig, main, score_zoo, table, total
 from tests.rewards import cases
 
 ARTIST = "artist's rig"
@@ -41,13 +41,19 @@ ALWAYS = {
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("CesiumMan", set()),
-        ("Fox", set()),
+        # Blurred weights stretch less than the artist's; a leak below beta goes unseen.
+        ("CesiumMan", {"blurred weights"}),
+        ("Fox", {"blurred weights", "a leak of 0.09 from the farthest bone"}),
         ("RiggedFigure", set()),
         # The Knight's sword, shield and cape are far from any of the artist's joints: coverage is cheap.
         (
             "kaykit_Knight",
-            {"duplicated joints", "joints only on the surface", "as many joints spread, on the root"},
+            {
+                "duplicated joints",
+                "joints only on the surface",
+                "as many joints spread, on the root",
+                "blurred weights",
+            },
         ),
     ],
 )
@@ -88,9 +94,24 @@ def test_each_cheat_does_what_its_name_says(name):
     assert scores["no weights"].rewards["bone_influence"] == 0.0
     assert scores["joints everywhere (400), one-hot"].coverage > artist.coverage + 0.2
     assert scores["one bone"].diagnostics["joints"] == 2
+    blurred = scores["blurred weights"]
+    assert blurred.rewards["volume_preservation"] < artist.rewards["volume_preservation"] - 0.005
+    leaking = scores["a leak of 0.09 from the farthest bone"]
+    assert leaking.sparsity == artist.sparsity  # below beta
+    # 0.09 / 1.09 = 0.083 of each vertex's weight, on bones of other limbs at most vertices
+    assert 0.05 < artist.rewards["weight_locality"] - leaking.rewards["weight_locality"] < 0.083
+    assert all(score.rewards[WIDE] <= score.smoothness + 1e-12 for score in scores.values())
     doubled = scores["duplicated joints"]
     assert doubled.diagnostics["duplicate_joints"] >= artist.diagnostics["joints"]
     assert doubled.coverage == pytest.approx(artist.coverage, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["CesiumMan", "Fox", "RiggedFigure"])
+def test_artists_keep_weights_local_and_some_volume(name):
+    """The guards that judge weights are no penalty on a real artist's."""
+    rewards = zoo(name)[ARTIST].rewards
+    assert rewards["weight_locality"] > 0.998
+    assert rewards["volume_preservation"] > 0.98
 
 
 def test_table_and_command(tmp_path, capsys):

@@ -239,7 +239,7 @@ def test_waiting_for_rewards(make_recipe, changes, meanwhile, cores, busy, expec
 def test_whole_completions_are_sampled_if_that_is_quick(make_recipe):
     recipe = make_recipe({"train.beta": 0.1})
     run = Run(recipe)
-    samples = [run.bank.samples[mesh] for mesh in run.train_meshes]
+    samples = [run.bank.samples[mesh] for mesh in run.meshes.train]
     threads = torch.get_num_threads()
     times = measure_parts(recipe, run.policy, samples, StepBatch.of(recipe.train, 1), threads)
     assert torch.get_num_threads() == threads
@@ -252,7 +252,7 @@ def test_completions_that_take_too_long_are_not_sampled_whole(make_recipe, monke
     monkeypatch.setattr("rl.preflight.step_time._BUDGET", 0.0)
     recipe = make_recipe()
     run = Run(recipe)
-    samples = [run.bank.samples[mesh] for mesh in run.train_meshes]
+    samples = [run.bank.samples[mesh] for mesh in run.meshes.train]
     times = measure_parts(recipe, run.policy, samples, StepBatch.of(recipe.train, 1), 1)
     assert not times.sampled
     assert times.tokens == 160  # the limit, below the usual length

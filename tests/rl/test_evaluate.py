@@ -80,6 +80,10 @@ def test_means_are_over_rollouts_then_over_meshes(policy, bank, make_recipe):
     # Of 4 and 8: variance ((4 - 6)^2 + (8 - 6)^2) / 1 = 8, standard error sqrt(8 / 2) = 2.
     assert result.standard_error["total"] == 2.0
     assert result.diagnostics == {"joints": 9.0}
+    rows = result.per_rig[first]
+    assert [(row["coverage"], row["total"]) for row in rows] == [(0.25, 2.0), (0.75, 6.0)]
+    assert sum(row["valid"] for row in rows) / 2 == result.per_mesh[first]["valid"]
+    assert all(row.get("joints", 0) == 9.0 * row["valid"] for row in rows)
 
 
 def test_unscored_rollouts_are_excluded(policy, bank, make_recipe):
@@ -501,6 +505,17 @@ def test_help_and_wrong_output(policy_path, tmp_path, capsys):
     recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "r.yaml", {})
     assert command_line.main([str(recipe)]) == 2
     assert "'output_dir'" in capsys.readouterr().err
+
+
+def test_the_command_draws_sheets_of_the_rigs_that_it_scored(recipe_file, tmp_path, capsys):
+    assert command(recipe_file, "eval.samples=3", "eval.sheets=2") == 0
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    drawn = {name for name, rows in written["per_rig"].items() if rows[0]["valid"]}
+    assert drawn  # some of the random rigs are complete
+    assert {path.name for path in (tmp_path / "out" / "sheets").iterdir()} == {
+        f"{name}_A.png" for name in drawn
+    }
+    assert f"posed rigs: {tmp_path / 'out' / 'sheets'}" in capsys.readouterr().out
 
 
 def test_the_command_gives_the_true_skeletons(recipe_file, tmp_path, capsys):

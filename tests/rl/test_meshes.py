@@ -14,7 +14,15 @@ from data.prepare import PrepareSettings, prepare
 from data.sets.prepared import write_manifest
 from data.typed_recipe import RecipeError
 from rl.given_skeleton import SkeletonRoom, true_skeleton
-from rl.meshes import RunMeshes, load_meshes, with_given_skeletons, without_refused
+from rl.meshes import (
+    RunMeshes,
+    load_meshes,
+    load_one,
+    reward_meshes,
+    spread,
+    with_given_skeletons,
+    without_refused,
+)
 from tests.rl import tiny
 
 
@@ -246,3 +254,19 @@ def test_notes_on_files_are_reported_once(make_recipe, tmp_path, capsys):
         f"note: {tmp_path}/fewer_ibm_than_joints.glb: placed 1 joint without a usable inverse bind matrix by "
         "the neighbouring joints: end",
     ]
+
+
+def test_one_prepared_rig_is_read_as_with_its_folder(make_recipe, prepared):
+    recipe = make_recipe({"data.meshes": str(prepared)})
+    for sample in load_meshes(recipe).samples:
+        alone = load_one(sample.file, recipe)
+        assert reward_meshes([alone])[0].key == reward_meshes([sample])[0].key
+        assert (alone.rig.weights == sample.rig.weights).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "expected"),
+    [(4, None, [0, 1, 2, 3]), (4, 2, [0, 2]), (5, 3, [0, 1, 3]), (2, 5, [0, 1])],
+)
+def test_places_are_spread_evenly(count, most, expected):
+    assert spread(count, most) == expected

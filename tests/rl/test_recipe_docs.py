@@ -120,6 +120,7 @@ def test_values_as_a_recipe_writes_them(value, shown):
         (tuple[float, float], "[float, float]"),
         (SkinVAEConfig | None, "section or null"),
         (list[Literal["a", "b"]], "list of `a` or `b`"),
+        (str | dict[str, float] | None, "str or mapping to float or null"),
     ],
 )
 def test_types_in_a_recipes_words(hint, shown):

@@ -69,6 +69,24 @@ def test_a_mesh_file_becomes_a_rigged_glb_in_its_own_frame(creature_file, recipe
     assert (tmp_path / "deep" / "rigged.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sheet_and_a_viewer_beside_the_glb(creature_file, recipe_file, tmp_path, capsys):
+    output = tmp_path / "rigged.glb"
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}"]) == 0
+    assert sorted(path.name for path in tmp_path.glob("rigged*")) == ["rigged.glb", "rigged.png"]
+    wanted = ["rig.sheet=true", "rig.viewer=true"]
+    assert rig.main([recipe_file, f"rig.mesh={creature_file}", f"rig.out={output}", *wanted]) == 0
+    shown = capsys.readouterr().out
+    assert f"posed sheet: {tmp_path / 'rigged_sheet.png'}\n3D viewer: {tmp_path / 'rigged.html'}\n" in shown
+    with Image.open(tmp_path / "rigged_sheet.png") as picture:
+        assert picture.width == 5 * 300
+    page = (tmp_path / "rigged.html").read_text()
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page)[0])["viewer"]
+    _, found = read_skinned_glb(output)
+    assert len(data["rigs"][0]["parents"]) == len(found.joints)
+    total = float(re.findall(r"total reward ([\d.]+)", shown)[0])
+    assert data["rigs"][0]["numbers"]["total"] == pytest.approx(total, abs=1e-3)
+
+
 def test_how_the_file_was_read_is_noted(recipe_file, tmp_path, capsys):
     case = Path(__file__).parents[1] / "data" / "gltf" / "cases" / "fewer_ibm_than_joints.glb"
     output = tmp_path / "rigged.glb"

@@ -130,7 +130,7 @@ def test_a_run_samples_as_many_groups_as_its_schedule_has(make_recipe, changes, 
     trainer.train()
     assert trainer.state.global_step == 5
     assert sum(rows for _, rows, _ in service.submitted) == 4 * groups
-    expected = mesh_schedule(run.train_meshes, groups, seed=42)
+    expected = mesh_schedule(run.meshes.train, groups, seed=42)
     served = [mesh for mesh, rows, _ in service.submitted for _ in range(rows // 4)]
     assert sorted(served) == sorted(expected)
 

@@ -31,17 +31,16 @@ class Run:
         self.service = service or InlineRewardService(self.policy.skin_vae, reward_settings(recipe))
         meshes = prepare_meshes(load_meshes(recipe), self.service, recipe)
         self.bank = MeshBank(meshes.samples, self.policy.vocabulary, recipe.data.class_name)
-        self.train_meshes = meshes.train
+        self.meshes = meshes
         self.before = weights(self.policy.model)
 
     def trainer(self) -> RigGRPOTrainer:
-        return build_trainer(*self._parts(), MetricsLog(self.metrics_file))
+        parts = (self.recipe, self.args, self.policy, self.bank, self.meshes.train, self.service)
+        return build_trainer(*parts, MetricsLog(self.metrics_file))
 
-    def optimise(self) -> TokenRigForCausalLM:
-        return optimise(*self._parts(), OpenRun(None, None))
-
-    def _parts(self):
-        return self.recipe, self.args, self.policy, self.bank, self.train_meshes, self.service
+    def optimise(self, checkpoint: Path | None = None) -> TokenRigForCausalLM:
+        parts = (self.recipe, self.args, self.policy, self.bank, self.meshes, self.service)
+        return optimise(*parts, OpenRun(checkpoint, None))
 
     def metrics(self) -> list[dict[str, float | None]]:
         return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]

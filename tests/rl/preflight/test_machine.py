@@ -177,6 +177,14 @@ def test_disk_space_counts_one_checkpoint_more_than_are_kept(make_recipe):
     assert disk_finding(need, 200, least, Path("run")).level != "problem"
 
 
+def test_disk_space_counts_the_best_policy_and_kept_rollouts(make_recipe):
+    recipe = make_recipe()
+    size = model_size(recipe.policy)
+    watched = make_recipe({"eval.every": 5, "report.every": 5, "report.max_megabytes": 7})
+    plain, more = disk_need(recipe, size), disk_need(watched, size)
+    assert more.total - plain.total == 2 * plain.policy + (7 << 20)
+
+
 def test_the_estimate_is_what_a_run_writes(here, make_recipe, tmp_path):
     changes = {"eval.before_and_after": False, "train.max_steps": 1}
     assert here(changes) == 0

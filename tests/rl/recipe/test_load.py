@@ -107,7 +107,7 @@ REFUSALS = [
     ("train.generation_kwargs={top_k: 3}", ["train.generation_kwargs", "sampler"]),
     ("train.use_liger_kernel=true", ["train.use_liger_kernel"]),
     ("train.pad_to_multiple_of=8", ["train.pad_to_multiple_of"]),
-    ("train.eval_strategy=steps", ["train.eval_strategy", "'eval'"]),
+    ("train.eval_strategy=steps", ["train.eval_strategy", "'eval.every'"]),
     ("train.remove_unused_columns=true", ["train.remove_unused_columns"]),
     # keys that another key sets
     ("train.output_dir=here", ["train.output_dir", "output_dir"]),
@@ -154,6 +154,16 @@ REFUSALS = [
     ("rewards.max_scoring_vertices=1", ["'rewards.max_scoring_vertices' is 1; it must be at least 2"]),
     ("rewards.joint_count_prior.factor=1", ["'rewards.joint_count_prior.factor' is 1.0; it must be above 1"]),
     ("deformation.poses=0", ["deformation.poses"]),
+    ("deformation.wide_poses=-1", ["'deformation.wide_poses' is -1; it must be at least 0"]),
+    ("deformation.wide_angle_deg=270", ["'deformation.wide_angle_deg' is 270.0; it must be between 0 and"]),
+    ("rewards.custom=my_rewards", ["'rewards.custom' has 'my_rewards', which names no function; write"]),
+    ("rewards.custom=my-rewards:f", ["'rewards.custom' has 'my-rewards:f'", "package.module:function"]),
+    ("rewards.custom=[3]", ["'rewards.custom[0]' must be text, not 3"]),
+    ("rewards.custom={my:f: -1}", ["'rewards.custom': the weight of my:f must not be negative, not -1.0"]),
+    ("rewards.custom=my:coverage", ["my:coverage, but a reward of this project has that name"]),
+    ("rewards.custom=[a.b:f, c:f]", ["'rewards.custom' has c:f, but a.b:f has that name too; give"]),
+    ("rewards.custom=nowhere_at_all:f", ["'rewards.custom': the reward nowhere_at_all:f cannot be imported"]),
+    ("rewards.weight_locality.weight=-1", ["'rewards.weight_locality.weight' must not be negative"]),
     ("deformation.max_angle_deg=270", ["'deformation.max_angle_deg' is 270.0; it must be between 0 and 180"]),
 ]
 
@@ -165,6 +175,28 @@ def test_refusals_name_the_key_and_the_fix_in_one_sentence(override, words):
     message = str(refusal.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            "train.importance_sampling_level=sequence",
+            "'train.importance_sampling_level' is sequence, and one",
+        ),
+        ("train.off_policy_mask_threshold=0.5", "'train.off_policy_mask_threshold' masks whole rigs by the"),
+        ("train.log_completions=true", "'train.log_completions' writes tables with one advantage per rig"),
+        ("data.skeleton=given", "'data.skeleton' is given, so that only SkinTokens are trained"),
+    ],
+)
+def test_what_phase_credit_cannot_be_combined_with(override, problem):
+    assert load("base", "rewards.credit=phase").rewards.credit == "phase"
+    load("base", override)
+    with pytest.raises(RecipeError) as refusal:
+        load("base", "rewards.credit=phase", override)
+    message = str(refusal.value)
+    assert message.startswith(f"'rewards.credit' is phase, but {problem}"), message
+    assert message.endswith("; remove one of them")
 
 
 def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):

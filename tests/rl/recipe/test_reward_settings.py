@@ -32,6 +32,8 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
         "rewards.max_scoring_vertices=77",
         "deformation.poses=2",
         "deformation.max_angle_deg=10",
+        "deformation.wide_poses=3",
+        "deformation.wide_angle_deg=70",
     )
     settings = dataclasses.asdict(reward_settings(recipe))
     expected = {
@@ -52,12 +54,14 @@ def test_every_section_of_the_recipe_reaches_the_reward_settings():
         "max_scoring_vertices": 77,
         "poses": 2,
         "max_angle_deg": 10.0,
+        "wide_poses": 3,
+        "wide_angle_deg": 70.0,
     }
     assert {key: settings[key] for key in expected} == expected
 
 
 def test_every_setting_has_its_recipe_key():
-    derived = {"poses", "pose_file", "guards"}
+    derived = {"poses", "pose_file", "guards", "custom"}
     assert {field.name for field in dataclasses.fields(RewardSettings)} == SETTING_KEYS.keys() | derived
     assert set(SETTING_KEYS.values()) <= dotted_docs(Recipe).keys()
 

@@ -102,7 +102,7 @@ def test_numbers_out_of_range(key):
             "not false; YAML reads an unquoted no or off as false: put the word in quotes",
         ),
         (["scale_rewards=false"], "'train.scale_rewards' must be one of group, batch, none, not false"),
-        (["eval_strategy=no"], "'train.eval_strategy' must be 'no': held-out meshes are evaluated"),
+        (["eval_strategy=no"], "'train.eval_strategy' must be 'no': 'eval.every' evaluates on held-out"),
         (["save_strategy=epoch"], "'train.save_strategy' must be one of steps, no, not 'epoch'"),
         (["lr_scheduler_type=greedy"], "'train.lr_scheduler_type' must be one of constant, "),
         (["push_to_hub=true"], "'train.push_to_hub' must be false: a run writes to 'output_dir' only"),
@@ -177,6 +177,16 @@ def test_numbers_out_of_range(key):
         ),
         (["loss_type=cispo", "delta=4"], "'train.delta' has no effect with 'train.loss_type' cispo"),
         (["loss_type=luspo"], "'train.loss_type' luspo is a loss of whole sequences; set train.importance"),
+        (["loss_type=cispo"], "'train.epsilon_high' itself, which must be at least 1, not null; set train."),
+        (["loss_type=cispo", "epsilon_high=0.28"], "must be at least 1, not 0.28; set train.epsilon_high=5"),
+        (
+            ["loss_type=vespo", "importance_sampling_level=sequence"],
+            "'train.importance_sampling_level' has no effect with 'train.loss_type' vespo",
+        ),
+        (
+            ["loss_type=vespo", "epsilon_high=0.3"],
+            "'train.epsilon_high' has no effect with 'train.loss_type'",
+        ),
         (["delta=1.1"], "'train.delta' must be above 1 + epsilon = 1.2, the upper clip, not 1.1"),
         (
             ["beta=0", "use_bias_correction_kl=false"],

@@ -1,0 +1,219 @@
+"""Reads what a run left in its output directory so far: recipe, metrics, evaluations, failures, rollouts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.typed_recipe import RecipeError, build, read_recipe
+from rewards.quarantine import QUARANTINE_FILE, QuarantinedMesh, read_quarantine
+from rl.bad_steps import BAD_STEPS_FOLDER
+from rl.evaluation_results import Evaluation, read_evaluation
+from rl.first_evaluation import BEFORE_FILE
+from rl.recipe import Recipe, check_recipe
+from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE
+
+AFTER_FILE = "after.json"
+ROLLOUTS_FOLDER = "rollouts"
+MOST_ROLLOUTS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class RunFiles:
+    """A run as its output directory tells it.
+
+    Attributes:
+        folder: the output directory. name: what the page calls it.
+        values: the resolved recipe, flat, by dotted key.
+        recipe: the same, checked; None if this version refuses it, for the reason `refusal`.
+        steps: the lines of metrics.jsonl with a training step, by metric; None for what has no finite value.
+        evaluations: its lines with an evaluation during training.
+        before, after: the evaluations around the training.
+        finished: whether the refined policy is there.
+        quarantined, bad_steps, rollouts: rows of the files of that name.
+        notes: what is missing or damaged, a sentence each.
+    """
+
+    folder: Path
+    name: str
+    values: dict[str, Any]
+    recipe: Recipe | None
+    refusal: str
+    steps: list[dict[str, float | None]]
+    evaluations: list[dict[str, float | None]]
+    before: Evaluation | None
+    after: Evaluation | None
+    finished: bool
+    quarantined: list[QuarantinedMesh]
+    bad_steps: list[dict[str, Any]]
+    rollouts: list[dict[str, Any]]
+    notes: list[str]
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged; 0 for none."""
+        return int(self.steps[-1]["step"] or 0) if self.steps else 0
+
+    @property
+    def most_steps(self) -> int | None:
+        """The steps that the recipe asks for, if it says."""
+        most = self.values.get("train.max_steps")
+        return most if isinstance(most, int) else None
+
+
+def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles:
+    """Read a run; what is missing is noted, not an error.
+
+    `overrides` change its recipe, as on the command line, for example where its meshes are now.
+
+    Raises:
+        RecipeError: the folder does not hold a GRPO run, or its recipe or an override cannot be read.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is not a folder; give the output_dir of a run")
+    written = folder / RECIPE_FILE
+    if not written.is_file():
+        raise RecipeError(f"{folder} holds no run: it has no {RECIPE_FILE}; give the output_dir of a run")
+    values = read_recipe(written, overrides)
+    if not isinstance(values.get("rewards"), dict) or not isinstance(values.get("train"), dict):
+        raise RecipeError(f"{folder} holds no GRPO run: {written} is a recipe of something else")
+    recipe, refusal = None, ""
+    try:
+        recipe = check_recipe(build(Recipe, values))
+    except RecipeError as error:
+        if overrides:
+            raise
+        refusal = str(error)
+    notes: list[str] = []
+    if refusal:
+        notes.append(f"This version refuses its recipe, so no rigs are shown: {refusal}.")
+    steps, evaluations = _metrics(folder / METRICS_FILE, notes)
+    finished = (folder / POLICY_FOLDER).is_dir()
+    before = _evaluation(folder / BEFORE_FILE, "before", notes)
+    after = _evaluation(folder / AFTER_FILE, "after", notes)
+    return RunFiles(
+        folder,
+        name,
+        flat(values),
+        recipe,
+        refusal,
+        steps,
+        evaluations,
+        before,
+        after,
+        finished,
+        _quarantined(folder / QUARANTINE_FILE, notes),
+        [row for path in sorted((folder / BAD_STEPS_FOLDER).glob("*.json")) for row in _rows(path, notes)],
+        _rollouts(folder / ROLLOUTS_FOLDER, notes),
+        notes,
+    )
+
+
+def run_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path that differs from the others' of the same length; unique."""
+    parts = [folder.resolve().parts for folder in folders]
+    names = []
+    for own in parts:
+        length = 1
+        while sum(other[-length:] == own[-length:] for other in parts) > 1 and length < len(own):
+            length += 1
+        names.append("/".join(own[-length:]))
+    return names
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _metrics(
+    path: Path, notes: list[str]
+) -> tuple[list[dict[str, float | None]], list[dict[str, float | None]]]:
+    """Lines with a training step, and lines of evaluations during training."""
+    if not path.is_file():
+        notes.append("No step has been logged yet.")
+        return [], []
+    steps, evaluations = [], []
+    lines = path.read_text().splitlines()
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            # A run that is going may be writing the last line.
+            if number < len(lines):
+                notes.append(f"Line {number} of {path.name} is damaged and left out.")
+            continue
+        row = {key: _finite(value) for key, value in line.items() if isinstance(value, int | float | None)}
+        if row.get("step") is None:
+            continue
+        if "loss" in row:
+            steps.append(row)
+        if any(key.startswith("eval/") for key in row):
+            evaluations.append(row)
+    if not steps:
+        notes.append("No step has been logged yet.")
+    return steps, evaluations
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _evaluation(path: Path, when: str, notes: list[str]) -> Evaluation | None:
+    if not path.is_file():
+        notes.append(f"It has no evaluation {when} training ({path.name}).")
+        return None
+    found = read_evaluation(path)
+    if found is None:
+        notes.append(f"{path.name} is damaged or of another version: it has no rows of single rigs.")
+    return found
+
+
+def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The objects of a JSON file with one or a list of them, or of one with an object per line."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    try:
+        found = json.loads(text)
+    except ValueError:
+        try:
+            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError:
+            notes.append(f"{path.name} is damaged and left out.")
+            return []
+    return [row for row in (found if isinstance(found, list) else [found]) if isinstance(row, dict)]
+
+
+def _quarantined(path: Path, notes: list[str]) -> list[QuarantinedMesh]:
+    try:
+        return read_quarantine(path)
+    except ValueError as error:
+        notes.append(f"{error}.")
+        return []
+
+
+def _rollouts(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    """The rows of the kept rollouts, each with its `file`; `glb` is the path of its rig, if there is one."""
+    if not folder.is_dir():
+        return []
+    rows = []
+    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.jsonl")]):
+        for row in _rows(path, notes):
+            named = row.pop("glb", None)
+            rig = path.parent / str(named) if named else path.with_suffix(".glb")
+            extra = {"glb": str(rig)} if rig.is_file() else {}
+            rows.append({"file": str(path.relative_to(folder)), **extra, **row})
+    if len(rows) > MOST_ROLLOUTS:
+        notes.append(f"Of {len(rows)} kept rollouts the page lists the last {MOST_ROLLOUTS}.")
+    return rows[-MOST_ROLLOUTS:]

@@ -1,0 +1,231 @@
+"""The tables of the page: runs, recipes with their differences, results, failures and kept rollouts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from data.typed_recipe import to_mapping
+from rl.evaluation_results import Evaluation, compare
+from rl.evaluation_tables import change_cells, describe, measure_cell, measure_label, measure_sections
+from rl.recipe import Recipe, check_recipe
+from rl.report.html import escaped, folded, paragraph, table
+from rl.report.read_run import RunFiles, flat
+
+_MISSING = "–"
+# Keys that differ between any two runs and say nothing about them.
+_OF_EVERY_RUN = ("output_dir", "resume")
+
+
+def runs_table(runs: Sequence[RunFiles]) -> str:
+    """Each run with its state and what is missing."""
+    rows = [[_run(place, run), escaped(state(run)), _notes(run)] for place, run in enumerate(runs)]
+    return table(["run", "state", "notes"], rows, "text")
+
+
+def state(run: RunFiles) -> str:
+    """How far the run has come."""
+    steps = f"{run.last_step} of {run.most_steps} steps" if run.most_steps else f"{run.last_step} steps"
+    if run.finished:
+        return f"finished: {steps}"
+    return f"not finished: {steps}"
+
+
+def _run(place: int, run: RunFiles) -> str:
+    return f'<span class="run run{place % 8}">{escaped(run.name)}</span>'
+
+
+def _notes(run: RunFiles) -> str:
+    return "".join(f"<div>{escaped(note)}</div>" for note in run.notes) or _MISSING
+
+
+def recipe_tables(runs: Sequence[RunFiles]) -> str:
+    """Keys in which the runs differ from each other (several) or from the defaults (one); then all keys."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.values))
+    defaults = flat(to_mapping(check_recipe(Recipe())))
+    differing = [key for key in keys if key not in _OF_EVERY_RUN and _differs(key, runs, defaults)]
+    head = ["key", *(_run(place, run) for place, run in enumerate(runs))]
+    if len(runs) == 1:
+        head = ["key", "value", "default"]
+    rows = [_recipe_row(key, runs, defaults) for key in differing]
+    what = "differ between the runs" if len(runs) > 1 else "differ from the defaults"
+    shown = table(head, rows, "text code") if rows else paragraph(f"No keys {what}.")
+    title = (
+        f"{len(differing)} keys {what}"
+        if len(differing) != 1
+        else f"1 key {what.replace('differ', 'differs')}"
+    )
+    every = [_recipe_row(key, runs, defaults) for key in keys]
+    marked = [place for place, key in enumerate(keys) if key in differing]
+    whole = table(head, every, "text code", marked)
+    return f"<h3>{escaped(title)}</h3>{shown}{folded(f'All {len(keys)} keys', whole)}"
+
+
+def _differs(key: str, runs: Sequence[RunFiles], defaults: Mapping[str, Any]) -> bool:
+    values = [run.values.get(key, _MISSING) for run in runs]
+    if len(runs) == 1:
+        values.append(defaults.get(key, _MISSING))
+    return any(value != values[0] for value in values)
+
+
+def _recipe_row(key: str, runs: Sequence[RunFiles], defaults: Mapping[str, Any]) -> list[str]:
+    cells = [escaped(_value(run.values.get(key, _MISSING))) for run in runs]
+    if len(runs) == 1:
+        cells.append(escaped(_value(defaults.get(key, _MISSING))))
+    return [escaped(key), *cells]
+
+
+def _value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def results_table(runs: Sequence[RunFiles]) -> str:
+    """Measures as rows; before, after and their paired difference as columns of each run."""
+    shown = [(place, run) for place, run in enumerate(runs) if run.before or run.after]
+    if not shown:
+        return paragraph("No run has been evaluated yet.")
+    every = [found for _, run in shown for found in (run.before, run.after) if found is not None]
+    several = len(runs) > 1
+    head = [""]
+    for place, run in shown:
+        tag = f" {_run(place, run)}" if several else ""
+        head += [f"before{tag}", f"after{tag}", f"difference ± s.e.{tag}"]
+    parts: dict[str, dict[str, None]] = {}
+    for found in every:
+        for title, columns in measure_sections([found]):
+            kind = "valid rigs, compared with the ground truth" if title.startswith("valid") else title
+            parts.setdefault(kind, {}).update(dict.fromkeys(columns))
+    bodies = []
+    for title, names in parts.items():
+        rows = [
+            [escaped(measure_label(name)), *(text for _, run in shown for text in _cells(name, run))]
+            for name in names
+        ]
+        weighty = [place for place, name in enumerate(names) if name == "total"]
+        bodies.append((f"<h3>{escaped(title)}</h3>" if title else "") + table(head, rows, "numbers", weighty))
+    about = "".join(
+        paragraph(f"{run.name}: {describe(_either(run))}" if several else describe(_either(run)))
+        for _, run in shown
+    )
+    return about + "".join(bodies)
+
+
+def _either(run: RunFiles) -> Evaluation:
+    found = run.before or run.after
+    assert found is not None  # only runs with an evaluation are shown
+    return found
+
+
+def _cells(name: str, run: RunFiles) -> list[str]:
+    before, after = run.before, run.after
+    difference = _MISSING
+    if before is not None and after is not None:
+        found = compare(before, after).get(name)
+        difference = change_cells(name, found)[0]
+        sure = found is not None and abs(found.mean) > 2 * found.standard_error > 0
+        difference = f"<b>{escaped(difference)}</b>" if sure else escaped(difference)
+    return [
+        *(
+            escaped(measure_cell(name, found.mean.get(name)) if found else _MISSING)
+            for found in (before, after)
+        ),
+        difference,
+    ]
+
+
+def failures_table(runs: Sequence[RunFiles]) -> str:
+    """Everything that went wrong, counted by run, and the details of quarantined meshes and bad steps."""
+    head = ["", *(_run(place, run) for place, run in enumerate(runs))]
+    names = list(_failures(runs[0]))
+    counts = [_failures(run) for run in runs]
+    rows = [[escaped(name), *(escaped(found[name]) for found in counts)] for name in names]
+    details = []
+    for run in runs:
+        for mesh in run.quarantined:
+            details.append(paragraph(f"{run.name}: {mesh.sentence()}."))
+        for bad in run.bad_steps:
+            causes = ", ".join(map(str, bad.get("causes", []))) or "unknown cause"
+            details.append(
+                paragraph(f"{run.name}: step {bad.get('step')} was skipped ({causes} not finite).")
+            )
+    return table(head, rows, "numbers") + "".join(details)
+
+
+def _failures(run: RunFiles) -> dict[str, str]:
+    return {
+        "rollouts in training that are no valid rig": _share(run, "rig/valid", complement=True),
+        "rollouts cut off by the token limit": _share(run, "completions/clipped_ratio"),
+        "invalid held-out rigs before": _invalid(run.before),
+        "invalid held-out rigs after": _invalid(run.after),
+        "rollouts without a score": _sum(run, "rig/unscored"),
+        "steps skipped as not finite": _sum(run, "train_guard/bad_steps"),
+        "steps without scores": _sum(run, "train_guard/unscored_steps"),
+        "reward workers replaced": _last(run, "workers/restarts"),
+        "of them hung": _last(run, "workers/hung"),
+        "meshes quarantined": str(len(run.quarantined)),
+    }
+
+
+def _column(run: RunFiles, name: str) -> list[float]:
+    return [value for row in run.steps if (value := row.get(name)) is not None]
+
+
+def _share(run: RunFiles, name: str, complement: bool = False) -> str:
+    values = _column(run, name)
+    if not values:
+        return _MISSING
+    mean = sum(values) / len(values)
+    return f"{100 * (1 - mean if complement else mean):.1f} %"
+
+
+def _sum(run: RunFiles, name: str) -> str:
+    values = _column(run, name)
+    return f"{sum(values):.0f}" if values else _MISSING
+
+
+def _last(run: RunFiles, name: str) -> str:
+    values = _column(run, name)
+    return f"{values[-1]:.0f}" if values else _MISSING
+
+
+def _invalid(evaluation: Evaluation | None) -> str:
+    rows = [row for rigs in evaluation.per_rig.values() for row in rigs] if evaluation else []
+    return f"{sum(not row['valid'] for row in rows)} of {len(rows)}" if rows else _MISSING
+
+
+def rollouts_tables(runs: Sequence[RunFiles], page_folder: Path) -> str:
+    """The rows of kept rollouts: what is a number, a word or a small table of them, and a link to the GLB.
+
+    Links are relative to `page_folder`, where the page will be.
+    """
+    parts = []
+    for place, run in enumerate(runs):
+        if not run.rollouts:
+            continue
+        flat_rows = [flat(row) for row in run.rollouts]
+        names = list(dict.fromkeys(key for row in flat_rows for key, value in row.items() if _plain(value)))
+        rows = [[_rollout_cell(row.get(name), name, page_folder) for name in names] for row in flat_rows]
+        parts.append(
+            f"<h3>{_run(place, run)}</h3>" + table([escaped(name) for name in names], rows, "text small")
+        )
+    return "".join(parts)
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 200)
+
+
+def _rollout_cell(value: Any, name: str, page_folder: Path) -> str:
+    if not _plain(value) or value is None:
+        return _MISSING
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if name == "glb":
+        link = quote(Path(os.path.relpath(value, page_folder)).as_posix())
+        return f'<a href="{escaped(link)}">{escaped(Path(value).name)}</a>'
+    return escaped(value)

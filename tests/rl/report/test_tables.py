@@ -1,0 +1,108 @@
+"""The page's tables: results, differences between recipes, failures, kept rollouts."""
+
+import json
+import re
+
+from rl.report.page import run_page
+from rl.report.read_run import read_run
+from rl.report.tables import failures_table, recipe_tables, results_table, rollouts_tables, runs_table
+from tests.rl.report.pages import write_run
+
+
+def rows(html: str) -> list[list[str]]:
+    """The cells of all tables as text."""
+    found = []
+    for row in re.findall(r"<tr.*?</tr>", html):
+        cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        found.append([re.sub(r"<[^>]+>", "", cell) for cell in cells])
+    return found
+
+
+def test_results_of_one_run(tmp_path):
+    write_run(tmp_path / "a")
+    html = results_table([read_run(tmp_path / "a", "a")])
+    table = rows(html)
+    assert table[0] == ["", "before", "after", "difference ± s.e."]
+    assert ["coverage ↑", "0.125", "0.375", "+0.250 ± 0.000"] in table
+    assert ["total ↑", "1.000", "3.000", "+2.000 ± 0.000"] in table
+    assert "3 held-out meshes, 2 rigs each" in html
+
+
+def test_results_of_runs_that_lack_some(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", after=False)
+    write_run(tmp_path / "c", before=False, after=False)
+    runs = [read_run(tmp_path / name, name) for name in "abc"]
+    table = rows(results_table(runs))
+    assert len(table[0]) == 7  # c has no column
+    assert ["coverage ↑", "0.125", "0.375", "+0.250 ± 0.000", "0.125", "–", "–"] in table
+    assert "No run has been evaluated yet." in results_table(runs[2:])
+    states = rows(runs_table(runs))
+    assert [row[1] for row in states[1:]] == [
+        "finished: 4 of 4 steps",
+        *["not finished: 4 of 4 steps"] * 2,
+    ]
+
+
+def test_differences_of_recipes(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", {"rewards.coverage.weight": 0.0})
+    runs = [read_run(tmp_path / name, name) for name in "ab"]
+    html = recipe_tables(runs)
+    table = rows(html)
+    assert table[:3] == [
+        ["key", "a", "b"],
+        ["policy.path", str(tmp_path / "a" / "gone"), str(tmp_path / "b" / "gone")],
+        ["rewards.coverage.weight", "5.0", "0.0"],
+    ]
+    assert html.count('<tr class="marked">') == 2
+    assert "2 keys differ between the runs" in html
+    alone = rows(recipe_tables(runs[:1]))
+    assert ["train.max_steps", "4", "1400"] in alone or ["train.max_steps", "4", "800"] in alone
+
+
+def test_failures_are_counted(tmp_path):
+    folder = tmp_path / "a"
+    write_run(folder)
+    (folder / "bad_steps").mkdir()
+    (folder / "bad_steps" / "step-3.json").write_text(json.dumps({"step": 3, "causes": ["loss"], "rows": []}))
+    mesh = {"name": "fox", "key": "k", "stage": "score", "reasons": ["it hung"], "times": ["t"]}
+    (folder / "quarantine.json").write_text(json.dumps({"meshes": [mesh]}))
+    html = failures_table([read_run(folder, "a")])
+    table = rows(html)
+    assert ["rollouts in training that are no valid rig", "25.0 %"] in table
+    assert ["rollouts without a score", "4"] in table
+    assert ["invalid held-out rigs before", "0 of 6"] in table
+    assert ["meshes quarantined", "1"] in table
+    assert ["reward workers replaced", "–"] in table  # an inline run has none
+    assert "a: step 3 was skipped (loss not finite)." in html
+    assert "&#x27;fox&#x27; is quarantined: it stopped 1 workers (it hung)." in html
+
+
+def test_kept_rollouts_are_listed(tmp_path):
+    write_run(tmp_path / "a")
+    place = tmp_path / "a" / "rollouts"
+    place.mkdir()
+    row = {"mesh": "<fox>", "rewards": {"coverage": 0.51234}, "tokens": [1, 2, 3], "valid": True}
+    (place / "best.json").write_text(json.dumps({**row, "glb": "best it.glb"}))
+    (place / "best it.glb").write_bytes(b"")
+    html = rollouts_tables([read_run(tmp_path / "a", "a")], tmp_path / "pages")
+    assert rows(html) == [
+        ["file", "glb", "mesh", "rewards.coverage", "valid"],
+        ["best.json", "best it.glb", "&lt;fox&gt;", "0.5123", "True"],
+    ]
+    assert '<a href="../a/rollouts/best%20it.glb">best it.glb</a>' in html
+
+
+def test_a_page_says_what_is_missing(tmp_path):
+    write_run(tmp_path / "a", steps=0, before=False, after=False)
+    page = run_page([read_run(tmp_path / "a", "a")], [], 30.0, tmp_path)
+    for sentence in (
+        "No step has been logged yet.",
+        "No run has been evaluated yet.",
+        "There are no rigs to show; see the notes above.",
+        "No evaluation has rows of single rigs.",
+    ):
+        assert sentence in page
+    assert 'id="library"' not in page  # no viewer, no three.js
+    assert "://" not in page.replace("http://www.w3.org/2000/svg", "")  # a name, which nothing fetches
