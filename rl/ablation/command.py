@@ -14,9 +14,11 @@ from rl.ablation.matrix import BASE, AblationRecipe, Run, expand
 from rl.ablation.plots import PLOTS_FOLDER, write_plots
 from rl.ablation.table import variant_result
 from rl.ablation.table_files import TABLE_FILE, AblationResults, print_tables, write_tables
-from rl.ablation.work import run_matrix
+from rl.ablation.work import LOG_FILE, run_matrix, write_page
 from rl.evaluation_tables import make_console
 from rl.preflight.threads import usable_cores
+
+PAGE_FILE = "report.html"
 
 
 def run(ablation: AblationRecipe) -> None:
@@ -43,20 +45,32 @@ def run(ablation: AblationRecipe) -> None:
             )
         finally:
             results = _write(ablation, runs, failures)
-        assert results is not None
+        assert results is not None  # the policy before training is evaluated
         print_tables(results, make_console())
         print(f"tables: {output / TABLE_FILE}")
-        done = _finished(runs)
-        if done:
-            folders = {name: [run.folder for run in own] for name, own in done.items()}
-            write_plots(results, folders, output)
-            print(f"plots: {output / PLOTS_FOLDER}")
+        _draw(ablation, results, _finished(runs), output)
     if failures:
         names = ", ".join(run.name for run in failures)
         raise RunFailedError(
             f"{len(failures)} of {sum(run.wanted for run in runs)} runs ({names}); {output / TABLE_FILE} has "
             "the reasons, and the same command tries them again"
         )
+
+
+def _draw(
+    ablation: AblationRecipe, results: AblationResults, done: Mapping[str, Sequence[Run]], output: Path
+) -> None:
+    """Write the plots and the page of the finished runs, if there are any."""
+    if not done:
+        return
+    folders = {name: [run.folder for run in own] for name, own in done.items()}
+    write_plots(results, folders, output)
+    print(f"plots: {output / PLOTS_FOLDER}")
+    if ablation.report == "none":
+        return
+    shown = [folder for own in folders.values() for folder in (own if ablation.report == "all" else own[:1])]
+    write_page(shown, output / PAGE_FILE, output / LOG_FILE, stop_signals())
+    print(f"page: {output / PAGE_FILE}")
 
 
 def _write(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.typed_recipe import PathText, RecipeError, build, read_recipe
 from rl.recipe import Recipe, check_recipe
@@ -57,8 +57,9 @@ class AblationRecipe:
     """Options of `python -m rl.launch` for each training run, such as
     `[--config_file, recipes/accelerate/two_cores.yaml]`; empty for one process. Source: this project."""
 
-    report: bool = True
-    """Write a page of all runs, `report.html`, when the matrix is finished. Source: this project."""
+    report: Literal["one", "all", "none"] = "one"
+    """The page `report.html`, written when the runs are finished: with the first finished seed of each
+    variant, with all runs, or no page. Source: this project."""
 
     output_dir: PathText = "outputs/ablation"
     """Directory for the tables, the plots and the runs, each in `VARIANT/seed-N`. Source: this project."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -128,7 +128,8 @@ def evaluation_of(subject: Subject) -> Evaluation:
 def write_before_and_after(run: Run) -> None:
     """Put the evaluations into the run's folder, as a run that evaluates itself leaves them."""
     for name, subject in ((BEFORE_FILE, run.before), (AFTER_FILE, run.after)):
-        write_evaluation(evaluation_of(subject), run.folder / name)
+        found = replace(evaluation_of(subject), policy=name.removesuffix(".json"))
+        write_evaluation(found, run.folder / name)
 
 
 def _mark(run: Run) -> dict[str, object]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -20,7 +22,7 @@ from rl.evaluation_results import compare
 from rl.evaluation_tables import change_cells
 
 # Modules that the children run.
-TRAIN, LAUNCH, EVALUATE = "rl.train_grpo", "rl.launch", "rl.evaluate"
+TRAIN, LAUNCH, EVALUATE, REPORT = "rl.train_grpo", "rl.launch", "rl.evaluate", "rl.report"
 LOG_FILE = "log.txt"
 _POLL_SECONDS = 0.25
 
@@ -160,30 +162,40 @@ class _Matrix:
         _tell(f"{going.place} {run.name}: total {change_cells('total', change)[0]}")
 
 
+def write_page(folders: Sequence[Path], page: Path, log: Path, signals: StopSignals) -> None:
+    """Write the page of these runs, in a child; raises RunFailedError, StopRun."""
+    child = Child([REPORT, *map(str, folders), "--out", str(page)], log, None)
+    if code := _watched(child, signals):
+        raise RunFailedError(f"{page} could not be written: {child.reason(code)}")
+
+
 def _evaluate_start(subject: Subject, signals: StopSignals, threads: int | None) -> None:
     """Evaluate a policy before training, unless that is done; a failure here would be that of every run."""
     if state.is_evaluated(subject):
         return
     _tell(f"evaluating {subject.recipe.policy.path} before training, log in {subject.folder / LOG_FILE}")
     child = Child([EVALUATE, str(state.begin_evaluation(subject))], subject.folder / LOG_FILE, threads)
+    if code := _watched(child, signals):
+        problem = f"{subject.recipe.policy.path} cannot be evaluated: {child.reason(code)}"
+        raise RecipeError(problem) if code == 2 else RunFailedError(problem)
+
+
+def _watched(child: Child, signals: StopSignals) -> int:
+    """The exit code of a child, once it has ended; after a signal, StopRun."""
     try:
         while (code := child.poll()) is None:
             if signals.requested:
-                child.send(signals.requested)
-                child.wait()
                 raise StopRun(signals.requested)
             time.sleep(_POLL_SECONDS)
+        return code
     finally:
         _end(child)
-    if code:
-        problem = f"{subject.recipe.policy.path} cannot be evaluated: {child.reason(code)}"
-        raise RecipeError(problem) if code == 2 else RunFailedError(problem)
 
 
 def _end(child: Child) -> None:
     """Make sure that a child has ended, as after an error of this process."""
     if child.poll() is None:
-        child.send(15)
+        child.send(signal.SIGTERM)
         child.wait()
 
 

@@ -31,7 +31,7 @@ class Matrix:
             "variants": {"no_coverage": ["rewards.coverage.weight=0"]},
             "seeds": [1],
             "output_dir": str(self.output),
-            "report": False,
+            "report": "none",
         }
         self.recipe.write_text(yaml.safe_dump({**whole, **values}, sort_keys=False))
 
@@ -61,7 +61,7 @@ def matrix(
     policy_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_signal_handlers: None
 ) -> Matrix:
     """An ablation whose trainings and evaluations are stand-ins."""
-    for name in ("TRAIN", "LAUNCH", "EVALUATE"):
+    for name in ("TRAIN", "LAUNCH", "EVALUATE", "REPORT"):
         monkeypatch.setattr(work, name, stand_in.__name__)
     monkeypatch.setattr(work, "_POLL_SECONDS", 0.01)
     monkeypatch.setenv(stand_in.ENDINGS, str(tmp_path / "endings.json"))

@@ -18,7 +18,11 @@ from rl.evaluation_results import Evaluation, summarise, write_evaluation
 ENDINGS = "STAND_IN_ENDINGS"
 
 
-def main(recipe_file: str) -> int:
+def main(recipe_file: str, *options: str) -> int:
+    if "--out" in options:
+        *runs, _, page = recipe_file, *options
+        Path(page).write_text(json.dumps(runs))
+        return 0
     recipe = yaml.safe_load(Path(recipe_file).read_text())
     output = Path(recipe["output_dir"])
     with Path(os.environ[ENDINGS]).with_name("calls.txt").open("a") as calls:
@@ -71,4 +75,4 @@ def evaluate(recipe: dict, output: Path, ending: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -145,7 +145,7 @@ def test_runs_end_if_the_command_is_killed(matrix):
     os.mkfifo(saved)
     program = (
         "import sys; from rl import ablate; from rl.ablation import work; "
-        f"work.TRAIN = work.EVALUATE = {stand_in.__name__!r}; sys.exit(ablate.main(sys.argv[1:]))"
+        f"work.TRAIN = work.EVALUATE = work.REPORT = {stand_in.__name__!r}; sys.exit(ablate.main(sys.argv[1:]))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(matrix.recipe)], cwd=ROOT) as command:
         assert saved.read_text() == "after SIGTERM"  # waits for the run
@@ -240,6 +240,18 @@ def test_a_second_command_in_the_same_directory_is_refused(matrix, capsys):
     with run_lock(matrix.output):
         assert matrix.run() == 2
     assert f"'output_dir' {matrix.output} is in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("report", "seeds"), [("one", [1]), ("all", [1, 2])])
+def test_the_page_has_the_finished_runs(matrix, report, seeds):
+    matrix.write(report=report, seeds=[1, 2])
+    matrix.endings(base__seed_1="killed")
+    assert matrix.run() == 1
+    runs = json.loads((matrix.output / "report.html").read_text())
+    finished = {"base": [2], "no_coverage": seeds}
+    assert runs == [
+        str(matrix.output / name / f"seed-{seed}") for name in finished for seed in finished[name]
+    ]
 
 
 def test_the_log_of_a_run_has_its_commands(matrix):
