@@ -145,7 +145,7 @@ def test_runs_end_if_the_command_is_killed(matrix):
     os.mkfifo(saved)
     program = (
         "import sys; from rl import ablate; from rl.ablation import work; "
-        f"work.TRAIN = work.EVALUATE = work.REPORT = {stand_in.__name__!r}; sys.exit(ablate.main(sys.argv[1:]))"
+        f"work.TRAIN = work.EVALUATE = {stand_in.__name__!r}; sys.exit(ablate.main(sys.argv[1:]))"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(matrix.recipe)], cwd=ROOT) as command:
         assert saved.read_text() == "after SIGTERM"  # waits for the run
