@@ -152,7 +152,7 @@ def measure_label(column: str) -> str:
     return f"{measure.label}{arrow}"
 
 
-def _scale(column: str) -> float:
+def measure_scale(column: str) -> float:
     return 100.0 if measure_of(column).unit == "percent" else 1.0
 
 
@@ -169,17 +169,17 @@ def measure_cell(column: str, value: float | None, sign: bool = True) -> str:
     if value is None:
         return "–"
     percent = measure_of(column).unit == "percent" and sign and "%" not in measure_of(column).label
-    return f"{value * _scale(column):.{_digits(column)}f}{' %' * percent}"
+    return f"{value * measure_scale(column):.{_digits(column)}f}{' %' * percent}"
 
 
 def _error(column: str, value: float | None) -> str:
-    return "–" if value is None else f"{value * _scale(column):.{_digits(column)}f}"
+    return "–" if value is None else f"{value * measure_scale(column):.{_digits(column)}f}"
 
 
 def change_cells(column: str, found: Difference | None) -> tuple[str, str]:
     if found is None:
         return "–", "–"
-    scale, digits = _scale(column), _digits(column)
+    scale, digits = measure_scale(column), _digits(column)
     ratio = f"{found.mean / found.standard_error:+.1f}" if found.standard_error else "–"
     return f"{found.mean * scale:+.{digits}f} ± {found.standard_error * scale:.{digits}f}", ratio
 
