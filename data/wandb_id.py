@@ -52,5 +52,7 @@ def refuse_shared_directory(output: Path, key: str = "output_dir") -> None:
 def _read(file: Path) -> str:
     text = file.read_text(errors="replace").strip()
     if _ID.fullmatch(text) is None:
-        raise RecipeError(f"{file} is damaged; write the run's W&B id into it, or delete it for a new W&B run")
+        raise RecipeError(
+            f"{file} is damaged; write the run's W&B id into it, or delete it for a new W&B run"
+        )
     return text

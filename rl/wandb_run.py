@@ -44,9 +44,10 @@ def wandb_run(recipe: Recipe, args: GRPOConfig, resumed: bool) -> Iterator[None]
                     **wandb_arguments(Path(recipe.output_dir), resumed),
                 )
             except wandb.errors.Error as error:
+                reason = str(error).splitlines()[0]
                 failure = RecipeError(
-                    f"'train.report_to' is wandb, but W&B refuses the run ({str(error).splitlines()[0]}); run "
-                    "wandb login, or set WANDB_MODE=offline and run wandb sync later"
+                    f"'train.report_to' is wandb, but W&B refuses the run ({reason}); run wandb login, or "
+                    "set WANDB_MODE=offline and run wandb sync later"
                 )
             except RecipeError as error:
                 failure = error

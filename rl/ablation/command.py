@@ -14,9 +14,9 @@ from rl.ablation.matrix import BASE, AblationRecipe, Run, expand
 from rl.ablation.plots import PLOTS_FOLDER, write_plots
 from rl.ablation.table import variant_result
 from rl.ablation.table_files import TABLE_FILE, AblationResults, print_tables, write_tables
-from rl.ablation.work import LOG_FILE, run_matrix, write_page
+from rl.ablation.work import run_matrix, write_page
+from rl.child_runs.work import LOG_FILE
 from rl.evaluation_tables import make_console
-from rl.preflight.threads import usable_cores
 
 PAGE_FILE = "report.html"
 
@@ -37,12 +37,9 @@ def run(ablation: AblationRecipe) -> None:
         raise RecipeError(f"'output_dir' {output} cannot be created ({error}); choose another") from error
     with run_lock(output):
         state.check_unchanged(runs)
-        threads = None if ablation.jobs == 1 else max(1, usable_cores() // ablation.jobs)
-        failures: dict[Run, str] = {}
+        failures: dict[str, str] = {}
         try:
-            run_matrix(
-                ablation, runs, stop_signals(), threads, failures, lambda: _write(ablation, runs, failures)
-            )
+            run_matrix(ablation, runs, stop_signals(), failures, lambda: _write(ablation, runs, failures))
         finally:
             results = _write(ablation, runs, failures)
         assert results is not None  # the policy before training is evaluated
@@ -50,7 +47,7 @@ def run(ablation: AblationRecipe) -> None:
         print(f"tables: {output / TABLE_FILE}")
         _draw(ablation, results, _finished(runs), output)
     if failures:
-        names = ", ".join(run.name for run in failures)
+        names = ", ".join(failures)
         raise RunFailedError(
             f"{len(failures)} of {sum(run.wanted for run in runs)} runs ({names}); {output / TABLE_FILE} has "
             "the reasons, and the same command tries them again"
@@ -74,7 +71,7 @@ def _draw(
 
 
 def _write(
-    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[Run, str]
+    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[str, str]
 ) -> AblationResults | None:
     """Write the tables of what is finished so far; None if nothing is."""
     results = results_of(ablation, runs, failures)
@@ -84,7 +81,7 @@ def _write(
 
 
 def results_of(
-    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[Run, str]
+    ablation: AblationRecipe, runs: Sequence[Run], failures: Mapping[str, str]
 ) -> AblationResults | None:
     """What the finished runs show; None while there is none."""
     start = next(run.before for run in runs if run.variant == BASE)
@@ -103,7 +100,7 @@ def results_of(
         for name, own in done.items()
     ]
     missing = {
-        run.name: failures.get(run, "not finished")
+        run.name: failures.get(run.name, "not finished")
         for run in runs
         if run.wanted and run not in done.get(run.variant, [])
     }

@@ -10,33 +10,30 @@ from pathlib import Path
 from typing import Literal
 
 from data.atomic import write_atomic
-from data.typed_recipe import RecipeError, build, read_recipe, to_mapping, to_yaml
+from data.typed_recipe import RecipeError, to_yaml
 from rl.ablation.matrix import Run, Subject
+from rl.child_runs.record import TrainingRecord
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
 from rl.first_evaluation import BEFORE_FILE, decisive_settings, policy_digest
-from rl.recipe import Recipe, check_recipe
-from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE, first_difference
+from rl.recipe import Recipe
+from rl.run_directory import RECIPE_FILE
 
 AFTER_FILE = "after.json"
 EVALUATION_FILE = "evaluation.json"
 # What a run started from, and how many steps of it are finished.
 MARK_FILE = "ablation.json"
-_END_OF_METRICS = 1 << 16
 
-Step = Literal["train", "evaluate"]
+Step = Literal["training", "evaluation"]
 
 
 def check_unchanged(runs: Sequence[Run]) -> None:
     """Raise RecipeError if a run's folder holds one of another recipe or from another policy."""
     digests: dict[Subject, str] = {}
     for run in runs:
-        written = run.folder / RECIPE_FILE
-        if not written.is_file():
+        record = record_of(run)
+        if not (run.folder / RECIPE_FILE).is_file():
             continue
-        before = to_mapping(check_recipe(build(Recipe, read_recipe(written))))
-        key = first_difference(before, to_mapping(run.recipe))
-        if key is None and steps_done(run) > run.recipe.train["max_steps"]:
-            key = "train.max_steps"
+        key = record.changed_key()
         if key is not None:
             raise RecipeError(
                 f"'variants.{run.variant}': {run.folder} holds a run with a different '{key}'; delete the "
@@ -44,53 +41,31 @@ def check_unchanged(runs: Sequence[Run]) -> None:
             )
         digest = digests.get(run.before) or policy_digest(run.before.recipe.policy)
         digests[run.before] = digest
-        if _mark(run).get("policy", digest) != digest:
+        if record.has_other_start(digest):
             raise RecipeError(
                 f"'variants.{run.variant}': {run.folder} was trained from other weights than "
                 f"{run.recipe.policy.path} now has; delete the folder, or choose another 'output_dir'"
             )
 
 
+def record_of(run: Run) -> TrainingRecord:
+    """What the run's folder says of its training."""
+    return TrainingRecord(run.recipe, MARK_FILE)
+
+
 def next_step(run: Run) -> Step | None:
     """What is left to do of a run, None if it is finished."""
-    if _mark(run).get("steps") != run.recipe.train["max_steps"]:
-        return "train"
-    return None if is_evaluated(run.after) else "evaluate"
+    if not record_of(run).is_finished():
+        return "training"
+    return None if is_evaluated(run.after) else "evaluation"
 
 
 def begin_training(run: Run) -> Path:
     """Write the recipe of the run, to be started, and what it starts from; return the recipe's path."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    _write_mark(run, 0)
+    record_of(run).begin()
     for name in (AFTER_FILE, BEFORE_FILE):
         (run.folder / name).unlink(missing_ok=True)  # of a run that is now continued
     return _write_recipe(run.recipe, run.folder)
-
-
-def end_training(run: Run) -> str | None:
-    """Note that a run's command has ended well; why it is not finished all the same, None if it is."""
-    wanted = run.recipe.train["max_steps"]
-    if steps_done(run) < wanted or not (run.folder / POLICY_FOLDER).is_dir():
-        return f"it ended after {steps_done(run)} of {wanted} steps (train_guard.stop_after_minutes)"
-    _write_mark(run, wanted)
-    return None
-
-
-def steps_done(run: Run) -> int:
-    """The last training step in metrics.jsonl, 0 if there is none."""
-    path = run.folder / METRICS_FILE
-    if not path.is_file():
-        return 0
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - _END_OF_METRICS))
-        lines = stream.read().splitlines(keepends=True)
-    for line in reversed(lines):
-        if line.endswith(b"\n"):
-            try:
-                return int(json.loads(line)["step"])
-            except (ValueError, KeyError):
-                continue
-    return 0
 
 
 def begin_evaluation(subject: Subject) -> Path:
@@ -130,16 +105,6 @@ def write_before_and_after(run: Run) -> None:
     for name, subject in ((BEFORE_FILE, run.before), (AFTER_FILE, run.after)):
         found = replace(evaluation_of(subject), policy=name.removesuffix(".json"))
         write_evaluation(found, run.folder / name)
-
-
-def _mark(run: Run) -> dict[str, object]:
-    path = run.folder / MARK_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_mark(run: Run, steps: int) -> None:
-    mark = {"policy": policy_digest(run.before.recipe.policy), "steps": steps}
-    write_atomic(run.folder / MARK_FILE, json.dumps(mark).encode())
 
 
 def _write_recipe(recipe: Recipe, folder: Path) -> Path:

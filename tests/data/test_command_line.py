@@ -99,7 +99,10 @@ def test_other_errors_keep_their_traceback(recipe):
         (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; pass the path of a YAML file\n"),
         (["RECIPE", "lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
         (["RECIPE", "--lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
-        (["RECIPE", "--print-recipe=1"], "error: unknown key 'print-recipe'; the nearest valid key is 'name'\n"),
+        (
+            ["RECIPE", "--print-recipe=1"],
+            "error: unknown key 'print-recipe'; the nearest valid key is 'name'\n",
+        ),
         (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be an integer, not 'many'\n"),
         (
             ["RECIPE", "steps"],

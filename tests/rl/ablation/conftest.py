@@ -63,7 +63,7 @@ def matrix(
     """An ablation whose trainings and evaluations are stand-ins."""
     for name in ("TRAIN", "LAUNCH", "EVALUATE", "REPORT"):
         monkeypatch.setattr(work, name, stand_in.__name__)
-    monkeypatch.setattr(work, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr("rl.child_runs.work.POLL_SECONDS", 0.01)
     monkeypatch.setenv(stand_in.ENDINGS, str(tmp_path / "endings.json"))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     return Matrix(tmp_path, policy_path)

@@ -74,10 +74,10 @@ def test_a_new_seed_and_variant_join_a_finished_matrix(matrix):
 @pytest.mark.parametrize(
     ("ending", "reason"),
     [
-        ("killed", "train: it was ended by SIGKILL; the machine may have run out of memory"),
-        ("refused", "train: 'data.meshes': no file matches"),
-        ("bug", "train: AssertionError: a bug"),
-        ("early", "train: it ended after 1 of 2 steps (train_guard.stop_after_minutes)"),
+        ("killed", "training: it was ended by SIGKILL; the machine may have run out of memory"),
+        ("refused", "training: 'data.meshes': no file matches"),
+        ("bug", "training: AssertionError: a bug"),
+        ("early", "training: it ended after 1 of 2 steps (train_guard.stop_after_minutes)"),
     ],
 )
 def test_a_failed_run_does_not_end_the_others_and_is_tried_again(matrix, capsys, ending, reason):
@@ -98,7 +98,7 @@ def test_a_failed_run_does_not_end_the_others_and_is_tried_again(matrix, capsys,
 def test_a_failed_evaluation_is_repeated_without_training(matrix):
     matrix.endings(base__seed_1__evaluation="refused")
     assert matrix.run() == 1
-    assert "* base seed 1: evaluate: 'policy.path': no such directory" in page(matrix)
+    assert "* base seed 1: evaluation: 'policy.path': no such directory" in page(matrix)
     matrix.calls()
     matrix.endings()
     assert matrix.run() == 0
@@ -159,7 +159,7 @@ def test_runs_end_if_the_command_is_killed(matrix):
 
 def test_two_at_once_share_the_cores(matrix, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("rl.ablation.command.usable_cores", lambda: 8)
+    monkeypatch.setattr("rl.child_runs.work.usable_cores", lambda: 8)
     matrix.write(jobs=2)
     seen = []
     started = subprocess.Popen
@@ -168,7 +168,7 @@ def test_two_at_once_share_the_cores(matrix, monkeypatch):
         seen.append(options["env"].get("OMP_NUM_THREADS"))
         return started(command, **options)
 
-    monkeypatch.setattr("rl.ablation.child.subprocess.Popen", popen)
+    monkeypatch.setattr("rl.child_runs.child.subprocess.Popen", popen)
     assert matrix.run() == 0
     assert set(seen) == {"4"}
     calls = matrix.calls()
@@ -229,7 +229,7 @@ def test_more_steps_continue_the_runs(matrix):
     matrix.endings(base__seed_1="killed")
     assert matrix.run() == 1
     assert matrix.calls() == [BASE, NO_COVERAGE]  # the stand-in's policy is the same, and evaluated
-    assert "* base seed 1: train" in page(matrix)
+    assert "* base seed 1: training" in page(matrix)
     assert not (matrix.output / BASE / "after.json").exists()
 
 

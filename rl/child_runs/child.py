@@ -1,4 +1,4 @@
-"""A command of a matrix as a child process: its log, its signals, and why it failed."""
+"""A command of this project as a child process: its log, its signals, and why it failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.stop_signals import on_parents_death
@@ -19,18 +19,15 @@ _END_OF_LOG = 1 << 16
 
 
 class Child:
-    """`python -m MODULE …`, writing to `log` and reading nothing.
+    """`python -m MODULE …`, writing to `log` and reading nothing; `environment` is added to this process's.
 
     It has a process group of its own: a terminal's Ctrl-C reaches it once, through `send`. Should this
     process be killed, Linux sends it SIGTERM, so that it saves its step and does not train on unwatched.
     """
 
-    def __init__(self, arguments: Sequence[str], log: Path, threads: int | None) -> None:
+    def __init__(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = dict(os.environ)
-        if threads is not None:
-            environment.setdefault("OMP_NUM_THREADS", str(threads))
         with log.open("ab") as stream:
             stream.write(f"$ python -m {' '.join(arguments)}\n".encode())
             stream.flush()
@@ -41,7 +38,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **environment},
                 process_group=0,
                 preexec_fn=_end_with_parent,
             )
