@@ -151,7 +151,7 @@ class _Matrix:
         if problem is not None:
             if not stopped:
                 self.failures[run] = f"{going.step}: {problem}"
-                _tell(f"{going.place} {run.name}: FAILED, {going.step}: {problem}")
+                _tell(f"{going.place} {run.name}: failed, {going.step}: {problem}")
             return
         if state.next_step(run) is not None:
             self.waiting.appendleft(run)
