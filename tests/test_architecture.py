@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "rl.preflight": {"rl", "rl.recipe", "rl.engine"},
     "rl.render": set(),
     "rl.report": {"rl", "rl.recipe"},
+    "rl.ablation": {"rl", "rl.recipe", "rl.preflight"},
     "data.creatures": {"data"},
     "data.gltf": {"data"},
     "data.augment": {"data"},

@@ -81,7 +81,7 @@ def is_evaluated(subject: Subject) -> bool:
     mark = subject.folder / MARK_FILE
     if not (mark.is_file() and (subject.folder / EVALUATION_FILE).is_file()):
         return False
-    return bool(json.loads(mark.read_text())["evaluated"] == _evaluated(subject))
+    return bool(json.loads(mark.read_text()).get("evaluated") == _evaluated(subject))
 
 
 def _evaluated(subject: Subject) -> str:
