@@ -57,7 +57,7 @@ def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], consol
             for column in columns:
                 cells = [measure_label(column), measure_cell(column, first.mean.get(column))]
                 if not others:
-                    cells.append(_error(column, first.standard_error.get(column)))
+                    cells.append(error_cell(column, first.standard_error.get(column)))
                 for (_, other), found in zip(part, differences, strict=True):
                     change = change_cells(column, found.get(column))
                     cells += [measure_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
@@ -96,7 +96,7 @@ def short_line(evaluation: Evaluation, first: str) -> str:
     """An evaluation in one line: the measure `first` with its standard error, then the main ones."""
     shown = [f"{first} {measure_cell(first, evaluation.mean.get(first))}"]
     if first in evaluation.mean:
-        shown[0] += f" ± {_error(first, evaluation.standard_error.get(first))}"
+        shown[0] += f" ± {error_cell(first, evaluation.standard_error.get(first))}"
     for column in _OF_A_MESH:
         if column in evaluation.mean and column != first:
             shown.append(
@@ -172,7 +172,7 @@ def measure_cell(column: str, value: float | None, sign: bool = True) -> str:
     return f"{value * measure_scale(column):.{_digits(column)}f}{' %' * percent}"
 
 
-def _error(column: str, value: float | None) -> str:
+def error_cell(column: str, value: float | None) -> str:
     return "–" if value is None else f"{value * measure_scale(column):.{_digits(column)}f}"
 
 

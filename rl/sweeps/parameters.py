@@ -52,7 +52,7 @@ class Parameter:
         return ".".join(self.path)
 
     @property
-    def choices(self) -> list[Any] | None:
+    def choices(self) -> Sequence[Any] | None:
         """All values that can be drawn, None if there are too many to list."""
         if self.distribution == "constant":
             return [self.settings["value"]]
@@ -62,7 +62,7 @@ class Parameter:
             pairs = zip(self.settings["values"], self.settings["probabilities"], strict=True)
             return [value for value, probability in pairs if probability]
         if self.distribution == "int_uniform":
-            return list(range(self.settings["min"], self.settings["max"] + 1))
+            return range(self.settings["min"], self.settings["max"] + 1)
         return None
 
 
@@ -122,7 +122,7 @@ def draw(parameter: Parameter, generator: np.random.Generator) -> Any:
     return _stepped(value, own["q"]) if kind.startswith("q_") else float(value)
 
 
-def grid_values(parameter: Parameter) -> list[Any]:
+def grid_values(parameter: Parameter) -> Sequence[Any]:
     """The values of a parameter in a grid, as W&B's: those of q_uniform end before `max`.
 
     Raises RecipeError for a distribution that has no values to list.
@@ -135,8 +135,8 @@ def grid_values(parameter: Parameter) -> list[Any]:
         return values if whole else [_rounded(value) for value in values]
     if choices is None or parameter.distribution == "categorical_w_probabilities":
         raise RecipeError(
-            f"'parameters.{parameter.key}' is {parameter.distribution}, which has no grid; list its 'values', "
-            "or set method: random"
+            f"'parameters.{parameter.key}' is {parameter.distribution}, which has no grid; list its "
+            "'values', or set method: random"
         )
     return choices
 
@@ -170,7 +170,9 @@ def _parameter(path: tuple[str, ...], place: str, own: Mapping[str, Any]) -> Par
     for key in required:
         if key not in own:
             raise RecipeError(f"'{place}' is {kind} and needs '{key}'; add it")
-    settings = {key: own.get(key, default) for key, default in {**dict.fromkeys(required), **optional}.items()}
+    settings = {
+        key: own.get(key, default) for key, default in {**dict.fromkeys(required), **optional}.items()
+    }
     _check(place, kind, settings)
     return Parameter(path, kind, settings)
 
@@ -188,8 +190,8 @@ def _inferred(place: str, own: Mapping[str, Any]) -> str:
         return "int_uniform"
     if any(whole):
         raise RecipeError(
-            f"'{place}' has an integer and a number with a point as 'min' and 'max'; write both alike, or name "
-            "the distribution"
+            f"'{place}' has an integer and a number with a point as 'min' and 'max'; write both alike, or "
+            "name the distribution"
         )
     return "uniform"
 
@@ -220,7 +222,9 @@ def _check_probabilities(place: str, given: Any, count: int) -> None:
         isinstance(item, (int, float)) and not isinstance(item, bool) and item >= 0 for item in given
     )
     if not numbers or len(given) != count or not math.isclose(sum(given), 1, abs_tol=1e-8):
-        raise RecipeError(f"'{place}.probabilities' must be {count} numbers with the sum 1, not {shown(given)}")
+        raise RecipeError(
+            f"'{place}.probabilities' must be {count} numbers with the sum 1, not {shown(given)}"
+        )
 
 
 def _stepped(value: float, step: float) -> float:

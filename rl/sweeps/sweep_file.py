@@ -62,8 +62,8 @@ class SweepRecipe:
     """A sweep file of W&B (docs/sweeps.md); `jobs`, `seed` and `overrides` come from the command line."""
 
     method: Literal["grid", "random", "bayes"]
-    """`grid`: all combinations, in the file's order, the last parameter changing fastest. `random`: drawn with
-    `seed`, never the same trial twice. `bayes`: proposed by W&B's package `sweeps`. Source: W&B."""
+    """`grid`: all combinations, in the file's order, the last parameter changing fastest. `random`: drawn
+    with `seed`, never the same trial twice. `bayes`: proposed by W&B's package `sweeps`. Source: W&B."""
 
     parameters: dict[str, Any]
     """Keys of the recipe, each with `value`, `values`, `min` and `max`, or a `distribution`. Source: W&B."""
@@ -125,7 +125,10 @@ class SweepRecipe:
             for parameter in found:
                 grid_values(parameter)
         for parameter in found:
-            check_comparable(parameter.key, self.metric.measure)
+            if parameter.key in ("output_dir", "resume"):
+                raise RecipeError(
+                    f"'parameters.{parameter.key}': every trial has its own directory and resumes; remove it"
+                )
             for override in self.overrides:
                 if override.partition("=")[0].strip() == parameter.key:
                     raise RecipeError(f"override '{override}': '{parameter.key}' is a parameter of the sweep")
@@ -133,31 +136,6 @@ class SweepRecipe:
     def read_parameters(self) -> list[Parameter]:
         """`parameters`, nested ones flattened."""
         return read_parameters(self.parameters)
-
-
-def check_comparable(key: str, measure: str) -> None:
-    """Raise RecipeError if trials that differ in `key` do not compare by `measure`."""
-    about = f"'parameters.{key}'"
-    if key in ("output_dir", "resume"):
-        raise RecipeError(f"{about}: every trial has a directory of its own and resumes; remove it")
-    if key.startswith(("eval.", "data.eval_")) or key in ("data.seed", "data.skeleton"):
-        raise RecipeError(f"{about} changes the evaluation, and all trials must be evaluated alike; remove it")
-    rewarded = measure.removesuffix("_valid")
-    if key.startswith("rewards.") and key.endswith(".weight"):
-        if rewarded == "total":
-            raise RecipeError(
-                f"'metric.name': the total is weighted by '{key}', which the sweep changes, so totals of trials "
-                "do not compare; use a measure against ground truth, such as eval/unirig_j2j, or one reward"
-            )
-    elif key.startswith(("rewards.", "deformation.")) and _is_reward(rewarded):
-        raise RecipeError(
-            f"'metric.name': {measure} is computed with '{key}', which the sweep changes, so its values do not "
-            "compare; use a measure against ground truth, such as eval/unirig_j2j"
-        )
-
-
-def _is_reward(measure: str) -> bool:
-    return not measure.startswith(("unirig_", "exact_", "rignet_", "skin_", "motion_")) and measure != "valid"
 
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> SweepRecipe:
@@ -192,7 +170,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]}); fix it") from error
+        raise RecipeError(
+            f"{path}: not a readable YAML file ({str(error).splitlines()[0]}); fix it"
+        ) from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: a sweep must be a mapping with 'method' and 'parameters', not {shown(values)}")
+        raise RecipeError(
+            f"{path}: a sweep must be a mapping with 'method' and 'parameters', not {shown(values)}"
+        )
     return {str(key): value for key, value in values.items()}
