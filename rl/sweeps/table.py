@@ -72,10 +72,10 @@ def result_cell(sweep: SweepRecipe, result: Result) -> str:
 
 
 def _about(sweep: SweepRecipe, best_first: Ranked) -> str:
-    count = f"{len(best_first)} trial{'s' * (len(best_first) != 1)}"
+    count, metric = len(best_first), sweep.metric.name
     return (
-        f"{count} ({sweep.method}), by `{sweep.metric.name}` on held-out meshes after the last step; ± standard "
-        "error over meshes."
+        f"{count} trial{'s' * (count != 1)} ({sweep.method}), by `{metric}` on held-out meshes after the "
+        "last step; ± standard error over meshes."
     )
 
 
