@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -35,7 +36,8 @@ def sample_points(sweep: SweepRecipe, count: int) -> list[Point]:
 
 def check_bayes() -> None:
     """Raise RecipeError if W&B's package for Bayesian search is not installed."""
-    if find_spec("sweeps") is None:
+    found = find_spec("sweeps")
+    if found is None or found.origin is None:  # a mere folder of that name
         raise RecipeError(
             "'method' is bayes, which needs W&B's package sweeps; pip install 'tokenrig-rl[sweeps]', or set "
             "method=random"
@@ -50,28 +52,37 @@ def propose(
     finished: the metric of each trial that has ended, by id, None for a failed one. known: the points of all
     trials, by id; those that have not ended count as running.
     """
-    import sweeps
+    parameters = sweep.read_parameters()
+    with warnings.catch_warnings():  # of the package about its own fits and dependencies
+        warnings.simplefilter("ignore")
+        import sweeps
 
-    runs = [
-        sweeps.SweepRun(
-            name=name,
-            config={key: {"value": value} for key, value in nested(point).items()},
-            state=_state(name, finished),
-            summary_metrics={sweep.metric.name: finished[name]} if finished.get(name) is not None else {},
-        )
-        for name, point in known.items()
-    ]
-    metric = {"name": sweep.metric.name, "goal": sweep.metric.goal, "impute": sweep.metric.impute}
-    config = {"method": "bayes", "metric": metric, "parameters": sweep.parameters}
-    for attempt in range(_PROPOSALS):
-        seed = np.random.SeedSequence([sweep.seed, len(known), attempt]).generate_state(1)[0]
-        np.random.seed(seed)  # noqa: NPY002 (what the package draws from)
-        random.seed(int(seed))
-        proposed = sweeps.next_run(config, runs)
-        values = {key: item["value"] for key, item in proposed.config.items()}
-        point = {parameter.path: _at(values, parameter.path) for parameter in sweep.read_parameters()}
-        if trial_id(point) not in known:
-            return point
+        runs = [
+            sweeps.SweepRun(
+                name=name,
+                config={one.key: {"value": point[one.path]} for one in parameters},
+                state=_state(name, finished),
+                summary_metrics={sweep.metric.name: finished[name]} if finished.get(name) is not None else {},
+            )
+            for name, point in known.items()
+        ]
+        config = {
+            "method": "bayes",
+            "metric": {
+                "name": sweep.metric.name,
+                "goal": sweep.metric.goal,
+                "impute": sweep.metric.impute,
+            },
+            "parameters": {one.key: {**one.settings, "distribution": one.distribution} for one in parameters},
+        }
+        for attempt in range(_PROPOSALS):
+            seed = int(np.random.SeedSequence([sweep.seed, len(known), attempt]).generate_state(1)[0])
+            np.random.seed(seed)  # noqa: NPY002 (what the package draws from)
+            random.seed(seed)
+            proposed = sweeps.next_run(config, runs).config
+            point = {one.path: _plain(proposed[one.key]["value"]) for one in parameters}
+            if trial_id(point) not in known:
+                return point
     return None
 
 
@@ -81,10 +92,8 @@ def _state(name: str, finished: Mapping[str, float | None]) -> str:
     return "failed" if finished[name] is None else "finished"
 
 
-def _at(values: Any, path: Sequence[str]) -> Any:
-    for part in path:
-        values = values[part]
-    return values.item() if isinstance(values, np.generic) else values
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
 
 
 def _grid(parameters: Sequence[Parameter]) -> Iterator[Point]:

@@ -105,7 +105,8 @@ class SweepRecipe:
     """Seed of `random` and `bayes`; at least 0. Source: this project."""
 
     overrides: list[str] = field(default_factory=list)
-    """Overrides of the recipe for every trial. Source: this project."""
+    """Overrides of the recipe for every trial. Trials report nowhere unless one of these sets
+    `train.report_to`. Source: this project."""
 
     def __post_init__(self) -> None:
         for name in ("run_cap", "jobs"):

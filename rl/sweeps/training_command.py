@@ -17,6 +17,8 @@ _INTERPRETERS = ("${interpreter}", "python", "python3")
 def expand(sweep: SweepRecipe, values: Mapping[str, Any]) -> list[str]:
     """The arguments of `python -m` for a trial with these values, as W&B's agent expands the command.
 
+    Then come the overrides for all trials, and before them `train.report_to=none`: no account is needed.
+
     Raises RecipeError for a command that rl.sweep cannot run.
     """
     flags = [f"{name}={value}" for name, value in values.items()]
@@ -49,7 +51,7 @@ def expand(sweep: SweepRecipe, values: Mapping[str, Any]) -> list[str]:
         raise RecipeError(
             "'command' runs another program than rl/train_grpo.py or -m rl.launch; use one of them"
         )
-    return [module, *words, *sweep.overrides]
+    return [module, *words, "train.report_to=none", *sweep.overrides]
 
 
 def _variables(token: str) -> str:

@@ -101,7 +101,7 @@ def test_other_errors_keep_their_traceback(recipe):
         (["RECIPE", "--lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
         (
             ["RECIPE", "--print-recipe=1"],
-            "error: unknown key 'print-recipe'; the nearest valid key is 'name'\n",
+            "error: unknown key 'print-recipe'; the nearest valid key is 'loop.steps'\n",
         ),
         (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be an integer, not 'many'\n"),
         (
