@@ -10,7 +10,6 @@ from typing import Any, Literal
 import yaml
 
 from data.typed_recipe import RecipeError, build, shown
-from rl.evaluation_results import measure_of
 from rl.sweeps.parameters import Parameter, grid_values, read_parameters
 
 # Where a trial's held-out results are: `eval/<measure>` in metrics.jsonl, `after/<measure>` in after.json.
@@ -51,10 +50,6 @@ class MetricRecipe:
                 f"'metric.name' {self.name} is not measured on held-out meshes; use {DURING}<measure> or "
                 f"{AFTER}<measure>, such as {DURING}unirig_j2j"
             )
-        lower = measure_of(self.measure).lower
-        if lower is not None and lower != (self.goal == "minimize"):
-            right = "minimize" if lower else "maximize"
-            raise RecipeError(f"'metric.goal' is {self.goal}, but {right} fits {self.measure}; set it")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.typed_recipe import RecipeError, to_mapping
 from rl.child_runs.record import TrainingRecord
-from rl.evaluation_results import read_evaluation
+from rl.evaluation_results import measure_of, read_evaluation
 from rl.recipe import Recipe
 from rl.recipe import load_recipe as load_grpo_recipe
 from rl.recipe.best_by import check_measure
@@ -166,9 +166,12 @@ def _evaluated(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_metric(sweep: SweepRecipe, recipe: Recipe) -> None:
-    """Raise RecipeError if trials will not have the metric."""
+    """Raise RecipeError if trials will not have the metric, or its goal is the wrong way round."""
     metric = sweep.metric
     check_measure(metric.measure, recipe, "metric.name")
+    right = "minimize" if measure_of(metric.measure).lower else "maximize"
+    if metric.goal != right:
+        raise RecipeError(f"'metric.goal' is {metric.goal}, but {right} fits {metric.measure}; set it")
     if metric.name.startswith(DURING) and not recipe.eval.every:
         raise RecipeError(
             f"'metric.name' is {metric.name}, but trials do not evaluate while they train; put eval.every=10 "
