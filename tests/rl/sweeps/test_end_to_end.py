@@ -95,9 +95,12 @@ def test_a_trial_that_an_agent_starts(policy_path, tmp_path, monkeypatch):
 
 
 def test_help_takes_no_time_for_libraries():
-    script = "import sys; from rl import sweep\ntry: sweep.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    script = (
+        "import sys; from rl import sweep\n"
+        "try: sweep.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
     )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "run_cap" in done.stdout
     assert done.stdout.endswith("False\n")

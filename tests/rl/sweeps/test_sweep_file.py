@@ -64,11 +64,6 @@ def test_what_is_printed_is_the_file(tmp_path, capsys):
             {"metric": {"name": "train/reward"}},
             "'metric.name' train/reward is not measured on held-out meshes",
         ),
-        ({"metric": {"name": "eval/total"}}, "'metric.goal' is minimize, but maximize fits total; set it"),
-        (
-            {"metric": {"name": "after/unirig_j2j_valid", "goal": "maximize"}},
-            "'metric.goal' is maximize, but minimize fits unirig_j2j_valid; set it",
-        ),
         (
             {"method": "grid", "parameters": {"a": {"min": 0.0, "max": 1.0}}},
             "'parameters.a' is uniform, which",

@@ -139,8 +139,8 @@ def test_a_failed_trial_does_not_end_the_others_and_is_tried_again(sweeping, cap
     assert sweeping.betas() == list(BETAS)
     name = sweeping.trial(0.25).id
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"failed: 1 of 3 trials ({name}); {sweeping.output / 'table.md'} has the reasons, and the same command "
-        "tries them again"
+        f"failed: 1 of 3 trials ({name}); {sweeping.output / 'table.md'} has the reasons, and the same "
+        "command tries them again"
     )
     end = f"## Trials without a result\n\n* {name} (train.beta=0.25): training train.beta=0.25: {reason}\n"
     assert sweeping.page.endswith(end)
@@ -275,6 +275,20 @@ def test_trials_must_have_the_metric(sweeping, capsys, metric, overrides, messag
 
 
 @pytest.mark.parametrize(
+    ("metric", "goal", "right"),
+    [
+        ("eval/total", "minimize", "maximize"),
+        ("eval/skin_iou_valid", "minimize", "maximize"),
+        ("after/unirig_j2j_valid", "maximize", "minimize"),
+    ],
+)
+def test_the_goal_must_fit_the_measure(sweeping, capsys, metric, goal, right):
+    sweeping.write(metric={"name": metric, "goal": goal})
+    measure = metric.partition("/")[2]
+    assert refused(sweeping, capsys) == f"'metric.goal' is {goal}, but {right} fits {measure}; set it"
+
+
+@pytest.mark.parametrize(
     ("key", "metric", "message"),
     [
         ("rewards.coverage.weight", "eval/total", "the total is weighted by 'rewards.coverage.weight'"),
@@ -291,9 +305,7 @@ def test_trials_must_have_the_metric(sweeping, capsys, metric, overrides, messag
     ],
 )
 def test_trials_must_compare(sweeping, capsys, key, metric, message):
-    sweeping.write(
-        parameters={key: {"values": [2, 4]}}, metric={"name": metric, "goal": "maximize"}, run_cap=2
-    )
+    sweeping.write(parameters={key: {"values": [2, 4]}}, metric={"name": metric, "goal": "maximize"})
     recipe = load_recipe(str(sweeping.file))
     if message is not None:
         assert message in refused(sweeping, capsys)
