@@ -25,6 +25,7 @@ from rl.recipe import Recipe
 from rl.recipe.train import FIXED, SET_ELSEWHERE, changed_defaults, yaml_value
 from rl.recipe.train_options import UNUSED
 from rl.recipe.train_variants import VARIANTS, Variant
+from rl.sweeps.sweep_file import SweepRecipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -96,6 +97,7 @@ def recipe_page() -> str:
             *_tables(PairRecipe, "", "The pair in one command", level=2),
             *_tables(SkinReportRecipe, "", "Skin report", level=2),
             *_tables(AblationRecipe, "", "Ablations", level=2),
+            *_tables(SweepRecipe, "", "Sweeps", level=2),
         ]
     )
     return f"{_INTRO}\n{_contents(body)}\n{body.rstrip()}\n"
