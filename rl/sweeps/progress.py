@@ -79,6 +79,7 @@ class Sweep:
         self.failures: dict[str, str] = {}
         self.trials: dict[str, Trial] = {}
         self._digests: dict[tuple[str, str | None], str] = {}
+        self._spent = False  # the Bayesian search has nothing new to propose
         if recipe.method == "bayes":
             check_bayes()
             samples = [make_trial(recipe, point) for point in sample_points(recipe, 4)]
@@ -100,12 +101,11 @@ class Sweep:
 
     def check_unchanged(self) -> None:
         """Raise RecipeError if a trial's directory holds another run; read a Bayesian sweep's proposals."""
-        path = self.folder / PROPOSALS_FILE
-        if self.recipe.method == "bayes" and path.is_file():
-            for values in json.loads(path.read_text())[: self.recipe.run_cap]:
-                self._add({tuple(name): value for name, value in values})
-            self._waiting = iter(list(self.trials.values()))
+        if self.recipe.method == "bayes":
+            self._read_proposals()
         for trial in self.trials.values():
+            if not trial.folder.is_dir():
+                continue
             key = trial.record.changed_key(_TRIAL_MAY_CHANGE)
             if key is not None:
                 raise RecipeError(
@@ -114,9 +114,9 @@ class Sweep:
                 )
             policy = trial.recipe.policy
             start = (policy.path, policy.skin_vae)
-            digest = self._digests.setdefault(start, "") or policy_digest(policy)
-            self._digests[start] = digest
-            if trial.record.has_other_start(digest):
+            if start not in self._digests:
+                self._digests[start] = policy_digest(policy)
+            if trial.record.has_other_start(self._digests[start]):
                 raise RecipeError(
                     f"{trial.folder} was trained from other weights than {policy.path} now has; delete the "
                     "folder, or choose another 'output_dir' in 'command'"
@@ -133,10 +133,11 @@ class Sweep:
 
     def next_work(self) -> Work | None:
         """The trial to begin next; None if there is none, or one has reached the target."""
-        if any(self.recipe.metric.reaches_target(found.value) for found in self.results().values()):
+        metric = self.recipe.metric
+        if metric.target is not None and any(map(metric.reaches_target, self._values())):
             return None
         trial = next(self._waiting, None)
-        if trial is None and self.recipe.method == "bayes" and len(self.trials) < self.count:
+        if trial is None and self.recipe.method == "bayes":
             trial = self._proposed()
         return None if trial is None else TrialWork(trial, self.recipe)
 
@@ -151,17 +152,38 @@ class Sweep:
         write_tables(self.recipe, ranked(results, self.recipe), missing, self.folder)
 
     def _proposed(self) -> Trial | None:
-        """The trial that the Bayesian search proposes, noted in the directory; None if it is not new."""
+        """The trial that the Bayesian search proposes, noted in the directory; None if there is none."""
+        if self._spent or len(self.trials) >= self.count:
+            return None
         finished: dict[str, float | None] = {trial.id: found.value for trial, found in self.results().items()}
         finished |= dict.fromkeys(self.failures)
         known = {trial.id: trial.point for trial in self.trials.values()}
         point = propose(self.recipe, finished, known)
         if point is None:
+            self._spent = True
             return None
         trial = self._add(point)
         points = [list(each.point.items()) for each in self.trials.values()]
-        write_atomic(self.folder / PROPOSALS_FILE, json.dumps(points).encode())
+        noted = {"parameters": self.recipe.parameters, "points": points}
+        write_atomic(self.folder / PROPOSALS_FILE, json.dumps(noted).encode())
         return trial
+
+    def _read_proposals(self) -> None:
+        path = self.folder / PROPOSALS_FILE
+        if not path.is_file():
+            return
+        noted = json.loads(path.read_text())
+        if noted["parameters"] != self.recipe.parameters:
+            raise RecipeError(
+                f"{path} is of a sweep with other 'parameters'; delete it, or choose another 'output_dir' in "
+                "'command'"
+            )
+        for point in noted["points"][: self.recipe.run_cap]:
+            self._add({tuple(name): value for name, value in point})
+        self._waiting = iter(list(self.trials.values()))
+
+    def _values(self) -> list[float]:
+        return [found.value for found in self.results().values()]
 
     def _add(self, point: Point) -> Trial:
         trial = make_trial(self.recipe, point)

@@ -39,9 +39,8 @@ class MetricRecipe:
         return self.name.partition("/")[2]
 
     def reaches_target(self, value: float) -> bool:
-        """Whether a trial with this value ends the sweep."""
-        if self.target is None:
-            return False
+        """Whether a trial with this value ends the sweep; there is a target."""
+        assert self.target is not None
         return value >= self.target if self.goal == "maximize" else value <= self.target
 
     def __post_init__(self) -> None:

@@ -216,7 +216,7 @@ def test_other_weights_to_start_from_are_refused(sweeping, policy_path, tmp_path
     assert f"was trained from other weights than {mine} now has" in capsys.readouterr().err
 
 
-def test_a_bayesian_sweep_resumes_with_what_it_proposed(sweeping):
+def test_a_bayesian_sweep_resumes_with_what_it_proposed(sweeping, capsys):
     pytest.importorskip("sweeps")
     bayes = {"method": "bayes", "parameters": {"train.beta": {"min": 0.0, "max": 1.0}}}
     sweeping.write(**bayes, run_cap=3)
@@ -227,7 +227,12 @@ def test_a_bayesian_sweep_resumes_with_what_it_proposed(sweeping):
     assert sweeping.run() == 0
     (fourth,) = sweeping.betas()
     assert fourth not in first
+    sweeping.write(method="bayes", parameters={"train.beta": {"min": 0.0, "max": 2.0}}, run_cap=4)
+    assert sweeping.run() == 2
+    proposals = sweeping.output / "proposals.json"
+    assert f"error: {proposals} is of a sweep with other 'parameters'" in capsys.readouterr().err
     # In one go it proposes the same.
+    sweeping.write(**bayes, run_cap=4)
     for path in sorted(sweeping.output.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     assert sweeping.run() == 0
