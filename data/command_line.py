@@ -40,6 +40,7 @@ def run_command(
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
 
     Overrides may have hyphens, `--key.sub=value`, as `wandb agent` writes a sweep's parameters.
+
     0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
     SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
     with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
