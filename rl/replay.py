@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data.command_line import USER_ERRORS
+from data.command_line import USER_ERRORS, RunFailedError
 from data.launcher import show_error
 
 # Largest difference of a reward that counts as none. On one machine the difference is 0; another CPU, a GPU
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from rl.replaying import replay
 
         return replay(options.row, options.recipe, options.overrides, options.meshes, options.tolerance)
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, RunFailedError) as error:  # the latter of a reward of the user's own
         show_error(f"error: {error}")
         return 2
 

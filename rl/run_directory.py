@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
-from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
+from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
 from data.wandb_id import WANDB_ID_FILE
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
@@ -31,6 +31,7 @@ from rl.recipe import Recipe
 RECIPE_FILE = "recipe.yaml"
 POLICY_FOLDER = "policy"
 METRICS_FILE = "metrics.jsonl"
+BEFORE_FILE, AFTER_FILE = "before.json", "after.json"
 BEST_FOLDER = "policy_best"
 ROLLOUTS_FOLDER = "rollouts"
 
@@ -182,7 +183,7 @@ def first_difference(
 
     Keys and sections in `may_change` are passed over: by default, those that do not affect training.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     for key in dict.fromkeys([*new, *old]):
         if any(key == name or key.startswith(f"{name}.") for name in may_change):
             continue
@@ -209,10 +210,3 @@ def _set_aside(output: Path) -> None:
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -14,11 +14,10 @@ from data.typed_recipe import RecipeError, to_yaml
 from rl.ablation.matrix import Run, Subject
 from rl.child_runs.record import TrainingRecord
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
-from rl.first_evaluation import BEFORE_FILE, decisive_settings, policy_digest
+from rl.first_evaluation import decisive_settings, policy_digest
 from rl.recipe import Recipe
-from rl.run_directory import RECIPE_FILE
+from rl.run_directory import AFTER_FILE, BEFORE_FILE, RECIPE_FILE
 
-AFTER_FILE = "after.json"
 EVALUATION_FILE = "evaluation.json"
 # What a run started from, and how many steps of it are finished.
 MARK_FILE = "ablation.json"

@@ -18,7 +18,7 @@ from rl.evaluation_results import measure_of, read_evaluation
 from rl.recipe import Recipe
 from rl.recipe import load_recipe as load_grpo_recipe
 from rl.recipe.best_by import check_measure
-from rl.run_directory import METRICS_FILE, first_difference
+from rl.run_directory import AFTER_FILE, METRICS_FILE, first_difference
 from rl.sweeps.parameters import nested
 from rl.sweeps.sweep_file import AFTER, DURING, SweepRecipe
 from rl.sweeps.training_command import expand, recipe_of
@@ -136,7 +136,7 @@ def result_of(trial: Trial, sweep: SweepRecipe) -> Result | None:
     """The trial's metric, of the policy after its last step; None if it has no value."""
     measure = sweep.metric.measure
     if sweep.metric.name.startswith(AFTER):
-        path = trial.folder / "after.json"
+        path = trial.folder / AFTER_FILE
         evaluation = read_evaluation(path) if path.is_file() else None
         mean, error = ({}, {}) if evaluation is None else (evaluation.mean, evaluation.standard_error)
         found = [(mean.get(measure), error.get(measure))]
