@@ -126,10 +126,10 @@ def describe(evaluation: Evaluation) -> str:
 def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Titles and columns: rewards, metrics over valid rigs, and metrics with failed rigs if there are any."""
     columns = evaluations[0].mean
-    rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
+    rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not is_metric(c)]
     # No published table has `exact` distances: they are in the files only.
     metrics = [
-        c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY) and not c.startswith("exact_")
+        c for c in columns if is_metric(c) and not c.endswith(VALID_ONLY) and not c.startswith("exact_")
     ]
     truths = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
     sections = [("", rewards)]
@@ -142,7 +142,8 @@ def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[
     return sections
 
 
-def _is_metric(column: str) -> bool:
+def is_metric(column: str) -> bool:
+    """Whether a column compares with ground truth."""
     return column.startswith(("unirig_", "rignet_", "exact_", "skin_", "motion_"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.typed_recipe import RecipeError
-from rl.sweeps.parameters import Parameter, draw, grid_values, nested
+from rl.sweeps.parameters import Parameter, draw, grid_values
 from rl.sweeps.sweep_file import SweepRecipe
 from rl.sweeps.trials import Point, trial_id
 
@@ -115,7 +114,7 @@ def _distinct(points: Iterator[Point]) -> Iterator[Point]:
     seen: set[str] = set()
     repeated = 0
     for point in points:
-        name = json.dumps(nested(point), sort_keys=True)
+        name = trial_id(point)
         if name not in seen:
             seen.add(name)
             repeated = 0

@@ -15,6 +15,7 @@ from typing import Any
 from data.typed_recipe import RecipeError, to_mapping
 from rl.child_runs.record import TrainingRecord
 from rl.evaluation_results import measure_of, read_evaluation
+from rl.evaluation_tables import is_metric
 from rl.recipe import Recipe
 from rl.recipe import load_recipe as load_grpo_recipe
 from rl.recipe.best_by import check_measure
@@ -64,7 +65,7 @@ class Result:
 
 def trial_id(point: Point) -> str:
     """Eight characters that depend on the parameters' values alone: the same trial, the same directory."""
-    text = json.dumps(nested(point), sort_keys=True)
+    text = json.dumps(nested(point), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -107,8 +108,7 @@ def check_comparable(first: Trial, other: Trial, sweep: SweepRecipe) -> None:
     )
     if first.recipe.data.eval_meshes is not None:
         free.append("data.meshes")
-    truth = measure.startswith(("unirig_", "exact_", "rignet_", "skin_", "motion_")) or measure == "valid"
-    if truth:
+    if is_metric(measure) or measure == "valid":
         free += ["rewards", "deformation"]
     elif measure != "total":
         free += [f"rewards.{reward}.weight" for reward in first.recipe.rewards.weights]
