@@ -202,7 +202,7 @@ def _check(place: str, kind: str, own: Mapping[str, Any]) -> None:
         raise RecipeError(f"'{place}.values' must be a list with at least one value")
     if "probabilities" in own:
         _check_probabilities(place, own["probabilities"], len(own["values"]))
-    for key in {"min", "max", "mu", "sigma", "a", "b", "q"} & set(own):
+    for key in (name for name in ("min", "max", "mu", "sigma", "a", "b", "q") if name in own):
         number = own[key]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
             hint = "; YAML reads 1e-5 as text: write 1.0e-5" if isinstance(number, str) else ""
