@@ -215,6 +215,17 @@ def to_mapping(recipe: Any) -> dict[str, Any]:
     return _plain(dataclasses.asdict(recipe))
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key; one without keys is a value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
 def write_recipe(recipe: Any, path: str | Path) -> None:
     """Write the resolved recipe as YAML; reading it back gives the same recipe."""
     Path(path).write_text(to_yaml(recipe), encoding="utf-8")

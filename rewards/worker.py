@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rewards.errors import MeshRewardError, RigRewardError
-from rewards.score import REWARD_NAMES, RewardSettings, ScoringMesh, prepare_scoring_mesh, score_group
+from rewards.score import (
+    REWARD_NAMES,
+    RewardSettings,
+    RigScore,
+    ScoringMesh,
+    prepare_scoring_mesh,
+    score_group,
+)
 
 V = TypeVar("V")
 
@@ -160,16 +167,26 @@ def score_rollouts(
     """
     if not rigs:
         return []
-    rotations = settings.rotations(max(len(rig.joints) for rig in rigs), seed)
     decoded = [
         _DecodedRig(rig.joints, rig.parents, rig_weights)
         for rig, rig_weights in zip(rigs, weights, strict=True)
     ]
+    # Joint j of every rig gets the same rotation; recorded poses follow a rig's hierarchy.
+    groups = [decoded] if settings.pose_file is None else [[rig] for rig in decoded]
+    scores: list[RigScore | RigRewardError] = []
+    for group in groups:
+        largest = max(group, key=lambda rig: len(rig.joints))
+        try:
+            rotations = settings.rotations(len(largest.joints), seed, largest.parents)
+        except RigRewardError as error:
+            scores += [error] * len(group)
+            continue
+        scores += score_group(scoring_mesh, group, rotations, settings)
     return [
         replace(INVALID, reason=str(score))
         if isinstance(score, RigRewardError)
         else RolloutScore(score.rewards, True, score.diagnostics)
-        for score in score_group(scoring_mesh, decoded, rotations, settings)
+        for score in scores
     ]
 
 

@@ -58,23 +58,29 @@ def candidate(evaluation: Evaluation, step: int, recipe: Recipe) -> BestPolicy |
     return BestPolicy(step, by, value, not measure_of(by).lower, dict(evaluation.mean), settings_of(recipe))
 
 
+def load_best(output: Path) -> BestPolicy | None:
+    """The record of the policy in `policy_best/`; None if there is none that can be read."""
+    try:
+        return BestPolicy(**json.loads((output / BEST_FOLDER / BEST_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def read_best(output: Path, recipe: Recipe) -> BestPolicy | None:
     """The record of the policy in `policy_best/`; None if there is none, or none that compares.
 
     A record of other evaluation settings or another measure, as after a resume that changed them, is reported
     on standard error: the next evaluation then replaces the policy.
     """
-    path = output / BEST_FOLDER / BEST_FILE
-    try:
-        best = BestPolicy(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+    best = load_best(output)
+    if best is None:
         return None
     now = (recipe.eval.best_by, json.loads(json.dumps(settings_of(recipe))))
     if (best.by, best.settings) == now:
         return best
     print(
-        f"{path.parent} was chosen by '{best.by}' under other evaluation settings; the next evaluation "
-        "replaces it",
+        f"{output / BEST_FOLDER} was chosen by '{best.by}' under other evaluation settings; the next "
+        "evaluation replaces it",
         file=sys.stderr,
     )
     return None

@@ -16,8 +16,8 @@ from data.typed_recipe import to_mapping
 from policy.policy_folder import adapter_base
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
 from rl.recipe import PolicyRecipe, Recipe
+from rl.run_directory import BEFORE_FILE
 
-BEFORE_FILE = "before.json"
 FINGERPRINT_FILE = "before.fingerprint"
 # Sections and keys of the recipe that decide the result, besides the policy's and the meshes' content.
 _SECTIONS = ("eval", "rewards", "deformation", "rollout")

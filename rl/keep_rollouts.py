@@ -170,6 +170,7 @@ class KeepRollouts(TrainerCallback):
         sample = trainer.bank.samples[rollout.mesh]
         weights = self._recipe.rewards.weights
         score, rewards = rollout.score.score(), rollout.score.rewards(list(weights))
+        advantage = one.advantage  # with phase credit one per token, padded to the batch
         return KeptRollout(
             why=why,
             step=step,
@@ -187,7 +188,7 @@ class KeepRollouts(TrainerCallback):
             valid=score.valid,
             joints=None if rollout.rig is None else len(rollout.rig.joints),
             diagnostics=score.diagnostics,
-            advantage=one.advantage,
+            advantage=advantage[: len(rollout.tokens)] if isinstance(advantage, list) else advantage,
             policy=self._recipe.policy.path,
             decoder=self._digest,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import colorsys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.mesh import Mesh
 from data.rig import Rig
@@ -13,6 +15,7 @@ from data.rig import Rig
 # (title, elevation, azimuth) in degrees, with y up.
 _VIEWS = (("front", 0, 0), ("side", 0, 90), ("oblique", 25, 40))
 _MAX_FACES_DRAWN = 20_000
+_GOLDEN_ANGLE = 137.508 / 360
 
 
 def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
@@ -21,7 +24,6 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     Of more than 20,000 faces an even subset is drawn. Written under a temporary name, then renamed.
     """
     # Imported here: takes half a second, and a run draws its only picture at its end.
-    import matplotlib
     from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
@@ -30,15 +32,14 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     # In glTF y is up and +z faces the viewer; in matplotlib the third axis is up, so plot (z, x, y).
     vertices = mesh.vertices[:, [2, 0, 1]]
     joints = rig.joints[:, [2, 0, 1]]
-    palette = matplotlib.colormaps["tab20"]((np.arange(len(joints)) * 7 % 20) / 19.5)
     owner = rig.weights[faces].sum(axis=1).argmax(axis=1)
     normals = np.cross(
         vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
     )
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     light = np.abs(normals / np.maximum(lengths, 1e-12)) @ np.array([0.6, 0.3, 0.75])
-    colours = palette[owner] * np.clip(0.45 + 0.55 * light, 0, 1)[:, None]
-    colours[:, 3] = 0.35
+    shaded = bone_colours(len(joints))[owner] * np.clip(0.45 + 0.55 * light, 0, 1)[:, None]
+    colours = np.column_stack([shaded, np.full(len(shaded), 0.35)])
     for place, (title, elevation, azimuth) in enumerate(_VIEWS):
         left, width = place / len(_VIEWS), 1 / len(_VIEWS)
         figure.text(left + width / 2, 0.885, title, ha="center", fontsize=9)
@@ -69,3 +70,10 @@ def draw_rig(mesh: Mesh, rig: Rig, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     figure.savefig(partial, format="png")
     partial.replace(path)
+
+
+def bone_colours(count: int) -> NDArray[np.float64]:
+    """sRGB (J, 3) of J bones, as in the 3D viewer: hues a golden angle apart, so neighbours differ."""
+    hues = [(joint * _GOLDEN_ANGLE + 205 / 360) % 1 for joint in range(count)]
+    lights = [0.6 if joint % 2 else 0.5 for joint in range(count)]
+    return np.array([colorsys.hls_to_rgb(hue, light, 0.62) for hue, light in zip(hues, lights, strict=True)])

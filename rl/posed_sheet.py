@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +19,12 @@ from rewards.lbs import linear_blend_skinning, skinning_matrices
 from rewards.poses import pose_seed
 from rewards.settings import RewardSettings
 from rl.meshes import spread
+from rl.pictures import bone_colours
 from rl.recipe import Recipe, reward_settings
 from rl.render.panels import on_background, panel_camera, save_png, side_by_side, with_skeleton
 from rl.render.rasterise import render, view_axes
 from rl.render.textured_scene import Material, Surface, to_linear
+from rl.rollout_store import file_stem
 from rl.shown_rigs import shown_rigs
 
 POSES = 3
@@ -32,7 +33,6 @@ SHEETS_FOLDER = "sheets"
 _PANEL_WIDTH = 300
 _VIEW = (30.0, 12.0)  # degrees to the right of the front, and up
 _CLAY = np.array([0.62, 0.65, 0.68])
-_GOLDEN_ANGLE = 137.508 / 360
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def posed_sheet(mesh: Mesh, rig: Rig, rotations: Floats, title: str = "") -> Ima
     posed = list(linear_blend_skinning(rest, weights, matrices))
     # A vertex without weight keeps the colour of the bare mesh, though files bind it to the root.
     bound = rig.weights.sum(axis=1, keepdims=True) > 0
-    skin = np.where(bound, weights @ bone_colours(len(rig.joints)), to_linear(_CLAY))
+    skin = np.where(bound, weights @ to_linear(bone_colours(len(rig.joints))), to_linear(_CLAY))
     camera = panel_camera([rest, *posed], view_axes(*_VIEW), _PANEL_WIDTH)
 
     def surface(points: Floats, colours: Floats) -> list[Surface]:
@@ -71,17 +71,9 @@ def posed_sheet(mesh: Mesh, rig: Rig, rotations: Floats, title: str = "") -> Ima
     return side_by_side(panels, titles, title)
 
 
-def bone_colours(count: int) -> Floats:
-    """Linear RGB (J, 3) of J bones, as in the 3D viewer: hues a golden angle apart, so neighbours differ."""
-    hues = [(joint * _GOLDEN_ANGLE + 205 / 360) % 1 for joint in range(count)]
-    lights = [0.6 if joint % 2 else 0.5 for joint in range(count)]
-    srgb = [colorsys.hls_to_rgb(hue, light, 0.62) for hue, light in zip(hues, lights, strict=True)]
-    return np.asarray(to_linear(np.array(srgb)), dtype=np.float64)
-
-
-def sheet_rotations(settings: RewardSettings, joints: int, seed: int) -> Floats:
-    """The first three poses (P, J, 3, 3) that the smoothness reward uses with a seed."""
-    return settings.rotations(joints, seed)[:POSES]
+def sheet_rotations(settings: RewardSettings, rig: Rig, seed: int) -> Floats:
+    """The first three poses (P, J, 3, 3) in which the smoothness reward scores a rig with a seed."""
+    return settings.rotations(len(rig.joints), seed, rig.parents)[:POSES]
 
 
 def write_sheets(
@@ -108,8 +100,8 @@ def write_sheets(
             reasons.append(f"{sample.name}: {shown}")
             continue
         seed = pose_seed(recipe.eval.seed, sample.name, 0)
-        rotations = sheet_rotations(settings, len(shown.rig.joints), seed)
-        path = folder / f"{_file_name(sample.name)}_{label}.png"
+        rotations = sheet_rotations(settings, shown.rig, seed)
+        path = folder / f"{file_stem(sample.name)}_{label}.png"
         save_png(posed_sheet(sample.mesh, shown.rig, rotations, _caption(sample.name, shown.total)), path)
         paths.append(path)
     if not paths:
@@ -119,7 +111,3 @@ def write_sheets(
 
 def _caption(name: str, total: float) -> str:
     return f"{name}: total reward {total:.3f}"
-
-
-def _file_name(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "._-" else "_" for letter in name)

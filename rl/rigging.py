@@ -31,7 +31,7 @@ from rl.posed_sheet import posed_sheet, sheet_rotations
 from rl.recipe import Recipe, RigRecipe, reward_settings, total_reward
 from rl.render.panels import save_png
 from rl.report.page import viewer_page
-from rl.report.viewer_data import RigView, pose_vectors
+from rl.report.viewer_data import RigView, reward_poses
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.scoring import read_rollout
 
@@ -157,15 +157,15 @@ def write_views(rigged: RiggedMesh, glb: Path, recipe: Recipe) -> list[str]:
     lines = []
     if recipe.rig.sheet:
         sheet = glb.with_name(f"{glb.stem}_sheet.png")
-        rotations = sheet_rotations(settings, len(rig.joints), seed)
+        rotations = sheet_rotations(settings, rig, seed)
         save_png(posed_sheet(mesh, rig, rotations, f"total reward {rigged.total:.3f}"), sheet)
         lines.append(f"posed sheet: {sheet}")
     if recipe.rig.viewer:
         numbers = {"total": rigged.total, **rigged.rewards}
-        poses = pose_vectors(settings, len(rig.joints), seed)
+        poses = reward_poses(settings, rig, seed)
         view = RigView(None, "rigged", rigged.sample.name, mesh, rig, poses, numbers)
         page = glb.with_suffix(".html")
-        write_atomic(page, viewer_page(rigged.sample.name, view, settings.max_angle_deg).encode())
+        write_atomic(page, viewer_page(rigged.sample.name, view).encode())
         lines.append(f"3D viewer: {page}")
     return lines
 

@@ -60,8 +60,12 @@ class KeptRollout:
 
     def file_name(self) -> str:
         """A name for its GLB that sorts by step and is valid everywhere."""
-        mesh = re.sub(r"[^\w.-]+", "_", self.mesh)[:60]
-        return f"step-{self.step:06d}-{self.why}-{mesh}.glb"
+        return f"step-{self.step:06d}-{self.why}-{file_stem(self.mesh)}.glb"
+
+
+def file_stem(mesh: str) -> str:
+    """A mesh's name as part of a file name that is valid everywhere."""
+    return re.sub(r"[^\w.-]+", "_", mesh)[:60]
 
 
 def kind_of(failure: str, mesh: str) -> str:

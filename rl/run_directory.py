@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
-from data.typed_recipe import RecipeError, read_recipe, to_mapping, write_recipe
+from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -30,6 +30,7 @@ from rl.recipe import Recipe
 RECIPE_FILE = "recipe.yaml"
 POLICY_FOLDER = "policy"
 METRICS_FILE = "metrics.jsonl"
+BEFORE_FILE, AFTER_FILE = "before.json", "after.json"
 BEST_FOLDER = "policy_best"
 ROLLOUTS_FOLDER = "rollouts"
 
@@ -176,7 +177,7 @@ def make_directory(recipe: Recipe) -> Path:
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first key on which two recipes differ and that affects training, None if there is none."""
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     for key in dict.fromkeys([*new, *old]):
         if any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
             continue
@@ -200,10 +201,3 @@ def _set_aside(output: Path) -> None:
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -42,7 +42,15 @@ from rl.recipe.best_by import check_measured
 from rl.reporting import MetricsLog, StepTimes
 from rl.reward_service import ServiceStart, shared_service
 from rl.rigging import rig_mesh, write_rigged
-from rl.run_directory import BEST_FOLDER, METRICS_FILE, POLICY_FOLDER, OpenRun, is_finished, shared_run
+from rl.run_directory import (
+    AFTER_FILE,
+    BEST_FOLDER,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    OpenRun,
+    is_finished,
+    shared_run,
+)
 from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
@@ -136,7 +144,7 @@ def _finish(
     bank.forget_embeds()
     if before is not None:
         after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
-        write_evaluation(after, output / "after.json")
+        write_evaluation(after, output / AFTER_FILE)
         print_means([before, after], ["before", "after"], make_console())
     print(f"refined policy: {output / POLICY_FOLDER}")
     if recipe.eval.every and (best := read_best(output, during_recipe(recipe))) is not None:

@@ -13,11 +13,17 @@ from data.atomic import write_atomic
 from data.typed_recipe import RecipeError, build, read_recipe, to_mapping, to_yaml
 from rl.ablation.matrix import Run, Subject
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
-from rl.first_evaluation import BEFORE_FILE, decisive_settings, policy_digest
+from rl.first_evaluation import decisive_settings, policy_digest
 from rl.recipe import Recipe, check_recipe
-from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE, first_difference
+from rl.run_directory import (
+    AFTER_FILE,
+    BEFORE_FILE,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    RECIPE_FILE,
+    first_difference,
+)
 
-AFTER_FILE = "after.json"
 EVALUATION_FILE = "evaluation.json"
 # What a run started from, and how many steps of it are finished.
 MARK_FILE = "ablation.json"

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.evaluation_results import Evaluation
 from rl.report.read_run import RunFiles
 
 MOST_POINTS = 240
@@ -45,6 +44,8 @@ _OPTIMISATION = (
     _Metric("learning rate", "learning_rate"),
     _Metric("clipped ratios", "clip_ratio/region_mean"),
     _Metric("groups whose rewards are all equal", "frac_reward_zero_std"),
+    _Metric("groups with equal skeleton rewards", "credit/skeleton_zero_std"),
+    _Metric("groups with equal skin rewards", "credit/skin_zero_std"),
     _Metric("KL between sampler and trainer", "sampling/kl"),
 )
 _LENGTHS = (
@@ -185,19 +186,18 @@ def _short(numbers: NDArray[np.float64]) -> list[float]:
 
 
 def _held_out(column: str, run: RunFiles) -> list[dict[str, float]]:
-    """Evaluations of a column by step: before, during and after training, each with its standard error."""
+    """Evaluations of a column by step, each with its standard error: those during training, first and last
+    step included, or, without any, before and after: these may have other meshes and numbers of rigs."""
     points: dict[int, dict[str, float]] = {}
 
     def add(step: int, mean: float | None, error: float | None) -> None:
         if mean is not None:
             points[step] = {"step": step, "mean": mean, "error": error or 0.0}
 
-    def add_whole(step: int, evaluation: Evaluation | None) -> None:
-        if evaluation is not None:
-            add(step, evaluation.mean.get(column), evaluation.standard_error.get(column))
-
     for row in run.evaluations:
         add(int(row["step"] or 0), row.get(f"eval/{column}"), row.get(f"eval/se/{column}"))
-    add_whole(0, run.before)
-    add_whole(run.last_step, run.after)
+    if not run.evaluations:
+        for step, whole in ((0, run.before), (run.last_step, run.after)):
+            if whole is not None:
+                add(step, whole.mean.get(column), whole.standard_error.get(column))
     return [points[step] for step in sorted(points)]

@@ -18,15 +18,15 @@ from rl.report.viewer_data import MOST_FACES, RigView, viewer_data
 
 _VIEWER_HELP = (
     "Drag to turn the view; click, then scroll to zoom. Click a joint, or use the menu below a rig, to see "
-    "the weights of its bone. At {degrees:g}° the poses are those that the smoothness reward saw."
+    "the weights of its bone. At the angle in its name a pose is one that the smoothness reward saw."
 )
 
 
-def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: float, folder: Path) -> str:
+def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], folder: Path) -> str:
     """The page of one run, or of several side by side.
 
-    `views`: the rigs that its viewer shows, if any, with poses of `max_angle_deg`. `folder`: where the page
-    will be, for links to kept rollouts.
+    `views`: the rigs that its viewer shows, if any. `folder`: where the page will be, for links to kept
+    rollouts.
     """
     names = [run.name for run in runs]
     title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
@@ -43,9 +43,7 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
         (
             "rigs",
             "Rigs",
-            _viewer_part(views, max_angle_deg)
-            if views
-            else paragraph("There are no rigs to show; see the notes above."),
+            _viewer_part(views) if views else paragraph("There are no rigs to show; see the notes above."),
         ),
         ("curves", "Training", _curves_part(charts["curves"])),
         (
@@ -70,19 +68,19 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], max_angle_deg: 
         ("rollouts", "Kept rollouts", rollouts_tables(runs, folder)),
         ("recipe", "Recipe", recipe_tables(runs)),
     ]
-    return _page(title, sections, views, names, max_angle_deg, charts)
+    return _page(title, sections, views, names, charts)
 
 
-def viewer_page(title: str, view: RigView, max_angle_deg: float) -> str:
+def viewer_page(title: str, view: RigView) -> str:
     """The page of one rig: the viewer alone."""
-    sections = [("rigs", "", _viewer_part([view], max_angle_deg))]
-    return _page(title, sections, [view], [], max_angle_deg, None)
+    sections = [("rigs", "", _viewer_part([view]))]
+    return _page(title, sections, [view], [], None)
 
 
-def _viewer_part(views: Sequence[RigView], max_angle_deg: float) -> str:
+def _viewer_part(views: Sequence[RigView]) -> str:
     reduced = any(len(view.mesh.faces) > MOST_FACES for view in views)
     extra = f" Meshes of more than {MOST_FACES:,} faces are shown with fewer." if reduced else ""
-    return f'{paragraph(_VIEWER_HELP.format(degrees=max_angle_deg) + extra)}<div id="viewer"></div>'
+    return f'{paragraph(_VIEWER_HELP + extra)}<div id="viewer"></div>'
 
 
 def _curves_part(groups: Sequence[Any]) -> str:
@@ -101,7 +99,6 @@ def _page(
     sections: Sequence[tuple[str, str, str]],
     views: Sequence[RigView],
     runs: Sequence[str],
-    max_angle_deg: float,
     charts: dict[str, Any] | None,
 ) -> str:
     filled = [section for section in sections if section[2]]
@@ -117,7 +114,7 @@ def _page(
         data["charts"] = charts
         scripts.insert(0, asset("charts.js"))
     if views:
-        data["viewer"], geometry = viewer_data(views, runs, max_angle_deg)
+        data["viewer"], geometry = viewer_data(views, runs)
         scripts[:0] = [asset("arithmetic.js"), asset("viewer.js")]
         library = compressed(asset("three.min.js").encode())
         blocks = [

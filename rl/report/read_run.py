@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.typed_recipe import RecipeError, build, read_recipe
+from data.typed_recipe import RecipeError, build, flat, read_recipe
 from rewards.quarantine import QUARANTINE_FILE, QuarantinedMesh, read_quarantine
 from rl.bad_steps import BAD_STEPS_FOLDER
+from rl.best_policy import BestPolicy, load_best
 from rl.evaluation_results import Evaluation, read_evaluation
-from rl.first_evaluation import BEFORE_FILE
 from rl.recipe import Recipe, check_recipe
-from rl.run_directory import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE
-
-AFTER_FILE = "after.json"
-ROLLOUTS_FOLDER = "rollouts"
-MOST_ROLLOUTS = 200
+from rl.rollout_store import ROWS_FILE, KeptRollout, read_rows
+from rl.run_directory import (
+    AFTER_FILE,
+    BEFORE_FILE,
+    METRICS_FILE,
+    POLICY_FOLDER,
+    RECIPE_FILE,
+    ROLLOUTS_FOLDER,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class RunFiles:
         evaluations: its lines with an evaluation during training.
         before, after: the evaluations around the training.
         finished: whether the refined policy is there.
-        quarantined, bad_steps, rollouts: rows of the files of that name.
+        best: the best policy so far, if one is kept.
+        quarantined, bad_steps: rows of the files of that name. rollouts: all rows of kept rollouts.
         notes: what is missing or damaged, a sentence each.
     """
 
@@ -48,9 +53,10 @@ class RunFiles:
     before: Evaluation | None
     after: Evaluation | None
     finished: bool
+    best: BestPolicy | None
     quarantined: list[QuarantinedMesh]
     bad_steps: list[dict[str, Any]]
-    rollouts: list[dict[str, Any]]
+    rollouts: list[KeptRollout]
     notes: list[str]
 
     @property
@@ -106,9 +112,10 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
         before,
         after,
         finished,
+        load_best(folder),
         _quarantined(folder / QUARANTINE_FILE, notes),
-        [row for path in sorted((folder / BAD_STEPS_FOLDER).glob("*.json")) for row in _rows(path, notes)],
-        _rollouts(folder / ROLLOUTS_FOLDER, notes),
+        _bad_steps(folder / BAD_STEPS_FOLDER, notes),
+        _rollouts(folder / ROLLOUTS_FOLDER / ROWS_FILE, notes),
         notes,
     )
 
@@ -123,17 +130,6 @@ def run_names(folders: Sequence[Path]) -> list[str]:
             length += 1
         names.append("/".join(own[-length:]))
     return names
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _metrics(
@@ -179,20 +175,14 @@ def _evaluation(path: Path, when: str, notes: list[str]) -> Evaluation | None:
     return found
 
 
-def _rows(path: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON file with one or a list of them, or of one with an object per line."""
-    if not path.is_file():
-        return []
-    text = path.read_text()
-    try:
-        found = json.loads(text)
-    except ValueError:
+def _bad_steps(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
         try:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
+            found.append(dict(json.loads(path.read_text())))
+        except (ValueError, TypeError):
             notes.append(f"{path.name} is damaged and left out.")
-            return []
-    return [row for row in (found if isinstance(found, list) else [found]) if isinstance(row, dict)]
+    return found
 
 
 def _quarantined(path: Path, notes: list[str]) -> list[QuarantinedMesh]:
@@ -203,17 +193,9 @@ def _quarantined(path: Path, notes: list[str]) -> list[QuarantinedMesh]:
         return []
 
 
-def _rollouts(folder: Path, notes: list[str]) -> list[dict[str, Any]]:
-    """The rows of the kept rollouts, each with its `file`; `glb` is the path of its rig, if there is one."""
-    if not folder.is_dir():
+def _rollouts(path: Path, notes: list[str]) -> list[KeptRollout]:
+    try:
+        return read_rows(path) if path.is_file() else []
+    except RecipeError as error:
+        notes.append(f"Its kept rollouts are not shown: {error}.")
         return []
-    rows = []
-    for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.jsonl")]):
-        for row in _rows(path, notes):
-            named = row.pop("glb", None)
-            rig = path.parent / str(named) if named else path.with_suffix(".glb")
-            extra = {"glb": str(rig)} if rig.is_file() else {}
-            rows.append({"file": str(path.relative_to(folder)), **extra, **row})
-    if len(rows) > MOST_ROLLOUTS:
-        notes.append(f"Of {len(rows)} kept rollouts the page lists the last {MOST_ROLLOUTS}.")
-    return rows[-MOST_ROLLOUTS:]

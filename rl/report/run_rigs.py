@@ -13,7 +13,7 @@ from accelerate import PartialState
 
 from data.mesh import MeshError
 from data.sets.dataset import MeshSample
-from data.typed_recipe import RecipeError, to_mapping
+from data.typed_recipe import RecipeError
 from policy.bundle import RigPolicy, load_model
 from rewards.poses import pose_seed
 from rl.checkpoints import CHECKPOINTS_FOLDER, last_whole_checkpoint
@@ -24,7 +24,7 @@ from rl.policy_setup import load_policy
 from rl.recipe import Recipe, reward_settings
 from rl.report.read_run import RunFiles
 from rl.report.stored_rigs import STORE_FOLDER, StoredMesh, StoredRigs, read_rigs, write_rigs
-from rl.report.viewer_data import AFTER, BEFORE, TRUTH, RigView, pose_vectors
+from rl.report.viewer_data import AFTER, BEFORE, TRUTH, RigView, reward_poses
 from rl.run_directory import POLICY_FOLDER
 from rl.shown_rigs import shown_rigs
 
@@ -45,14 +45,14 @@ def run_views(run: RunFiles, place: int) -> list[RigView]:
         rigs = _rigs(run, recipe, stage)
         for item in rigs.meshes if rigs is not None else ():
             if item.truth is not None:
-                poses = pose_vectors(settings, len(item.truth.joints), item.pose_seed)
+                poses = reward_poses(settings, item.truth, item.pose_seed)
                 views[item.name, TRUTH] = RigView(None, TRUTH, item.name, item.mesh, item.truth, poses)
             if isinstance(item.shown, str):
                 views[item.name, stage] = RigView(
-                    place, stage, item.name, item.mesh, None, pose_vectors(settings, 1, 0), note=item.shown
+                    place, stage, item.name, item.mesh, None, None, note=item.shown
                 )
                 continue
-            poses = pose_vectors(settings, len(item.shown.rig.joints), item.pose_seed)
+            poses = reward_poses(settings, item.shown.rig, item.pose_seed)
             numbers = {"total": item.shown.total, **item.shown.rewards}
             views[item.name, stage] = RigView(
                 place, stage, item.name, item.mesh, item.shown.rig, poses, numbers, rigs.label if rigs else ""
@@ -130,5 +130,5 @@ def _chosen_meshes(run: RunFiles, recipe: Recipe, policy: RigPolicy) -> tuple[li
 
 def _key(recipe: Recipe, samples: Sequence[MeshSample], places: Sequence[int], label: str) -> str:
     digest = hashlib.sha256(fingerprint(recipe, samples).encode())
-    digest.update(json.dumps([to_mapping(recipe)["deformation"], list(places), label], default=str).encode())
+    digest.update(json.dumps([list(places), label]).encode())
     return digest.hexdigest()

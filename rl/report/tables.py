@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from data.typed_recipe import to_mapping
+from data.typed_recipe import flat, to_mapping
 from rl.evaluation_results import Evaluation, compare
 from rl.evaluation_tables import change_cells, describe, measure_cell, measure_label, measure_sections
 from rl.recipe import Recipe, check_recipe
 from rl.report.html import escaped, folded, paragraph, table
-from rl.report.read_run import RunFiles, flat
+from rl.report.read_run import RunFiles
+from rl.rollout_store import ROWS_FILE, KeptRollout
+from rl.run_directory import ROLLOUTS_FOLDER
 
+MOST_ROLLOUTS = 200
 _MISSING = "–"
 # Keys that differ between any two runs and say nothing about them.
 _OF_EVERY_RUN = ("output_dir", "resume")
@@ -29,9 +32,11 @@ def runs_table(runs: Sequence[RunFiles]) -> str:
 def state(run: RunFiles) -> str:
     """How far the run has come."""
     steps = f"{run.last_step} of {run.most_steps} steps" if run.most_steps else f"{run.last_step} steps"
-    if run.finished:
-        return f"finished: {steps}"
-    return f"not finished: {steps}"
+    done = f"{'finished' if run.finished else 'not finished'}: {steps}"
+    if run.best is None:
+        return done
+    value = measure_cell(run.best.by, run.best.value)
+    return f"{done}; best policy by {run.best.by} on held-out meshes: step {run.best.step} ({value})"
 
 
 def _run(place: int, run: RunFiles) -> str:
@@ -199,33 +204,45 @@ def _invalid(evaluation: Evaluation | None) -> str:
 
 
 def rollouts_tables(runs: Sequence[RunFiles], page_folder: Path) -> str:
-    """The rows of kept rollouts: what is a number, a word or a small table of them, and a link to the GLB.
+    """The kept rollouts, each with its row for `rl.replay` and a link to its GLB; the last 200 of a run.
 
     Links are relative to `page_folder`, where the page will be.
     """
     parts = []
     for place, run in enumerate(runs):
-        if not run.rollouts:
+        numbered = list(enumerate(run.rollouts, 1))
+        if not numbered:
             continue
-        flat_rows = [flat(row) for row in run.rollouts]
-        names = list(dict.fromkeys(key for row in flat_rows for key, value in row.items() if _plain(value)))
-        rows = [[_rollout_cell(row.get(name), name, page_folder) for name in names] for row in flat_rows]
+        if len(numbered) > MOST_ROLLOUTS:
+            parts.append(paragraph(f"The last {MOST_ROLLOUTS} of {len(numbered)} kept rollouts."))
+        numbered = numbered[-MOST_ROLLOUTS:]
+        rewards = list(dict.fromkeys(name for _, row in numbered for name in row.weights))
+        head = ["row", "step", "why", "mesh", "total", *rewards, "joints", "failure", "rig"]
+        folder = run.folder / ROLLOUTS_FOLDER
+        rows = [_rollout_cells(number, row, rewards, folder, page_folder) for number, row in numbered]
         parts.append(
-            f"<h3>{_run(place, run)}</h3>" + table([escaped(name) for name in names], rows, "text small")
+            f"<h3>{_run(place, run)}</h3>" + table([escaped(cell) for cell in head], rows, "text small")
         )
     return "".join(parts)
 
 
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, int | float) or (isinstance(value, str) and len(value) < 200)
-
-
-def _rollout_cell(value: Any, name: str, page_folder: Path) -> str:
-    if not _plain(value) or value is None:
-        return _MISSING
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if name == "glb":
-        link = quote(Path(os.path.relpath(value, page_folder)).as_posix())
-        return f'<a href="{escaped(link)}">{escaped(Path(value).name)}</a>'
-    return escaped(value)
+def _rollout_cells(
+    number: int, row: KeptRollout, rewards: Sequence[str], folder: Path, page_folder: Path
+) -> list[str]:
+    values = row.rewards or {}
+    numbers = [row.total, *(values.get(name) for name in rewards)]
+    link = _MISSING
+    if row.glb is not None:
+        target = quote(Path(os.path.relpath(folder / row.glb, page_folder)).as_posix())
+        link = f'<a href="{escaped(target)}">{escaped(row.glb)}</a>'
+    return [
+        f"{ROWS_FILE}:{number}",
+        str(row.step),
+        row.why,
+        escaped(row.mesh),
+        # A number that JSON lacks is a text in the row.
+        *(_MISSING if value is None else f"{float(value):.4g}" for value in numbers),
+        _MISSING if row.joints is None else str(row.joints),
+        _MISSING if row.failure is None else escaped(row.failure),
+        link,
+    ]

@@ -23,6 +23,18 @@ BEFORE, AFTER, TRUTH = "before", "after", "ground truth"
 
 
 @dataclass(frozen=True, eq=False)
+class Poses:
+    """Poses of a rig for the viewer's slider.
+
+    vectors: (P, J, 3) float64, rotation vectors of the joints, radians. degrees: of each pose the largest
+    angle that it may have, which the slider scales; None for a recorded pose, which is whole at its end.
+    """
+
+    vectors: NDArray[np.float64]
+    degrees: list[float | None]
+
+
+@dataclass(frozen=True, eq=False)
 class RigView:
     """One rig of the viewer.
 
@@ -31,7 +43,7 @@ class RigView:
         stage: before, after, ground truth, or what else stands above it.
         mesh: the mesh, in the mesh frame, whose name is `name`.
         rig: with weights (V, J) at the mesh's vertices; None if there is none, for the reason `note`.
-        poses: (P, J, 3) float64 rotation vectors of the joints in each pose, radians.
+        poses: those in which the rig is scored; None without a rig.
         numbers: what stands below it, such as rewards.
     """
 
@@ -40,26 +52,27 @@ class RigView:
     name: str
     mesh: Mesh
     rig: Rig | None
-    poses: NDArray[np.float64]
+    poses: Poses | None
     numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
 
-def pose_vectors(settings: RewardSettings, joints: int, seed: int) -> NDArray[np.float64]:
-    """The poses (P, J, 3) of the smoothness reward for a seed, as rotation vectors in radians."""
+def reward_poses(settings: RewardSettings, rig: Rig, seed: int) -> Poses:
+    """The poses in which the smoothness reward scores a rig with a seed."""
     from scipy.spatial.transform import Rotation
 
-    matrices = settings.rotations(joints, seed)
-    return Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_rotvec().reshape(len(matrices), joints, 3)
+    joints = len(rig.joints)
+    matrices = settings.rotations(joints, seed, rig.parents)
+    vectors = Rotation.from_matrix(matrices.reshape(-1, 3, 3)).as_rotvec().reshape(len(matrices), joints, 3)
+    usual = settings.max_angle_deg if settings.pose_file is None else None
+    wide = settings.wide_poses
+    return Poses(vectors, [usual] * (len(matrices) - wide) + [settings.wide_angle_deg] * wide)
 
 
-def viewer_data(
-    views: Sequence[RigView], runs: Sequence[str], max_angle_deg: float
-) -> tuple[dict[str, Any], str]:
+def viewer_data(views: Sequence[RigView], runs: Sequence[str]) -> tuple[dict[str, Any], str]:
     """The viewer's JSON and its block of arrays; each mesh is stored once.
 
-    A mesh of more than 12,000 faces is reduced to fewer. `max_angle_deg`: of the poses as given; the pose
-    slider scales their angles.
+    A mesh of more than 12,000 faces is reduced to fewer.
     """
     block = Block()
     meshes: list[dict[str, Any]] = []
@@ -79,10 +92,10 @@ def viewer_data(
             "numbers": dict(view.numbers),
             "note": view.note,
         }
-        if view.rig is not None:
+        if view.rig is not None and view.poses is not None:
             row |= _rig(view.rig, source, view.poses, block)
         rigs.append(row)
-    return {"meshes": meshes, "runs": list(runs), "rigs": rigs, "poseDegrees": max_angle_deg}, block.text()
+    return {"meshes": meshes, "runs": list(runs), "rigs": rigs}, block.text()
 
 
 def _digest(name: str, mesh: Mesh) -> str:
@@ -104,7 +117,7 @@ def _mesh(
     }
 
 
-def _rig(rig: Rig, source: NDArray[np.int64], poses: NDArray[np.float64], block: Block) -> dict[str, Any]:
+def _rig(rig: Rig, source: NDArray[np.int64], poses: Poses, block: Block) -> dict[str, Any]:
     joints, values = top_influences(rig.weights[source])
     named = any(name != f"bone_{place}" for place, name in enumerate(rig.names))
     # Columns one after the other: equal neighbours compress better.
@@ -114,6 +127,6 @@ def _rig(rig: Rig, source: NDArray[np.int64], poses: NDArray[np.float64], block:
         "names": list(rig.names) if named else None,
         "influences": block.add(joints.T.astype(np.uint16)),
         "weights": block.add(quantised_weights(values).T),
-        "poses": block.add(poses.astype(np.float32)),
-        "poseCount": len(poses),
+        "poses": block.add(poses.vectors.astype(np.float32)),
+        "poseDegrees": poses.degrees,
     }

@@ -31,9 +31,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None, overrides: Se
     names = run_names(folders)
     runs = [read_run(folder, name, overrides) for folder, name in zip(folders, names, strict=True)]
     views = [view for place, run in enumerate(runs) for view in run_views(run, place)]
-    recipe = next((run.recipe for run in runs if run.recipe is not None), None)
-    degrees = recipe.deformation.max_angle_deg if recipe is not None else 30.0
     path = out or folders[0] / (ONE_RUN if len(folders) == 1 else SEVERAL_RUNS)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, run_page(runs, views, degrees, path.parent).encode())
+    write_atomic(path, run_page(runs, views, path.parent).encode())
     return path

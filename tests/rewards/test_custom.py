@@ -61,7 +61,7 @@ def test_a_function_may_reject_a_rig():
     rigs = [RolloutRig(*rig(count)[:2], np.zeros((count, 2), np.int64)) for count in (3, 4)]
     weights = [rig(count)[2] for count in (3, 4)]
     rejected, kept = score_rollouts(MESH, rigs, weights, 0, settings)
-    assert rejected is INVALID
+    assert rejected == replace(INVALID, reason="three joints are not enough")
     assert kept.valid
     assert kept.rewards["rejects_three_joints"] == 1.0
 

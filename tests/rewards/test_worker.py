@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards import REWARD_NAMES, MeshRewardError, RewardError, RewardSettings, pose_seed, score_rig
+from rewards.poses import random_rotations
 from rewards.score import ScoringMesh
 from rewards.worker import (
     INVALID,
@@ -132,6 +133,21 @@ def test_a_score_does_not_depend_on_the_others_in_the_chunk(ready):
     together = score_rollouts(ready, rigs, weights, 9, SETTINGS)
     for k in range(len(rigs)):
         assert score_rollouts(ready, rigs[k:], weights[k:], 9, SETTINGS) == together[k:]
+
+
+def test_recorded_poses_follow_each_rigs_hierarchy(ready, tmp_path):
+    recorded = random_rotations(4, 3, 40.0, seed=1)
+    np.savez(tmp_path / "poses.npz", rotations=recorded, parents=np.array([-1, 0, 0]))
+    settings = replace(SETTINGS, pose_file=str(tmp_path / "poses.npz"), poses=2)
+    rigs = [rig(np.random.default_rng(seed), joints) for seed, joints in enumerate((3, 7, 1))]
+    rigs.append(RolloutRig(rigs[0].joints, np.array([1, 2, 0]), rigs[0].codes))  # a cycle
+    weights = weights_for(ready, rigs)
+    *scores, bad = score_rollouts(ready, rigs, weights, 5, settings)
+    for one, rig_weights, score in zip(rigs, weights, scores, strict=False):
+        turns = settings.rotations(len(one.joints), 5, one.parents)
+        expected = score_rig(ready, one.joints, one.parents, rig_weights, turns, settings)
+        assert score == RolloutScore(expected.rewards, True, expected.diagnostics)
+    assert not bad.valid
 
 
 def test_nothing_to_score(ready):

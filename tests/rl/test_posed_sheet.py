@@ -6,7 +6,8 @@ import pytest
 from data import make_creature
 from data.rig import Rig
 from rewards.poses import random_rotations
-from rl.posed_sheet import bone_colours, posed_sheet
+from rl.pictures import bone_colours
+from rl.posed_sheet import posed_sheet
 
 BACKGROUND = np.round(np.array([0.94, 0.95, 0.965]) * 255)
 

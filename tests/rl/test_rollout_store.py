@@ -10,24 +10,13 @@ from hypothesis import strategies as st
 
 from data.typed_recipe import RecipeError
 from rl.rollout_store import KeptRollout, RolloutStore, fitting, kind_of, read_row, read_rows
-
-
-def row(step: int, why: str = "best", total: float = 1.0, **changes: object) -> KeptRollout:
-    values = {
-        **{"why": why, "step": step, "mesh": "fox", "mesh_file": None, "mesh_key": "k", "prompt": "p"},
-        **{"given_skeleton": False, "tokens": [1, 2], "seed": 3, "pose_seed": 4, "weights": {"a": 1.0}},
-        **{"rewards": {"a": total}, "total": total, "valid": True, "joints": 2, "diagnostics": {}},
-        **{"advantage": 0.5, "policy": "small", "decoder": "d"},
-    }
-    if why == "failure":
-        values |= {"failure": f"broken at {step}", "kind": f"kind of {step}"}
-    return KeptRollout(**{**values, **changes})
+from tests.rl.kept_rows import kept_row
 
 
 def test_a_row_reads_back_and_is_strict_json():
-    kept = row(7, glb="step-7.glb")
+    kept = kept_row(7, glb="step-7.glb")
     assert read_row(kept.line(), "x") == kept
-    bad = row(7, "failure", rewards={"a": math.nan}, total=math.inf)
+    bad = kept_row(7, "failure", rewards={"a": math.nan}, total=math.inf)
     assert json.loads(bad.line(), parse_constant=pytest.fail)["rewards"] == {"a": "NaN"}
     assert read_row(bad.line(), "x").total == "Infinity"
 
@@ -39,8 +28,8 @@ def test_a_row_reads_back_and_is_strict_json():
         ("[1, 2]", "has no attribute"),
         ('{"format": 2}', "its format is 2, not 1"),
         ('{"format": 1, "why": "best"}', "it has no 'step'"),
-        (row(1, tokens=[1, "x"]).line(), "a value has the wrong type"),
-        (row(1, rewards={"a": "much"}).line(), "could not convert string to float"),
+        (kept_row(1, tokens=[1, "x"]).line(), "a value has the wrong type"),
+        (kept_row(1, rewards={"a": "much"}).line(), "could not convert string to float"),
     ],
 )
 def test_damaged_rows_are_named(line, reason):
@@ -63,7 +52,7 @@ def test_kinds_are_free_of_numbers_and_names(failure, kind):
 
 
 def pairs(*steps: int) -> list[KeptRollout]:
-    return [row(step, why, total) for step in steps for why, total in (("best", 2.0), ("worst", 1.0))]
+    return [kept_row(step, why, total) for step in steps for why, total in (("best", 2.0), ("worst", 1.0))]
 
 
 @pytest.mark.parametrize(
@@ -76,11 +65,19 @@ def pairs(*steps: int) -> list[KeptRollout]:
         (pairs(1, 10, 20, 30), 2, [30]),  # the first goes before the latest
         (pairs(1, 10, 20, 30), 1, []),
         # The highest total at 20 and the lowest at 10 stay longer than 15.
-        ([row(1), row(10, total=0.1), row(15), row(20, total=9.0), row(30)], 4, [1, 10, 20, 30]),
-        ([row(1), row(10, total=0.1), row(15), row(20, total=9.0), row(30)], 3, [1, 20, 30]),
+        (
+            [kept_row(1), kept_row(10, total=0.1), kept_row(15), kept_row(20, total=9.0), kept_row(30)],
+            4,
+            [1, 10, 20, 30],
+        ),
+        (
+            [kept_row(1), kept_row(10, total=0.1), kept_row(15), kept_row(20, total=9.0), kept_row(30)],
+            3,
+            [1, 20, 30],
+        ),
         # Failures stay until only they are left; then the latest goes first.
-        ([row(1), row(2, "failure"), row(3), row(4, "failure")], 2, [2, 4]),
-        ([row(1), row(2, "failure"), row(3), row(4, "failure")], 1, [2]),
+        ([kept_row(1), kept_row(2, "failure"), kept_row(3), kept_row(4, "failure")], 2, [2, 4]),
+        ([kept_row(1), kept_row(2, "failure"), kept_row(3), kept_row(4, "failure")], 1, [2]),
     ],
 )
 def test_what_is_dropped_first(rows, limit, steps):
@@ -93,7 +90,7 @@ def test_what_is_dropped_first(rows, limit, steps):
     st.integers(1, 60),
 )
 def test_it_always_fits_and_drops_nothing_without_need(entries, limit):
-    rows = [row(step, why, float(size)) for step, why, size in entries]
+    rows = [kept_row(step, why, float(size)) for step, why, size in entries]
     sizes = [size for _, _, size in entries]
     kept = fitting(rows, sizes, limit)
     assert sum(sizes[place] for place in kept) <= limit
@@ -105,7 +102,7 @@ def test_it_always_fits_and_drops_nothing_without_need(entries, limit):
 def test_a_store_keeps_within_its_bytes_and_its_files_match_its_rows(tmp_path):
     store = RolloutStore(tmp_path / "rollouts", 5000, 0)
     for step in range(1, 9):
-        kept = row(step)
+        kept = kept_row(step)
         kept = replace(kept, glb=kept.file_name())
         (tmp_path / "rollouts").mkdir(exist_ok=True)
         (tmp_path / "rollouts" / kept.glb).write_bytes(b"x" * 1000)
@@ -121,7 +118,7 @@ def test_a_store_keeps_within_its_bytes_and_its_files_match_its_rows(tmp_path):
 
 def test_a_resumed_store_drops_what_is_repeated(tmp_path):
     store = RolloutStore(tmp_path / "r", 10**6, 0)
-    store.add([row(1), row(2, "failure"), row(5), row(6, "failure")])
+    store.add([kept_row(1), kept_row(2, "failure"), kept_row(5), kept_row(6, "failure")])
     again = RolloutStore(tmp_path / "r", 10**6, 4)
     assert [one.step for one in again.rows] == [1, 2]
     assert again.kinds == {"kind of 2"}

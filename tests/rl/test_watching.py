@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 TRAIN = {
     **{"eval.before_and_after": False, "train.max_completion_length": 60, "train.save_steps": 2},
-    **{"data.train_count": 2, "data.eval_count": 2, "train.max_steps": 5, "train.learning_rate": 0.01},
+    **{"data.train_count": 2, "data.eval_count": 2, "train.max_steps": 3, "train.learning_rate": 0.01},
 }
 WATCH = {**TRAIN, "eval.every": 2, "report.every": 2}
 
@@ -54,7 +54,7 @@ def draw_random_numbers() -> None:
 
 @pytest.fixture(scope="module")
 def watched(policy_path, tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
-    """A run of five steps: its folder and what it printed. Watching it draws random numbers."""
+    """A run of three steps: its folder and what it printed. Watching it draws random numbers."""
     output = tmp_path_factory.mktemp("watched") / "run"
     recipe = tiny.write_recipe_file(output.with_name("r.yaml"), policy_path, output, WATCH)
     handlers = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
@@ -77,26 +77,34 @@ def watched(policy_path, tmp_path_factory) -> Iterator[tuple[Path, str, str]]:
     return output, shown.getvalue(), errors.getvalue()
 
 
-@pytest.mark.parametrize("engine", ["fast", "plain"])
-def test_training_is_the_same_with_and_without(here, tmp_path, watched, engine):
-    """Metrics and weights; TRL shuffles with torch's random numbers."""
-    assert here({**TRAIN, "rollout.engine": engine}) == 0
-    own = watched[0]
-    if engine == "plain":
-        own = tmp_path / "watched"
-        assert here({**WATCH, "rollout.engine": engine}, f"output_dir={own}") == 0
-    assert step_lines(own) == metrics(tmp_path / "run")
-    assert len(step_lines(own)) == 5
-    weights, others = (load(run / "policy").model.state_dict() for run in (own, tmp_path / "run"))
+def assert_same_training(output: Path, other: Path) -> None:
+    assert step_lines(output) == step_lines(other)
+    weights, others = (load(run / "policy").model.state_dict() for run in (output, other))
     assert all(torch.equal(weights[name], others[name]) for name in others)
+
+
+def test_training_is_the_same_with_and_without(here, tmp_path, watched):
+    """Metrics and weights; TRL shuffles with torch's random numbers."""
+    assert here(TRAIN) == 0
+    assert len(step_lines(watched[0])) == 3
+    assert_same_training(watched[0], tmp_path / "run")
     assert not (tmp_path / "run" / "rollouts").exists()
     assert not (tmp_path / "run" / "policy_best").exists()
 
 
+def test_it_is_the_same_with_the_plain_engine(here, tmp_path):
+    plain = {"rollout.engine": "plain", "train.max_steps": 2, "train.save_steps": 9}
+    assert here({**TRAIN, **plain}) == 0
+    watched = {"eval.every": 1, "eval.every_meshes": 1, "report.every": 1}
+    assert here({**TRAIN, **plain, **watched}, f"output_dir={tmp_path / 'watched'}") == 0
+    assert [line["step"] for line in evaluations(tmp_path / "watched")] == [0, 1, 2]
+    assert_same_training(tmp_path / "watched", tmp_path / "run")
+
+
 def test_the_means_go_to_the_file_and_the_console(watched):
     output, _, errors = watched
-    assert [line["step"] for line in evaluations(output)] == [0, 2, 4, 5]  # the last step, too
-    assert [line["step"] for line in step_lines(output)] == [1, 2, 3, 4, 5]
+    assert [line["step"] for line in evaluations(output)] == [0, 2, 3]  # the last step, too
+    assert [line["step"] for line in step_lines(output)] == [1, 2, 3]
     for line in evaluations(output):
         assert {"eval/coverage", "eval/containment", "eval/sparsity", "eval/smoothness"} <= line.keys()
         assert {"eval/valid", "eval/joints", "eval/unirig_j2j", "eval/unirig_j2b"} <= line.keys()
@@ -114,7 +122,7 @@ def test_the_best_policy_is_kept_with_its_step_and_value(watched):
     assert best["mean"]["total"] == totals[step]
     assert load(output / "policy_best").vocabulary == tiny.VOCABULARY
     assert f"best policy: {output / 'policy_best'} (step {step}, total {totals[step]:.4g})" in shown
-    note = "(best so far)" if step == 5 else f"(best: step {step})"
+    note = "(best so far)" if step == 3 else f"(best: step {step})"
     assert note in errors.rpartition("  evaluation: ")[2]
 
 
@@ -122,8 +130,8 @@ def test_rigs_and_failures_are_kept(watched):
     output, _, errors = watched
     rows = kept(output)
     rigs = [one for one in rows if one.why != "failure"]
-    assert sorted({one.step for one in rigs}) == [1, 2, 4, 5]  # the first and the last too
-    for step in (1, 2, 4, 5):
+    assert sorted({one.step for one in rigs}) == [1, 2, 3]  # the first and the last too
+    for step in (1, 2, 3):
         best, *others = [one for one in rigs if one.step == step]
         assert best.why == "best"
         assert [one.why for one in others] in ([], ["worst"])
@@ -153,19 +161,19 @@ def assert_same_run(output: Path, unbroken: Path) -> None:
 
 
 def test_a_resumed_run_neither_forgets_nor_repeats(here, tmp_path, monkeypatch, watched):
-    """Killed in the evaluation of step 4, whose rollouts are kept; the last checkpoint is that of step 2."""
+    """Killed in the evaluation of step 3, whose rollouts are kept; the last checkpoint is that of step 2."""
     evaluated: list[str] = []
 
     def noting(*arguments):
         evaluated.append(arguments[5])
-        if evaluated == ["step 0", "step 2", "step 4"]:
+        if evaluated == ["step 0", "step 2", "step 3"]:
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
     monkeypatch.setattr(rl.during_training, "evaluate", noting)
     assert here(WATCH) == 130
     assert here(WATCH) == 0
-    assert evaluated == ["step 0", "step 2", "step 4", "step 4", "step 5"]
+    assert evaluated == ["step 0", "step 2", "step 3", "step 3"]
     assert_same_run(tmp_path / "run", watched[0])
 
 

@@ -10,6 +10,9 @@ function startViewer(root, data, buffer) {
   const several = data.runs.length > 1;
   const state = { mesh: 0, colours: "bones", pose: 0, degrees: 0, skeleton: true, stage: null, bone: null };
 
+  // The end of the slider; a recorded pose is whole there.
+  const MOST_DEGREES = Math.max(90, ...data.rigs.flatMap((row) => row.poseDegrees || []));
+
   // ------------------------------------------------------------------ rigs
 
   function boneColour(index) {
@@ -47,6 +50,12 @@ function startViewer(root, data, buffer) {
     return rig;
   }
 
+  // The slider's place at which a rig stands as it was scored; undefined if the rig has no such pose.
+  function degreesOf(row) {
+    const degrees = row.poseDegrees[state.pose];
+    return degrees === null ? MOST_DEGREES : degrees;
+  }
+
   // The rotation vector of a joint: the reward's pose, scaled by the slider, or a turn of the chosen joint.
   function turn(rig, joint) {
     if (typeof state.pose === "string") {
@@ -54,7 +63,9 @@ function startViewer(root, data, buffer) {
       const angle = (state.degrees * Math.PI) / 180;
       return ["x", "y", "z"].map((axis) => (axis === state.pose ? angle : 0));
     }
-    const scale = state.degrees / data.poseDegrees;
+    const whole = degreesOf(rig.row);
+    if (!whole) return [0, 0, 0];
+    const scale = state.degrees / whole;
     const at = (state.pose * rig.joints + joint) * 3;
     return [0, 1, 2].map((axis) => rig.poses[at + axis] * scale);
   }
@@ -437,23 +448,33 @@ function startViewer(root, data, buffer) {
   bar.append(labelled("Colour"), colourGroup);
 
   const poseSelect = element("select", { id: "pose" });
-  const some = data.rigs.find((row) => row.poseCount);
-  for (let p = 0; p < (some ? some.poseCount : 0); p++)
-    poseSelect.append(element("option", { value: String(p), textContent: `reward's pose ${p + 1}` }));
+  const poseLists = data.rigs.filter((row) => row.poseDegrees).map((row) => row.poseDegrees);
+  const named = poseLists.reduce((most, own) => (own.length > most.length ? own : most), []);
+  named.forEach((degrees, p) => {
+    const how = degrees === null ? "recorded" : `${degrees}°`;
+    poseSelect.append(element("option", { value: String(p), textContent: `reward's pose ${p + 1}, ${how}` }));
+  });
   for (const axis of ["x", "y", "z"])
     poseSelect.append(element("option", { value: axis, textContent: `chosen joint about ${axis}` }));
   poseSelect.addEventListener("change", () => {
     state.pose = "xyz".includes(poseSelect.value) ? poseSelect.value : Number(poseSelect.value);
     if (typeof state.pose === "string") chooseFirst();
+    showDegrees();
     update();
   });
-  const slider = element("input", { type: "range", id: "degrees", min: "0", max: "90", step: "1", value: "0" });
+  const slider = element("input", {
+    type: "range", id: "degrees", min: "0", max: String(MOST_DEGREES), step: "1", value: "0",
+  });
   const shownDegrees = element("output", { textContent: "0°" });
   slider.addEventListener("input", () => {
     state.degrees = Number(slider.value);
-    shownDegrees.textContent = `${slider.value}°`;
+    showDegrees();
     update();
   });
+  function showDegrees() {
+    const recorded = named[state.pose] === null;
+    shownDegrees.textContent = recorded ? `${Math.round((100 * state.degrees) / MOST_DEGREES)} %` : `${state.degrees}°`;
+  }
   const skeleton = element("input", { type: "checkbox", checked: true, id: "skeleton" });
   skeleton.addEventListener("change", () => { state.skeleton = skeleton.checked; update(); });
   bar2.append(labelled("Pose", poseSelect), labelled("up to", slider, shownDegrees), labelled("", skeleton, "skeleton"));

@@ -10,7 +10,7 @@ from data.typed_recipe import write_recipe
 from rewards.settings import RewardSettings
 from rl.evaluation_results import Evaluation, summarise, write_evaluation
 from rl.recipe import Recipe
-from rl.report.viewer_data import AFTER, BEFORE, TRUTH, RigView, pose_vectors
+from rl.report.viewer_data import AFTER, BEFORE, TRUTH, RigView, reward_poses
 from tests.rl import tiny
 
 REWARDS = ("coverage", "containment", "sparsity", "smoothness")
@@ -86,14 +86,14 @@ def write_run(
 
 def views(run: int = 0, kinds: tuple[int, ...] = (0, 1)) -> list[RigView]:
     """Before, after and ground truth of creatures; after has one joint fewer."""
-    settings = RewardSettings(poses=2)
+    settings = RewardSettings(poses=2, wide_poses=1)
     found = []
     for seed in kinds:
         creature = make_creature(seed, kind="quadruped" if seed else "biped")
         rig = creature.rig
         fewer = Rig(rig.joints[:-1], rig.parents[:-1], rig.weights[:, :-1])
         for stage, own in ((BEFORE, rig), (AFTER, fewer), (TRUTH, rig)):
-            poses = pose_vectors(settings, len(own.joints), 5)
+            poses = reward_poses(settings, own, 5)
             numbers = {} if stage == TRUTH else {"total": 4.5, "coverage": 0.5}
             owner = None if stage == TRUTH else run
             found.append(RigView(owner, stage, f"mesh {seed}", creature.mesh, own, poses, numbers))

@@ -58,9 +58,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "b", {"rewards.coverage.weight": 0.0}, steps=2, after=False)
     runs = [read_run(folder / name, name) for name in (NAME, "b")]
     both = [*views(0), *(view for view in views(1, (0,)) if view.run == 1)]
-    (folder / "one.html").write_text(run_page(runs[:1], views(), 30.0, folder))
-    (folder / "two.html").write_text(run_page(runs, both, 30.0, folder))
-    (folder / "rig.html").write_text(viewer_page("<fox>", views()[0], 30.0))
+    (folder / "one.html").write_text(run_page(runs[:1], views(), folder))
+    (folder / "two.html").write_text(run_page(runs, both, folder))
+    (folder / "rig.html").write_text(viewer_page("<fox>", views()[0]))
     return folder
 
 
@@ -99,17 +99,21 @@ def test_a_run_in_the_browser(browser: Browser, pages: Path, tmp_path: Path) -> 
     assert_clean(browser, page)
 
 
-def test_the_slider_poses_the_vertices_as_the_reward_does(browser: Browser, pages: Path) -> None:
+@pytest.mark.parametrize(("pose", "degrees"), [(1, 30), (2, 90)])
+def test_the_slider_poses_the_vertices_as_the_reward_does(
+    browser: Browser, pages: Path, pose: int, degrees: int
+) -> None:
     browser.open(pages / "one.html")
     rest = cells(browser, "positions")
-    set_control(browser, "#pose", 1)
-    set_control(browser, "#degrees", 30)
+    set_control(browser, "#pose", pose)
+    set_control(browser, "#degrees", degrees)
     posed = cells(browser, "positions")
     assert all(np.abs(a - b).max() > 0.02 for a, b in zip(posed, rest, strict=True))
     for view, own, before in zip(views()[:3], posed, rest, strict=True):
         assert view.rig is not None
+        assert view.poses is not None
         # The page stores vertices in the order of a grid: compare places, whatever their order.
-        turns = Rotation.from_rotvec(view.poses[1]).as_matrix()[None]
+        turns = Rotation.from_rotvec(view.poses.vectors[pose]).as_matrix()[None]
         matrices = skinning_matrices(view.rig.joints, view.rig.parents, turns)
         stored = as_stored(view.rig.weights)
         expected = linear_blend_skinning(view.mesh.vertices, stored, matrices)[0]

@@ -50,7 +50,8 @@ def test_charts_of_a_run(tmp_path):
 
 
 def test_evaluations_during_training_are_points_and_no_steps(tmp_path):
-    write_run(tmp_path / "a", before=False, after=False)
+    """They stand alone: the evaluations before and after may have other meshes."""
+    write_run(tmp_path / "a")
     with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 2, "eval/total": 1.5, "eval/se/total": 0.25, "eval/coverage": 0.5}\n')
     run = read_run(tmp_path / "a", "a")

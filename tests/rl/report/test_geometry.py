@@ -8,10 +8,13 @@ import pytest
 import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
+from data import make_creature
+from rewards import RewardSettings
 from rl.report.packing import Block, quantised_positions, quantised_weights
 from rl.report.simplify import reduced
-from rl.report.viewer_data import viewer_data
+from rl.report.viewer_data import reward_poses, viewer_data
 from tests.rl.report.pages import views
 
 
@@ -71,10 +74,25 @@ def test_arrays_come_back_from_their_places():
 
 
 def test_a_mesh_is_stored_once():
-    data, _ = viewer_data(views(), ["a"], 30.0)
+    data, _ = viewer_data(views(), ["a"])
     assert [mesh["name"] for mesh in data["meshes"]] == ["mesh 0", "mesh 1"]
     assert [rig["mesh"] for rig in data["rigs"]] == [0, 0, 0, 1, 1, 1]
     first, after, _ = data["rigs"][:3]
     assert len(first["parents"]) == len(after["parents"]) + 1
-    assert first["poses"][2] == 2 * 3 * len(first["parents"])
-    assert viewer_data(views(), ["a"], 30.0) == viewer_data(views(), ["a"], 30.0)  # byte for byte
+    assert first["poses"][2] == 3 * 3 * len(first["parents"])
+    assert first["poseDegrees"] == [30, 30, 90]
+    assert viewer_data(views(), ["a"]) == viewer_data(views(), ["a"])  # byte for byte
+
+
+def test_recorded_poses_follow_the_rig_and_have_no_angle(tmp_path):
+    """Frames of one joint that turns by 0.5 about x: the root, as the reward maps them by depth."""
+    turn = Rotation.from_rotvec([[0.5, 0, 0]]).as_matrix()
+    np.savez(tmp_path / "poses.npz", rotations=turn[None], parents=np.array([-1]))
+    settings = RewardSettings(pose_file=str(tmp_path / "poses.npz"), poses=1, wide_poses=1)
+    rig = make_creature(0).rig
+    poses = reward_poses(settings, rig, 3)
+    assert poses.degrees == [None, 90]
+    expected = np.zeros((len(rig.joints), 3))
+    expected[rig.parents < 0] = [0.5, 0, 0]
+    assert poses.vectors[0] == pytest.approx(expected)
+    assert np.abs(poses.vectors[1]).max() > 0.5

@@ -1,12 +1,12 @@
 """Reading an output directory: what is there, what is missing, and what is no run."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from data.typed_recipe import RecipeError
 from rl.report.read_run import read_run, run_names
+from tests.rl.kept_rows import kept_row
 from tests.rl.report.pages import write_run
 
 
@@ -46,25 +46,17 @@ def test_damaged_lines_and_files_are_noted(tmp_path):
     assert "is not a list of quarantined meshes" in run.notes[2]
 
 
-def test_kept_rollouts_with_their_glb(tmp_path):
+def test_damaged_kept_rollouts_are_noted(tmp_path):
     folder = tmp_path / "a"
     write_run(folder)
-    place = folder / "rollouts" / "step-2"
-    place.mkdir(parents=True)
-    (place / "best.json").write_text(json.dumps({"mesh": "fox", "rewards": {"total": 1.5}, "tokens": [1, 2]}))
-    (place / "best.glb").write_bytes(b"")
-    (folder / "rollouts" / "rows.jsonl").write_text(
-        '{"mesh": "cat", "glb": null}\n{"mesh": "owl", "glb": "step-2/best.glb"}\n'
-    )
-    (folder / "rollouts" / "broken.json").write_text("{")
+    (folder / "rollouts").mkdir()
+    (folder / "rollouts" / "rollouts.jsonl").write_text(kept_row(2).line())
+    assert read_run(folder, "a").rollouts == [kept_row(2)]
+    (folder / "rollouts" / "rollouts.jsonl").write_text(kept_row(2).line() + "{")
     run = read_run(folder, "a")
-    assert [row.get("mesh") for row in run.rollouts] == ["cat", "owl", "fox"]
-    assert [row.get("glb") for row in run.rollouts] == [
-        None,
-        str(place / "best.glb"),
-        str(place / "best.glb"),
-    ]
-    assert run.notes == ["broken.json is damaged and left out."]
+    assert run.rollouts == []
+    (note,) = run.notes
+    assert "rollouts.jsonl:2 is not the row of a kept rollout" in note
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """The page's tables: results, differences between recipes, failures, kept rollouts."""
 
 import json
+import math
 import re
+from dataclasses import asdict
 
+from rl.best_policy import BestPolicy
 from rl.report.page import run_page
 from rl.report.read_run import read_run
 from rl.report.tables import failures_table, recipe_tables, results_table, rollouts_tables, runs_table
+from tests.rl.kept_rows import kept_row
 from tests.rl.report.pages import write_run
 
 
@@ -83,20 +87,34 @@ def test_kept_rollouts_are_listed(tmp_path):
     write_run(tmp_path / "a")
     place = tmp_path / "a" / "rollouts"
     place.mkdir()
-    row = {"mesh": "<fox>", "rewards": {"coverage": 0.51234}, "tokens": [1, 2, 3], "valid": True}
-    (place / "best.json").write_text(json.dumps({**row, "glb": "best it.glb"}))
-    (place / "best it.glb").write_bytes(b"")
+    kept = [
+        kept_row(3, mesh="<fox>", total=4.25, rewards={"a": 0.51234}, glb="best it.glb"),
+        kept_row(4, "failure", rewards=None, total=None, joints=None, failure="no <eos>"),
+        kept_row(5, "failure", rewards={"a": math.nan}, total=math.nan),
+    ]
+    (place / "rollouts.jsonl").write_text("".join(row.line() for row in kept))
     html = rollouts_tables([read_run(tmp_path / "a", "a")], tmp_path / "pages")
     assert rows(html) == [
-        ["file", "glb", "mesh", "rewards.coverage", "valid"],
-        ["best.json", "best it.glb", "&lt;fox&gt;", "0.5123", "True"],
+        ["row", "step", "why", "mesh", "total", "a", "joints", "failure", "rig"],
+        ["rollouts.jsonl:1", "3", "best", "&lt;fox&gt;", "4.25", "0.5123", "2", "–", "best it.glb"],
+        ["rollouts.jsonl:2", "4", "failure", "fox", "–", "–", "–", "no &lt;eos&gt;", "–"],
+        ["rollouts.jsonl:3", "5", "failure", "fox", "nan", "nan", "2", "broken at 5", "–"],
     ]
     assert '<a href="../a/rollouts/best%20it.glb">best it.glb</a>' in html
 
 
+def test_the_best_policy_is_named(tmp_path):
+    write_run(tmp_path / "a")
+    (tmp_path / "a" / "policy_best").mkdir()
+    best = BestPolicy(2, "valid", 0.75, True, {}, {})
+    (tmp_path / "a" / "policy_best" / "best.json").write_text(json.dumps(asdict(best)))
+    html = runs_table([read_run(tmp_path / "a", "a")])
+    assert "finished: 4 of 4 steps; best policy by valid on held-out meshes: step 2 (75.0 %)" in html
+
+
 def test_a_page_says_what_is_missing(tmp_path):
     write_run(tmp_path / "a", steps=0, before=False, after=False)
-    page = run_page([read_run(tmp_path / "a", "a")], [], 30.0, tmp_path)
+    page = run_page([read_run(tmp_path / "a", "a")], [], tmp_path)
     for sentence in (
         "No step has been logged yet.",
         "No run has been evaluated yet.",
