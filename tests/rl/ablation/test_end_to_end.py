@@ -14,7 +14,8 @@ from tests.rl.ablation.conftest import ROOT
 from tests.rl.commands import TIMEOUT, evaluation, metrics
 
 
-def test_two_variants_with_one_seed(policy_path, tmp_path, _signals):
+@pytest.mark.usefixtures("stop_signal_handlers")
+def test_two_variants_with_one_seed(policy_path, tmp_path):
     tiny.write_recipe_file(tmp_path / "base.yaml", policy_path, tmp_path / "own", {"eval.samples": 1})
     output = tmp_path / "out"
     whole = {
