@@ -11,8 +11,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from data.command_line import USER_ERRORS, RunFailedError
+from data.command_line import RunFailedError
 from data.launcher import show_error
+from data.mesh import MeshError
+from data.typed_recipe import RecipeError
 
 # Largest difference of a reward that counts as none. On one machine the difference is 0; another CPU, a GPU
 # or the number of threads changes the order of sums in the skin decoder.
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from rl.replaying import replay
 
         return replay(options.row, options.recipe, options.overrides, options.meshes, options.tolerance)
-    except (*USER_ERRORS, RunFailedError) as error:  # the latter of a reward of the user's own
+    except (RecipeError, MeshError, RunFailedError) as error:  # the last of a reward of the user's own
         show_error(f"error: {error}")
         return 2
 

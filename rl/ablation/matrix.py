@@ -78,7 +78,7 @@ class AblationRecipe:
             raise RecipeError(
                 "'variants.base' must have no overrides: it is the recipe itself; put them into 'overrides'"
             )
-        folded: dict[str, str] = {BASE: BASE}
+        folded = {BASE: BASE}
         for name in names:
             if _NAME.fullmatch(name) is None or name.lower() in _TAKEN:
                 raise RecipeError(

@@ -51,7 +51,8 @@ def draw_changes(results: AblationResults) -> Figure:
             found = result.change.get(column)
             if found is not None:
                 _point(panel, column, found, row, result.name == BASE)
-        panel.set_title(measure_label(column), fontsize=9)
+        panel.set_title(_label(column), fontsize=9)
+        panel.locator_params(axis="x", nbins=5)
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.invert_yaxis()
         panel.set_ylim(len(names) - 0.5, -0.5)
@@ -76,8 +77,10 @@ def draw_curves(folders: Mapping[str, Sequence[Path]]) -> Figure:
                 steps, values = found
                 base = name == BASE
                 colour = _INK if base else _palette(place)
-                panel.plot(steps, values, color=colour, linewidth=2.2 if base else 1.2, label=name)
+                width, order = (2.2, 3) if base else (1.2, 2)
+                panel.plot(steps, values, color=colour, linewidth=width, zorder=order, label=name)
         panel.set_title(title, fontsize=9)
+        panel.locator_params(axis="x", nbins=5, integer=True)
     if panels:
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
@@ -120,7 +123,7 @@ def draw_against_truth(results: AblationResults) -> Figure | None:
                 color=colour,
             )
         panel.set_xlabel("change of the total reward", fontsize=8)
-        panel.set_title(f"change of {measure_label(column)}", fontsize=9)
+        panel.set_title(f"change of {_label(column)}", fontsize=9)
     return figure
 
 
@@ -146,6 +149,12 @@ def _steps(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl with a training step."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if "loss" in line]
+
+
+def _label(column: str) -> str:
+    """As in the tables, whose cells say which numbers are percentages."""
+    label = measure_label(column)
+    return label if measure_scale(column) == 1 or "%" in label else label.replace(" ↑", ", % ↑")
 
 
 def _point(panel: Any, column: str, found: Change, row: int, base: bool) -> None:

@@ -158,3 +158,12 @@ def test_damaged_rows_and_wrong_places(changed, rows_of_files, tmp_path, capsys)
     assert "the recipe of the run; pass it with --recipe" in error
     recipe = rows_of_files.parents[1] / "recipe.yaml"
     assert replay.main([str(tmp_path / "alone.json"), "--recipe", str(recipe)]) == 0
+
+
+def test_an_own_reward_that_fails_is_named(changed, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_replayed.py").write_text(
+        "def picky(rig):\n    return 1 / (not rig.mesh.startswith('mesh'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    error = refused(capsys, changed(), "rewards.custom=own_replayed:picky")
+    assert "the reward own_replayed:picky failed for a rig of" in error

@@ -18,10 +18,9 @@ from rl.evaluation_results import Evaluation, summarise, write_evaluation
 ENDINGS = "STAND_IN_ENDINGS"
 
 
-def main(recipe_file: str, *options: str) -> int:
-    if "--out" in options:
-        *runs, _, page = recipe_file, *options
-        Path(page).write_text(json.dumps(runs))
+def main(*options: str, recipe_file: str) -> int:
+    if "--out" in options:  # the page of runs
+        Path(recipe_file).write_text(json.dumps(options[:-1]))
         return 0
     recipe = yaml.safe_load(Path(recipe_file).read_text())
     output = Path(recipe["output_dir"])
@@ -75,4 +74,4 @@ def evaluate(recipe: dict, output: Path, ending: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:-1], recipe_file=sys.argv[-1]))

@@ -41,7 +41,7 @@ def points(panel) -> list[tuple[float, float]]:
 
 def test_changes_are_drawn_in_the_units_of_the_tables():
     panels = {panel.get_title(): panel for panel in draw_changes(results()).axes if panel.get_visible()}
-    assert list(panels) == ["total ↑", "coverage ↑", "valid ↑", "joints", "J2J unirig, % of box ↓"]
+    assert list(panels) == ["total ↑", "coverage ↑", "valid, % ↑", "joints", "J2J unirig, % of box ↓"]
     assert points(panels["total ↑"]) == [(1.0, 0.0), (3.0, 1.0)]
     assert points(panels["J2J unirig, % of box ↓"]) == [
         (pytest.approx(-1.0), 0.0),

@@ -176,6 +176,14 @@ def test_two_at_once_share_the_cores(matrix, monkeypatch):
     assert sorted(calls[1:3]) == [BASE, NO_COVERAGE]
 
 
+def test_runs_of_several_processes_are_launched_with_their_options(matrix):
+    matrix.write(launch=["--cpu", "--num_processes", "2"])
+    assert matrix.run() == 0
+    log = (matrix.output / BASE / "log.txt").read_text().splitlines()
+    assert f"--cpu --num_processes 2 {matrix.output / BASE / 'recipe.yaml'}" in log[0]
+    assert "--cpu" not in next(line for line in log[1:] if line.startswith("$ "))  # the evaluation
+
+
 # ------------------------------------------------------------------ changed recipes
 
 
