@@ -34,7 +34,7 @@ def tiny_overrides(policy: Path, output: Path) -> list[str]:
 def test_two_trials_of_the_shipped_file(policy_path, tmp_path, monkeypatch, capsys, stop_signal_handlers):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    arguments = [SHIPPED, "run_cap=2", *tiny_overrides(policy_path, tmp_path)]
+    arguments = [SHIPPED, "run_cap=2", "jobs=2", *tiny_overrides(policy_path, tmp_path)]
     assert sweep.main(arguments) == 0
     table = json.loads((tmp_path / "table.json").read_text())
     values = [trial["value"] for trial in table["trials"]]
