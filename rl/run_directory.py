@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
+from data.wandb_id import WANDB_ID_FILE
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -35,7 +36,7 @@ BEST_FOLDER = "policy_best"
 ROLLOUTS_FOLDER = "rollouts"
 
 # Keys and sections that a resumed run may change: they do not affect the steps already trained.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "output_dir",
     "resume",
     "rollout",
@@ -175,11 +176,16 @@ def make_directory(recipe: Recipe) -> Path:
     return output
 
 
-def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first key on which two recipes differ and that affects training, None if there is none."""
+def first_difference(
+    before: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = MAY_CHANGE
+) -> str | None:
+    """The first key on which two recipes differ, None if there is none.
+
+    Keys and sections in `may_change` are passed over: by default, those that do not affect training.
+    """
     old, new = flat(before), flat(now)
     for key in dict.fromkeys([*new, *old]):
-        if any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE):
+        if any(key == name or key.startswith(f"{name}.") for name in may_change):
             continue
         if key not in old or key not in new or old[key] != new[key]:
             return key
@@ -197,7 +203,10 @@ def _set_aside(output: Path) -> None:
         number += 1
     aside = output / f"previous-{number}"
     aside.mkdir()
-    moved = (CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER)
+    moved = (
+        *(CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, BEST_FOLDER, ROLLOUTS_FOLDER),
+        WANDB_ID_FILE,
+    )
     for name in moved:
         if (output / name).exists():
             (output / name).rename(aside / name)

@@ -12,11 +12,13 @@ sys.path[:] = [str(_HERE.parent), *(entry for entry in sys.path if Path(entry or
 from data.command_line import run_command  # noqa: E402
 from data.run_lock import refuse_live_owner  # noqa: E402
 from data.stop_signals import is_first_rank  # noqa: E402
+from data.wandb_id import refuse_shared_directory  # noqa: E402
 from rl.recipe import Recipe, load_recipe  # noqa: E402
 
 
 def _train(recipe: Recipe) -> None:
     if is_first_rank():  # the others may find the lock of their own run
+        refuse_shared_directory(Path(recipe.output_dir))
         refuse_live_owner(Path(recipe.output_dir))  # before libraries and Ray take their time
 
     from rl.library_settings import importing, quiet_libraries

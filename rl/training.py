@@ -55,6 +55,7 @@ from rl.sharding import whole_model
 from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
 from rl.trainer import RigGRPOTrainer
+from rl.wandb_run import log_results, wandb_run
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
@@ -93,7 +94,8 @@ def train(recipe: Recipe, start: ServiceStart, held_out: int | None = None) -> N
     with shared_run(recipe) as run, barrier_on_exit(), shared_service(start, policy) as service:
         check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
-        _run(recipe, args, policy, prepare_meshes(meshes, service, recipe), service, run, room)
+        with wandb_run(recipe, args, run.checkpoint is not None):
+            _run(recipe, args, policy, prepare_meshes(meshes, service, recipe), service, run, room)
 
 
 def _run(
@@ -125,11 +127,13 @@ def _run(
         trained = optimise(recipe, args, policy, bank, meshes, service, run, startup)
     with main_process_only() as here:
         if here:
-            _finish(recipe, RigPolicy(trained.eval(), policy.skin_vae), before, bank, meshes, service, room)
+            refined = RigPolicy(trained.eval(), policy.skin_vae)
+            _finish(recipe, args, refined, before, bank, meshes, service, room)
 
 
 def _finish(
     recipe: Recipe,
+    args: GRPOConfig,
     refined: RigPolicy,
     before: Evaluation | None,
     bank: MeshBank,
@@ -145,6 +149,8 @@ def _finish(
     if before is not None:
         after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
         write_evaluation(after, output / AFTER_FILE)
+        if "wandb" in args.report_to:
+            log_results(before, after, args.max_steps)
         print_means([before, after], ["before", "after"], make_console())
     print(f"refined policy: {output / POLICY_FOLDER}")
     if recipe.eval.every and (best := read_best(output, during_recipe(recipe))) is not None:
