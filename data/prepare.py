@@ -18,6 +18,7 @@ from data.formats.rig_formats import RigLimits, find_rigs, read_rigs, rigs_passe
 from data.formats.rig_npz import RiggedMesh, write_rig_npz
 from data.formats.rignet_text import rignet_mesh
 from data.mesh import MeshError, UpAxis
+from data.sets.given_split import HELD_OUT, held_out_names
 from data.sets.grouped_split import split_groups
 from data.sets.groups import Groups, read_groups
 from data.sets.journal import Journal, Outcome
@@ -32,8 +33,6 @@ from data.sets.prepared import (
 )
 
 SHOWN_REFUSALS = 20
-# Names that data sets give the splits that are not trained on.
-HELD_OUT = ("eval", "dev", "val", "valid", "validation", "test")
 # Rigs with more joints than this are refused before pruning.
 MAX_UNPRUNED = 2048
 
@@ -46,8 +45,8 @@ class PrepareSettings:
     (seed, name), or of (seed, group) if there are `groups`; then whole groups are held out. `class_name`
     labels all rigs; None keeps the label of their format. `prune`: remove joints that are not ground truth
     (see `without_helpers`), with `keep_ends` all but unweighted end joints. `up`: the axis that points up in
-    NPZ and RigNet files (see `read_rigs`). `sides`: the split of each rig, "train" or one of HELD_OUT,
-    instead of a random one. `skip`: patterns of file names that are passed over. Raises MeshError if
+    NPZ and RigNet files (see `read_rigs`). `splits`: the split of each rig, "train" or one of
+    HELD_OUT, instead of a random one. `skip`: patterns of names of files to skip. Raises MeshError if
     `eval_share` is not in [0, 1), a limit is not above 0, or `class_name` is empty.
     """
 
@@ -59,7 +58,7 @@ class PrepareSettings:
     keep_ends: bool = False
     groups: Groups | None = None
     up: UpAxis | None = None
-    sides: Groups | None = None
+    splits: Groups | None = None
     skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -166,9 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--split",
         metavar="SPLIT",
-        help="take each rig's split, train or "
-        + ", ".join(HELD_OUT)
-        + ", from a file (FIELD:FILE or FILE, as "
+        help=f"take each rig's split, train or {', '.join(HELD_OUT)}, from a file (FIELD:FILE or FILE, as "
         "for --group) instead of --eval, such as split:MANIFEST.json",
     )
     parser.add_argument(
@@ -176,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="pass over files whose name matches the pattern, such as 'hand_*'; may be repeated",
+        help="skip files whose name matches the pattern, such as 'hand_*'; may be repeated",
     )
     parser.add_argument(
         "--prune",
@@ -270,7 +267,7 @@ def _report(manifest: Manifest, out: str, settings: PrepareSettings) -> None:
     if settings.prune:
         _report_pruned(manifest)
     if settings.groups is not None:
-        _report_groups(manifest, settings.groups, held_out_by_groups=settings.sides is None)
+        _report_groups(manifest, settings.groups, given=settings.splits is not None)
 
 
 def _report_pruned(manifest: Manifest) -> None:
@@ -285,14 +282,17 @@ def _report_pruned(manifest: Manifest) -> None:
     )
 
 
-def _report_groups(manifest: Manifest, groups: Groups, held_out_by_groups: bool) -> None:
+def _report_groups(manifest: Manifest, groups: Groups, given: bool) -> None:
+    """Print how the split treats the groups; `given`: it comes from a file, not from the groups."""
     sides = {side: {rig.group for rig in manifest.rigs if rig.split == side and rig.group} for side in SPLITS}
     print(f"{groups.label}: {len(sides['train'])} groups for training, {len(sides['eval'])} held out")
+    if given:
+        return
     alone = [rig.name for rig in manifest.rigs if rig.group is None]
     if alone:
         shown = ", ".join(alone[:SHOWN_REFUSALS]) + (", …" if len(alone) > SHOWN_REFUSALS else "")
         print(f"{len(alone)} rigs have no group and were split one by one: {shown}", file=sys.stderr)
-    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs) and held_out_by_groups:
+    if len(sides["train"] | sides["eval"]) + len(alone) == 1 < len(manifest.rigs):
         print("all rigs are in one group, so none is held out; choose other groups", file=sys.stderr)
 
 
@@ -323,7 +323,7 @@ def _sources(inputs: Sequence[str | Path], out: Path, skip: Sequence[str]) -> di
     if unused:
         raise MeshError(f"--skip {min(unused)!r}: no file matches; correct the pattern or omit it")
     if not suggested:
-        raise MeshError("--skip: the patterns match every file, so no rig is left; omit one of them")
+        raise MeshError("the patterns to skip match every file, so no rig is left; omit one of them")
     return dict(sorted(suggested.items()))
 
 
@@ -399,9 +399,8 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
     if settings.eval_share > 0 and len(rigs) > 1:
         count = min(max(1, round(settings.eval_share * len(rigs))), len(rigs) - 1)
     groups = settings.groups.of_all(rigs) if settings.groups is not None else {}
-    if settings.sides is not None:
-        held_out = _held_out(rigs, settings.sides)
-        _check_groups(groups, held_out, settings)
+    if settings.splits is not None:
+        held_out = held_out_names(rigs, settings.splits, groups)
     else:
         held_out = {rig.name for rig in split_groups(rigs, groups, count, settings.seed)[1]}
     placed = tuple(
@@ -411,44 +410,10 @@ def _split(outcomes: Sequence[Outcome], settings: PrepareSettings) -> Manifest:
     return Manifest(settings.seed, placed, refused)
 
 
-def _held_out(rigs: Sequence[PreparedEntry], sides: Groups) -> set[str]:
-    """Names of the rigs that a file assigns to a split that is held out.
-
-    Raises MeshError for a rig without a split or with an unknown one.
-    """
-    given = sides.of_all(rigs)
-    for rig in rigs:
-        side = given[rig.name]
-        if side is None:
-            raise MeshError(
-                f"{sides.label}: {rig.source} has no split; add it there, or pass the file over with --skip"
-            )
-        if side not in ("train", *HELD_OUT):
-            raise MeshError(
-                f"{sides.label}: {rig.source} has the split {side!r}; use train or {', '.join(HELD_OUT)}"
-            )
-    return {name for name, side in given.items() if side != "train"}
-
-
-def _check_groups(groups: dict[str, str | None], held_out: set[str], settings: PrepareSettings) -> None:
-    """Raise MeshError if a given split divides a group, by the names of its rigs."""
-    sides: dict[str, dict[bool, str]] = {}
-    for name, group in groups.items():
-        if group is not None:
-            sides.setdefault(group, {})[name in held_out] = name
-    divided = {group: names for group, names in sides.items() if len(names) == 2}
-    if divided and settings.groups is not None and settings.sides is not None:
-        group, names = next(iter(divided.items()))
-        raise MeshError(
-            f"{settings.sides.label}: the group {group!r} is on both sides ({names[False]!r} for training, "
-            f"{names[True]!r} held out); correct the split, or omit --group"
-        )
-
-
 def unknown_entries(manifest: Manifest, settings: PrepareSettings) -> list[str]:
-    """A line for each file of groups or splits with entries that name no rig and no file passed over."""
+    """A line for each file of groups or splits with entries that name neither a rig nor a skipped file."""
     lines = []
-    for groups in (settings.groups, settings.sides):
+    for groups in (settings.groups, settings.splits):
         if groups is None:
             continue
         unknown = [

@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from data.atomic import write_atomic
 from data.file_content import stand_in_at
 
 T = TypeVar("T")
@@ -228,7 +229,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def write_recipe(recipe: Any, path: str | Path) -> None:
     """Write the resolved recipe as YAML; reading it back gives the same recipe."""
-    Path(path).write_text(to_yaml(recipe), encoding="utf-8")
+    write_atomic(path, to_yaml(recipe).encode())
 
 
 def to_yaml(recipe: Any) -> str:

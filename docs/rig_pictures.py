@@ -1,4 +1,4 @@
-"""`python docs/rig_pictures.py FOLDER`: rigs and draws the three characters of docs/rigging.md.
+"""`python docs/rig_pictures.py FOLDER`: rigs and draws the four characters of docs/rigging.md.
 
 FOLDER holds the characters' GLB files (see `CHARACTERS`), which are not part of this repository. Each is
 rigged by the commands that a user would type, with the shipped policy, and drawn by `rl.draw_posed`. Takes a
@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from data import prepare  # noqa: E402
 from rl import draw_posed, rig  # noqa: E402
 
 
@@ -28,16 +27,12 @@ class Character:
     Attributes:
         file: name in the folder of characters.
         credit: author and licence, drawn below the picture.
-        overrides: recipe values for `rl.rig`.
         drawing: arguments of `rl.draw_posed`: the pose and the camera.
-        given_skeleton: skin the file's own skeleton, without the helper joints that `data.prepare` removes.
     """
 
     file: str
     credit: str
-    overrides: tuple[str, ...] = ()
     drawing: tuple[str, ...] = ()
-    given_skeleton: bool = False
 
     @property
     def picture(self) -> Path:
@@ -48,22 +43,23 @@ CHARACTERS = (
     Character(
         "CesiumMan.glb",
         "Cesium Man: © 2017 Cesium, CC-BY 4.0 with trademark limitations",
-        ("rig.candidates=32",),
         ("--seed", "3", "--degrees", "20"),
     ),
     Character(
         "Fox.glb",
         "Fox: mesh by PixelMannen, CC0 1.0; original rig by @tomkranis, CC-BY 4.0; conversion by "
         "@AsoboStudio and @scurest",
-        ("rig.candidates=32",),
         ("--seed", "1", "--degrees", "20", "--view", "40", "12"),
     ),
     Character(
         "kaykit_Knight.glb",
         "Knight: Kay Lousberg, KayKit Character Pack Adventurers 1.0, CC0 1.0",
-        ("rig.candidates=48",),
-        ("--seed", "5", "--degrees", "15", "--view", "30", "10"),
-        given_skeleton=True,
+        ("--seed", "5", "--degrees", "20", "--view", "30", "10"),
+    ),
+    Character(
+        "RiggedFigure.glb",
+        "Rigged Figure: © 2017 Cesium, CC-BY 4.0",
+        ("--seed", "3", "--degrees", "20"),
     ),
 )
 
@@ -75,12 +71,7 @@ def make_picture(character: Character, folder: Path, overrides: list[str]) -> in
         rigged = Path(work) / character.file
         policy = f"policy.path={ROOT / 'checkpoints' / 'small'}"
         files = [f"rig.mesh={source}", f"rig.out={rigged}", policy]
-        if character.given_skeleton:
-            failed = prepare.main([str(source), "--out", work, "--eval", "0"])
-            if failed:
-                return failed
-            files.append(f"rig.skeleton={Path(work, 'rigs', f'{source.stem}.npz')}")
-        failed = rig.main([str(ROOT / "recipes" / "base.yaml"), *files, *character.overrides, *overrides])
+        failed = rig.main([str(ROOT / "recipes" / "base.yaml"), *files, "rig.candidates=32", *overrides])
         if failed:
             return failed
         arguments = [str(rigged), "--before", str(source), "--out", str(character.picture)]

@@ -30,7 +30,7 @@ PARTS = {
     "skeleton_example": "points of a skeleton's example",
     "weld_surface": "  of these: welding",
     "skin_points": "points of each bone",
-    "_find_near": "  of these: those near it",
+    "near_bones": "  of these: those near it",
     "tokenize_skeleton": "skeleton tokens",
 }
 
@@ -54,16 +54,16 @@ def load_recipe(path: str, overrides: Sequence[str]) -> SkinVAERecipe | TokenRig
     return pretrain_skin_vae.load_recipe(path, overrides)
 
 
-def speed_of(name: str, examples: Dataset[Any], first: int, count: int) -> InputSpeed:
-    """Measure `count` examples from index `first` on; those before them warm caches up."""
-    for index in range(first, first + 10):  # compiles kernels
+def speed_of(name: str, examples: Dataset[Any], count: int) -> InputSpeed:
+    """Measure `count` examples, after ten that compile kernels and fill caches."""
+    for index in range(10):
         examples[index]
     start = time.process_time()
-    for index in range(first + 10, first + 10 + count):
+    for index in range(10, 10 + count):
         examples[index]
     seconds = time.process_time() - start
     with cProfile.Profile(time.process_time) as profile:
-        for index in range(first + 10, first + 10 + count):
+        for index in range(10, 10 + count):
             examples[index]
     spent: dict[str, float] = {}
     stats: dict[Any, Any] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
@@ -77,12 +77,12 @@ def measure(recipe: SkinVAERecipe | TokenRigRecipe, count: int = EXAMPLES) -> li
     """Speeds of a recipe's examples; in stage 2 of skeletons alone, if it has such steps, and whole rigs."""
     torch.set_num_threads(1)
     if isinstance(recipe, SkinVAERecipe):
-        return [speed_of("bones", BoneExamples(recipe), 0, count)]
-    whole = speed_of("whole rigs", TokenizedMeshes(recipe, Vocabulary()), 0, count)
+        return [speed_of("bones", BoneExamples(recipe), count)]
+    whole = speed_of("whole rigs", TokenizedMeshes(recipe, Vocabulary()), count)
     if not recipe.skeleton_only_steps:
         return [whole]
     skeletons = TokenizedMeshes(recipe, Vocabulary(), skeletons=sys.maxsize)
-    return [speed_of("skeletons alone", skeletons, 0, count), whole]
+    return [speed_of("skeletons alone", skeletons, count), whole]
 
 
 def report(recipe: SkinVAERecipe | TokenRigRecipe) -> None:

@@ -1,4 +1,4 @@
-"""Trains the pair, skin VAE and policy, from nothing: prepares rigs, then runs what is not finished."""
+"""Trains the pair of skin VAE and policy in one command: prepares rigs, then runs what is not finished."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from data.sets.groups import read_groups
 from data.typed_recipe import PathText, RecipeError, build, read_recipe, to_mapping
 from policy import pretrain_skin_vae, pretrain_tokenrig
 from policy.bundle import atomic_directory
-from policy.policy_folder import check_replaceable
+from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import is_main_process, main_process_only, shared_lock
+from policy.pretraining.start import created_output
 
-# What a run may be continued with otherwise: it changes neither the weights nor their meaning.
+# Keys of `loop` that may change when a run resumes: its result stays the same, but for rounding.
 FREE = ("dataloader_workers", "compile", "save_steps", "logging_steps", "report_to")
 
 
@@ -35,19 +36,20 @@ class StageRun:
     """One run of a chain: a stage's recipe with its overrides."""
 
     stage: Literal["skin_vae", "tokenrig"] = "skin_vae"
-    """`skin_vae` is stage 1, `tokenrig` stage 2, with the last skin VAE before it. Source: this project."""
+    """`skin_vae` is stage 1, `tokenrig` stage 2 with the last skin VAE before it. Source: this project."""
 
     recipe: str = ""
-    """The stage's recipe, relative to the chain's. Its `data.sources`, `validation.rigs`, `start_from`,
-    `skin_vae` and `loop.output_dir` are set by the chain. Source: this project."""
+    """The stage's recipe, relative to the chain's. The chain sets its `data.sources`, `validation.rigs`,
+    `skin_vae` and `loop.output_dir`, and from the second run of a stage on `start_from`. Source: this
+    project."""
 
     rigs_share: float = 0.5
-    """Share of the prepared rigs among the examples; 0 to 1. Source: this project."""
+    """Share of the examples that are prepared rigs; 0 to 1. Source: this project."""
 
     lifelike_share: float = 0.0
-    """Share of the `lifelike` creature kinds, which look like game artists' rigs, among the examples; 0 to 1
-    with `rigs_share`. The rest are creatures of the other kinds. Without a folder of rigs the two kinds of
-    creatures share the whole as they share the rest. Source: this project."""
+    """Share of the examples that are creatures of the `lifelike` kinds, which look like game artists' rigs;
+    0 to 1 together with `rigs_share`. The remaining examples are creatures of the other kinds. Without a
+    folder of rigs, the ratio between the two groups of creatures stays. Source: this project."""
 
     overrides: list[str] = field(default_factory=list)
     """Overrides of the stage's recipe, such as `loop.max_steps=500`. Source: this project."""
@@ -70,28 +72,29 @@ class StageRun:
 
 @dataclass(frozen=True)
 class PairRecipe:
-    """Runs that end in a policy with its skin VAE. A second run of a stage goes on from the first."""
+    """Runs that end in a policy with its skin VAE. A stage's second run starts from the first's weights."""
 
     rigs: PathText | None = None
     """Folder of rigs as `python -m data.prepare` takes them; null or empty for procedural creatures alone.
     Source: this project."""
 
     manifest: str = "MANIFEST.json"
-    """JSON file in that folder with the `split` and `family` of each file; if there is none, `eval_share` of
-    the rigs is held out, by folders. Source: this project."""
+    """JSON file in that folder with the `split` and `family` of each file. Without it, `eval_share` of the
+    rigs is held out, by whole folders. Source: this project."""
 
     skip: list[str] = field(default_factory=list)
-    """Patterns of file names that are passed over, such as those of rigs whose licence does not allow it.
-    Source: this project."""
+    """Patterns of names of files to skip, such as rigs whose licence rules out training. Source: this
+    project."""
 
     eval_share: float = 0.1
-    """Share that is held out without a manifest; at least 0 and below 1. Source: this project."""
+    """Share of the rigs that is held out if there is no manifest; above 0 and below 1. Source: this
+    project."""
 
     runs: tuple[StageRun, ...] = ()
     """The runs, in order; the first one of `skin_vae`, the last one of `tokenrig`. Source: this project."""
 
     every_run: list[str] = field(default_factory=list)
-    """Overrides of all runs' recipes, such as `loop.dataloader_workers=2`. Source: this project."""
+    """Overrides of the recipes of all runs, such as `loop.dataloader_workers=2`. Source: this project."""
 
     output_dir: PathText = "outputs/pair"
     """Directory for the prepared rigs, a folder per run, and the result in `policy`. Source: this project."""
@@ -100,11 +103,17 @@ class PairRecipe:
         stages = [run.stage for run in self.runs]
         if not stages or stages[0] != "skin_vae" or stages[-1] != "tokenrig":
             raise RecipeError("'runs' must begin with a run of stage skin_vae and end with one of tokenrig")
+        if not 0 < self.eval_share < 1:
+            raise RecipeError(f"'eval_share' must be above 0 and below 1, not {self.eval_share}")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run with its resolved recipe; `result` is the directory of the trained model."""
+    """A run with its resolved recipe.
+
+    `folder`: of its checkpoints and metrics. `result`: directory of the trained model. `inputs`: the files of
+    this chain that it is made from.
+    """
 
     stage: str
     recipe: Any
@@ -124,10 +133,10 @@ def load_recipe(path: str, overrides: Sequence[str]) -> PairRecipe:
 
 
 def planned(recipe: PairRecipe) -> list[Run]:
-    """The runs with their recipes resolved for this machine; raises RecipeError."""
+    """The runs with their recipes resolved for this machine; RecipeError, naming the run, for a bad one."""
     output, rigs = Path(recipe.output_dir), Path(recipe.output_dir) / "rigs"
     runs: list[Run] = []
-    for one in recipe.runs:
+    for number, one in enumerate(recipe.runs):
         earlier = [run for run in runs if run.stage == one.stage]
         folder = output / (f"{one.stage}_{len(earlier) + 1}" if earlier else one.stage)
         used = [rigs / "manifest.json"] if recipe.rigs else []
@@ -143,15 +152,31 @@ def planned(recipe: PairRecipe) -> list[Run]:
             vae = [run for run in runs if run.stage == "skin_vae"][-1].result
             chained.append(f"skin_vae={json.dumps(str(vae))}")
             used.append(vae / "model.safetensors")
-        here = one.on_cuda if torch.cuda.is_available() else []
-        load, result = _STAGES[one.stage][0], folder / _STAGES[one.stage][2]
-        resolved = load(one.recipe, [*one.overrides, *here, *recipe.every_run, *chained])
-        runs.append(Run(one.stage, resolved, folder, result, tuple(used)))
+        stage = _STAGES[one.stage]
+        try:
+            _refuse_chained([*one.overrides, *one.on_cuda, *recipe.every_run], chained)
+            # Both, so that the settings for a GPU are checked on every machine.
+            on_cpu, on_cuda = (
+                stage.load_recipe(one.recipe, [*one.overrides, *further, *recipe.every_run, *chained])
+                for further in ([], one.on_cuda)
+            )
+        except RecipeError as error:
+            raise RecipeError(f"'runs[{number}]': {error}") from error
+        resolved = on_cuda if torch.cuda.is_available() else on_cpu
+        runs.append(Run(one.stage, resolved, folder, folder / stage.result, tuple(used)))
     return runs
 
 
+def _refuse_chained(overrides: Sequence[str], chained: Sequence[str]) -> None:
+    """Raise RecipeError for an override of a key that the chain sets."""
+    keys = {one.partition("=")[0] for one in chained}
+    for override in overrides:
+        if (key := override.partition("=")[0].strip()) in keys:
+            raise RecipeError(f"override '{override}': the chain sets '{key}'; remove the override")
+
+
 def sources(run: StageRun, rigs: Path | None) -> list[dict[str, Any]]:
-    """`data.sources` of a run: prepared rigs (None: there are none), lifelike and other creatures."""
+    """`data.sources` of a run: plain and lifelike creatures, and the prepared folder `rigs` if given."""
     shares: list[tuple[float, dict[str, Any]]] = [
         (1 - run.rigs_share - run.lifelike_share, {"creatures": True}),
         (run.lifelike_share, {"creatures": True, "kinds": ["lifelike"]}),
@@ -159,12 +184,22 @@ def sources(run: StageRun, rigs: Path | None) -> list[dict[str, Any]]:
     if rigs is not None:
         shares.append((run.rigs_share, {"prepared": str(rigs)}))
     found = [source | {"weight": round(share, 6)} for share, source in shares if share > 1e-6]
-    return found or [{"creatures": True}]  # rigs alone, and there are none
+    return found or [{"creatures": True}]  # a share of 1 of rigs that are not there
 
 
-_STAGES: dict[str, tuple[Callable[..., Any], Callable[[Any], Path], str, str]] = {
-    "skin_vae": (pretrain_skin_vae.load_recipe, pretrain_skin_vae.train, "skin_vae", "skin VAE"),
-    "tokenrig": (pretrain_tokenrig.load_recipe, pretrain_tokenrig.train, "policy", "TokenRig"),
+@dataclass(frozen=True)
+class _Stage:
+    """A stage's functions, the folder of its result in a run's folder, and its name in progress lines."""
+
+    load_recipe: Callable[[str, Sequence[str]], Any]
+    train: Callable[[Any], Path]
+    result: str
+    title: str
+
+
+_STAGES = {
+    "skin_vae": _Stage(pretrain_skin_vae.load_recipe, pretrain_skin_vae.train, "skin_vae", "skin VAE"),
+    "tokenrig": _Stage(pretrain_tokenrig.load_recipe, pretrain_tokenrig.train, "policy", "TokenRig"),
 }
 
 
@@ -173,29 +208,24 @@ def train(recipe: PairRecipe) -> Path:
 
     Raises RecipeError if an earlier result in `output_dir` was made from other recipes or rigs.
     """
-    output = Path(recipe.output_dir)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(
-            f"'output_dir': '{output}' cannot be written ({error.strerror}); choose another"
-        ) from error
-    runs = planned(recipe)
+    output = created_output(recipe.output_dir, "output_dir")
+    target, runs = output / "policy", planned(recipe)
     total = len(runs) + 2
-    check_replaceable(output / "policy")
+    try:
+        check_replaceable(target)  # before training rather than after it
+    except PolicyError as error:
+        raise RecipeError(f"'output_dir': {error}") from error
     with shared_lock(output, "output_dir"):
         with main_process_only() as main:
             if main:
                 prepare_rigs(recipe, f"1/{total}")
         for number, run in enumerate(runs, start=2):
-            _, train_stage, _, title = _STAGES[run.stage]
-            finished = check_unchanged(run)
-            _tell(f"{number}/{total} {title}: {run.folder}" + (", finished earlier" if finished else ""))
+            stage, finished = _STAGES[run.stage], check_unchanged(run)
+            _tell(f"{number}/{total} {stage.title}: {run.folder}{', finished earlier' * finished}")
             if not finished:
                 # accelerate keeps the precision of a process's first run.
                 AcceleratorState._reset_state()
-                train_stage(run.recipe)
-        target = output / "policy"
+                stage.train(run.recipe)
         with main_process_only() as main:
             if main and not _same_policy(runs[-1].result, target):
                 with atomic_directory(target) as folder:
@@ -206,7 +236,11 @@ def train(recipe: PairRecipe) -> Path:
 
 
 def prepare_rigs(recipe: PairRecipe, number: str) -> None:
-    """Prepare the rigs in `<output_dir>/rigs`; files that have not changed are not read again."""
+    """Prepare the rigs in `<output_dir>/rigs`; files that have not changed are not read again.
+
+    `number`: of this step, for its progress line. Raises RecipeError for a folder that does not exist and
+    for a split that leaves no rigs on one side, MeshError as `prepare` does.
+    """
     if recipe.rigs is None:
         _tell(f"{number} rigs: none, training on procedural creatures alone")
         return
@@ -217,43 +251,44 @@ def prepare_rigs(recipe: PairRecipe, number: str) -> None:
             "packs of KayKit, Quaternius and Kenney, or train on procedural creatures alone with an empty "
             "value (make small-pair RIGS=)"
         )
-    files = find_rigs(source)
-    folders = len({file.parent for file in files}) > 1
-    settings = PrepareSettings(
-        eval_share=recipe.eval_share, groups=read_groups("folder") if folders else None
-    )
+    files, groups, splits = find_rigs(source), None, None
     listed = source / recipe.manifest
     if listed.is_file():
-        settings = replace(
-            settings,
-            groups=read_groups(f"family:{listed}"),
-            sides=read_groups(f"split:{listed}", "--split"),
-        )
-    else:
-        _tell(f"{number} rigs: no {listed}, so {recipe.eval_share:.0%} of the rigs are held out")
-    names = [file.name for file in files]
-    # Here, unlike on a command line, patterns are for whatever folder is given.
-    skip = tuple(pattern for pattern in recipe.skip if any(fnmatch(name, pattern) for name in names))
-    settings = replace(settings, skip=skip)
-    manifest = prepare([source], Path(recipe.output_dir) / "rigs", settings)
+        groups, splits = (read_groups(f"{one}:{listed}", "'manifest'") for one in ("family", "split"))
+    elif len({file.parent for file in files}) > 1:
+        groups = read_groups("folder")
+    # Unlike those of a command line, a recipe's patterns are for any folder: one may match no file here.
+    skip = tuple(one for one in recipe.skip if any(fnmatch(file.name, one) for file in files))
+    settings = PrepareSettings(recipe.eval_share, groups=groups, splits=splits, skip=skip)
+    folder = Path(recipe.output_dir) / "rigs"
+    manifest = prepare([source], folder, settings)
     for line in unknown_entries(manifest, settings):
         _tell(f"{number} note: {line}")
     held_out = sum(rig.split == "eval" for rig in manifest.rigs)
+    training = len(manifest.rigs) - held_out
+    if not (training and held_out):
+        missing = "for training" if held_out else "held out for validation"
+        fix = "correct the splits" if splits else "add rigs, or list the split of each"
+        raise RecipeError(
+            f"'rigs': none of the {len(manifest.rigs)} rigs in '{source}' is {missing}; {fix} in {listed}"
+        )
+    if splits is None:
+        _tell(f"{number} note: {listed} does not exist, so {recipe.eval_share:.0%} of the rigs are held out")
     _tell(
-        f"{number} rigs: {len(manifest.rigs) - held_out} for training, {held_out} held out, "
-        f"{len(manifest.refused)} refused; in {Path(recipe.output_dir) / 'rigs'}"
+        f"{number} rigs: {training} for training, {held_out} held out, {len(manifest.refused)} refused; in "
+        f"{folder}"
     )
 
 
 def check_unchanged(run: Run) -> bool:
-    """Whether the run is finished; records what it is made from when it begins.
+    """Whether the run is finished. Records what it is made from when it begins.
 
     Raises RecipeError if the folder holds a run of another recipe or made from other rigs or weights.
     """
     inputs = {path.parent.name: _digest(path) for path in run.inputs}
     record, written = run.folder / "inputs.json", run.folder / "recipe.yaml"
     if record.is_file():
-        known = json.loads(record.read_text())
+        known = read_recipe(record)  # JSON is YAML
         changed = sorted(name for name in known.keys() | inputs.keys() if known.get(name) != inputs.get(name))
         if changed:
             raise RecipeError(
@@ -275,9 +310,9 @@ def check_unchanged(run: Run) -> bool:
 
 
 def _difference(before: Any, now: Any, key: str = "") -> str | None:
-    """The first key whose values differ, FREE ones of the loop apart."""
+    """The first dotted key whose values differ, except FREE ones of the loop; None if there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in now.keys() | before.keys():
+        for name in {**now, **before}:
             where = f"{key}.{name}" if key else name
             if key == "loop" and name in FREE:
                 continue
@@ -293,11 +328,13 @@ def _digest(path: Path) -> str:
 
 
 def _same_policy(one: Path, other: Path) -> bool:
+    """Whether `other` has every file of `one` with the same content."""
     names = sorted(str(file.relative_to(one)) for file in one.rglob("*") if file.is_file())
     return all((other / name).is_file() and _digest(one / name) == _digest(other / name) for name in names)
 
 
 def _tell(line: str) -> None:
+    """Print a progress line, in the main process."""
     if is_main_process():
         print(f"pair {line}", file=sys.stderr)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,6 @@ from data.typed_recipe import (
 )
 from policy.bundle import atomic_directory
 from policy.policy_folder import PolicyError, find_skin_vae
-from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
@@ -76,9 +76,9 @@ class SkinLossRecipe:
     jaccard: float = 0.0
     """Weight of 1 − IoU of the bone's region, the points whose weight exceeds `mask_threshold`, with
     probabilities instead of decisions and every point weighted by how much of the mesh it stands for; at
-    least 0, and 0 disables it. The other terms see half of the points near the bone, where the region is
-    large: what they hold for a fair boundary is far outside for a small bone. Source: Rahman and Wang 2016
-    (the term), this project (its use)."""
+    least 0, and 0 disables it. Half of the points are drawn near the bone; the other terms count all alike
+    and make the regions of small bones too large. Source: Rahman and Wang 2016 (the term), this project (its
+    use)."""
 
     def __post_init__(self) -> None:
         require_not_negative("loss", self, "bce", "mse", "dice", "mask", "jaccard")
@@ -113,9 +113,6 @@ class SkinVAERecipe:
 
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     """Measures on held-out rigs."""
-
-    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
-    """What is dropped at random in training."""
 
     bones_per_mesh: int = 8
     """Bones reconstructed per mesh and step; at least 1. Source: this project."""
@@ -322,22 +319,35 @@ def start_quantizing(vae: SkinVAE, examples: BoneExamples, recipe: SkinVAERecipe
     """Fit the codes to the latents of the first 400 bones, which are the same in every process and resume."""
     meshes = -(-400 // recipe.bones_per_mesh)
     bones = collate([examples[index] for index in range(meshes)])
-    device, training = vae.device, vae.training
-    vae.eval()  # without dropout
+    device = vae.device
     initialise_quantiser(
         vae,
         bones["encoder_points"].to(device),
         bones["encoder_normals"].to(device),
         bones["encoder_weights"].to(device),
     )
-    vae.train(training)
 
 
-def all_measures(logits: Tensor, weights: Tensor, shares: Tensor, recipe: SkinLossRecipe) -> Losses:
-    """The losses, and IoU, L1 and mask accuracy, of logits, weights and shares (B, Q)."""
-    predicted = logits.detach().sigmoid()
+def all_measures(model: nn.Module, batch: Batch, step: int, recipe: SkinVAERecipe, **options: Any) -> Losses:
+    """The losses, and IoU, L1 and mask accuracy, of a batch as `step` decodes it.
+
+    `options`: further arguments of the forward pass.
+    """
+    logits = model(
+        batch["encoder_points"],
+        batch["encoder_normals"],
+        batch["encoder_weights"],
+        batch["cond_points"],
+        batch["cond_normals"],
+        batch["query_points"],
+        batch["query_normals"],
+        mesh_index=batch["mesh_index"],
+        quantized=step >= recipe.continuous_steps,
+        **options,
+    )
+    predicted, weights, shares = logits.detach().sigmoid(), batch["query_weights"], batch["query_shares"]
     return {
-        **reconstruction_losses(logits, weights, shares, recipe),
+        **reconstruction_losses(logits, weights, shares, recipe.loss),
         "iou": skin_iou(predicted, weights, shares),
         "l1": skin_l1(predicted, weights),
         "mask_accuracy": mask_accuracy(predicted, weights),
@@ -350,18 +360,7 @@ def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation |
         return None
 
     def losses(model: nn.Module, batch: Batch, step: int) -> Losses:
-        logits = model(
-            batch["encoder_points"],
-            batch["encoder_normals"],
-            batch["encoder_weights"],
-            batch["cond_points"],
-            batch["cond_normals"],
-            batch["query_points"],
-            batch["query_normals"],
-            mesh_index=batch["mesh_index"],
-            quantized=step >= recipe.continuous_steps,
-        )
-        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
+        return all_measures(model, batch, step, recipe)
 
     measure = recipe.validation.chosen_measure(MEASURES)
     batches = held_out_batches(recipe.validation, recipe.data, examples.item, collate, recipe.loop.batch_size)
@@ -371,7 +370,6 @@ def validation_of(recipe: SkinVAERecipe, examples: BoneExamples) -> Validation |
 def train(recipe: SkinVAERecipe) -> Path:
     """Run stage 1, write the skin VAE to `<loop.output_dir>/skin_vae` and return that directory."""
     initial = initial_model(recipe)
-    add_dropout(initial, recipe.dropout)
     examples = BoneExamples(recipe)
 
     fitted = False
@@ -381,22 +379,8 @@ def train(recipe: SkinVAERecipe) -> Path:
         if 0 < recipe.continuous_steps == step and not fitted:  # once per step, whatever the accumulation
             start_quantizing(initial, examples, recipe)
             fitted = True
-        seen = seen_points(
-            recipe.dropout, batch["cond_points"], batch["cond_normals"], (recipe.loop.seed, step, 2)
-        )
-        logits = model(
-            batch["encoder_points"],
-            batch["encoder_normals"],
-            batch["encoder_weights"],
-            *seen,
-            batch["query_points"],
-            batch["query_normals"],
-            tokens=nested_tokens(step, recipe),
-            mesh_index=batch["mesh_index"],
-            rng=np.random.default_rng((recipe.loop.seed, step, 1)),
-            quantized=step >= recipe.continuous_steps,
-        )
-        return all_measures(logits, batch["query_weights"], batch["query_shares"], recipe.loss)
+        rng = np.random.default_rng((recipe.loop.seed, step, 1))
+        return all_measures(model, batch, step, recipe, tokens=nested_tokens(step, recipe), rng=rng)
 
     checks = validation_of(recipe, examples)
     with started_run(recipe, recipe.loop) as output, barrier_on_exit():

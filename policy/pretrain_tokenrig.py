@@ -19,14 +19,13 @@ from data.command_line import run_command
 from data.typed_recipe import PathText, RecipeError, build, read_recipe, require_positive
 from policy.bundle import RigPolicy, load_model
 from policy.policy_folder import NoSkinVAEError, PolicyError, check_replaceable, find_skin_vae
-from policy.pretraining.dropout import DropoutRecipe, add_dropout, seen_points
 from policy.pretraining.held_out import held_out_batches
 from policy.pretraining.loop import Losses, run_training
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.point_cloud import RigExample, skin_points
 from policy.pretraining.processes import barrier_on_exit, examples_per_step, is_main_process
 from policy.pretraining.rig_examples import RigDataRecipe, RigExamples
-from policy.pretraining.rig_losses import rig_losses, smoothed_targets
+from policy.pretraining.rig_losses import rig_losses
 from policy.pretraining.start import check_same_sizes, started_run
 from policy.pretraining.validation import Validation, ValidationRecipe
 from policy.skintokens.skin_vae import SkinVAE
@@ -38,9 +37,6 @@ from policy.tokenrig.packed_attention import unsupported
 from policy.tokens.grammar import PROMPT_LENGTH
 from policy.tokens.skeleton_tokenizer import rig_tokens, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
-
-# Targets of coordinates less spread than this, in bins, count as single bins.
-LEAST_SIGMA = 0.25
 
 
 @dataclass(frozen=True)
@@ -121,22 +117,11 @@ class TokenRigRecipe:
     """First step with own tokens, for a run that learns from the ground truth's alone before; at least 0.
     Source: this project."""
 
-    coordinate_sigma: float = 0.0
-    """Standard deviation, in bins, of the targets of coordinates at the first step: near misses are then
-    nearly right, which teaches the order of the bins. It decreases linearly to 0; at least 0. Source:
-    Farebrother et al. 2024 (HL-Gauss)."""
-
-    coordinate_sigma_steps: int = 0
-    """Steps until `coordinate_sigma` is 0; at least 0. Source: this project."""
-
     loop: LoopRecipe = field(default_factory=LoopRecipe)
     """Training loop."""
 
     validation: ValidationRecipe = field(default_factory=ValidationRecipe)
     """Measures on held-out rigs."""
-
-    dropout: DropoutRecipe = field(default_factory=DropoutRecipe)
-    """What is dropped at random in training."""
 
 
 def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
@@ -145,8 +130,6 @@ def load_recipe(path: str, overrides: Sequence[str]) -> TokenRigRecipe:
     for name, least in (("encoder_points", 1), ("skeleton_only_steps", 0), ("own_token_start", 0)):
         if getattr(recipe, name) < least:
             raise RecipeError(f"'{name}' must be at least {least}, not {getattr(recipe, name)}")
-    if not 0 <= recipe.coordinate_sigma < np.inf or recipe.coordinate_sigma_steps < 0:
-        raise RecipeError("'coordinate_sigma' and 'coordinate_sigma_steps' must be at least 0")
     if not 0 <= recipe.own_token_share <= 1:
         raise RecipeError(f"'own_token_share' must be between 0 and 1, not {recipe.own_token_share}")
     classes = Vocabulary().classes
@@ -174,8 +157,9 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
     """The TokenRig to train: random from `loop.seed`, or the one in `start_from`, in float32.
 
     The vocabulary takes codebook and tokens per bone from the skin VAE, and classes, parts and bins from
-    `start_from`, whose sizes must equal the recipe's. If the codebooks differ, the SkinTokens' weights are
-    initialised again, which is reported on standard error, and all others are kept.
+    `start_from`, whose sizes must equal the recipe's. All weights are kept, except those of the SkinTokens if
+    the codebook has another size: they are initialised again. Another codebook, of whatever size, is reported
+    on standard error.
 
     Raises RecipeError.
     """
@@ -193,7 +177,6 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
     except (PolicyError, ValueError, OSError, SafetensorError) as error:
         raise RecipeError(f"'start_from': {error}") from error
     check_same_sizes(recipe.start_from, _sizes(model.config), _sizes(config))
-    model.config.skin_codes = None  # it learns those of `skin_vae`
     words = model.config.get_vocabulary()
     if recipe.class_name is not None and recipe.class_name not in words.classes:
         known = ", ".join(words.classes) or "no class"
@@ -203,6 +186,13 @@ def initial_model(recipe: TokenRigRecipe, skin_vae: SkinVAE) -> TokenRigForCausa
         )
     new_words = replace(words, codebook=codebook, tokens_per_skin=tokens)
     if words.codebook == codebook:
+        if model.config.skin_codes not in (None, skin_vae.code_digest()):
+            print(
+                f"'{recipe.start_from}' writes SkinTokens of another skin VAE than '{recipe.skin_vae}': it "
+                "has to learn their new meanings",
+                file=sys.stderr,
+            )
+        model.config.skin_codes = None
         model.config.vocabulary = new_words.to_dict()
         return model
     print(
@@ -335,14 +325,13 @@ def with_own_skin_tokens(
     input is scheduled sampling (Bengio et al. 2015): a policy that has only read ground-truth SkinTokens
     derails after the first bone that it gets slightly wrong.
     """
-    vocabulary, training = model.config.get_vocabulary(), model.training
+    vocabulary = model.config.get_vocabulary()
     rng = np.random.default_rng((*seed, 2))
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     true = ids[:, PROMPT_LENGTH:]
     chance = share * torch.rand(len(ids), 1, generator=generator)
     chosen = (torch.rand(true.shape, generator=generator) < chance).to(ids.device)
     chosen &= (true >= vocabulary.skin_first) & (true < vocabulary.eos)
-    model.eval()  # without dropout
     hidden = model.completion_hidden_states(
         ids,
         batch["points"],
@@ -350,7 +339,6 @@ def with_own_skin_tokens(
         **packing(model, ids != vocabulary.pad),
         rng=np.random.default_rng((*seed, 1)),
     )
-    model.train(training)
     words = model.get_output_embeddings().weight[vocabulary.skin_first : vocabulary.eos]
     logits = head_logits(hidden[chosen], words)
     noise = torch.empty(logits.shape).exponential_(generator=generator).to(logits.device)
@@ -374,6 +362,25 @@ def packing(model: nn.Module, real: Tensor) -> dict[str, Any]:
     return {"packed": True, "completion_lengths": real[:, PROMPT_LENGTH:].sum(dim=1)}
 
 
+def predicted(
+    model: nn.Module,
+    batch: dict[str, Any],
+    ids: Tensor,
+    real: Tensor,
+    read: Tensor,
+    vocabulary: Vocabulary,
+    **options: Any,
+) -> Losses:
+    """Losses of predicting each of ids (B, L) from the mesh and the ids of `read` (B, L) before it.
+
+    real (B, L): False on padding. `options`: further arguments of the forward pass.
+    """
+    completion = ids[:, PROMPT_LENGTH:]
+    clouds = {"points": batch["points"], "normals": batch["normals"]}
+    output = model(input_ids=read, **clouds, completion_ids=completion, entropy=False, **options)
+    return rig_losses(output.log_probs, completion, real[:, PROMPT_LENGTH:], vocabulary)
+
+
 def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: SkinVAE) -> Validation | None:
     """Held-out rigs, teacher-forced, skeletons alone while training has no more; None without validation."""
     if not recipe.validation.every:
@@ -387,15 +394,7 @@ def validation_of(recipe: TokenRigRecipe, examples: TokenizedMeshes, skin_vae: S
             vae = skin_vae.to(batch["points"].device) if whole else None
             batch[kind] = sequences(batch, vae, vocabulary)
         ids, real = batch[kind]
-        output = model(
-            input_ids=ids,
-            points=batch["points"],
-            normals=batch["normals"],
-            completion_ids=ids[:, 2:],
-            entropy=False,
-            **packing(model, real),
-        )
-        return rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
+        return predicted(model, batch, ids, real, ids, vocabulary, **packing(model, real))
 
     whole_steps = recipe.skeleton_only_steps < recipe.loop.max_steps
     measure = recipe.validation.chosen_measure(("loss", "skeleton") + ("skin",) * whole_steps)
@@ -407,7 +406,6 @@ def train(recipe: TokenRigRecipe) -> Path:
     """Run stage 2 and write the policy, skin VAE included, in bfloat16 to `<loop.output_dir>/policy`."""
     skin_vae = load_skin_vae(recipe)
     initial = initial_model(recipe, skin_vae)
-    add_dropout(initial, recipe.dropout)
     vocabulary = initial.config.get_vocabulary()
     skeletons = recipe.skeleton_only_steps * examples_per_step(recipe.loop)
     examples = TokenizedMeshes(recipe, vocabulary, skeletons)
@@ -421,29 +419,11 @@ def train(recipe: TokenRigRecipe) -> Path:
         vae = skin_vae.to(batch["points"].device) if step >= recipe.skeleton_only_steps else None
         ids, real = sequences(batch, vae, vocabulary)
         seed = (recipe.loop.seed, step)
-        sigma = recipe.coordinate_sigma * max(0.0, 1 - step / max(1, recipe.coordinate_sigma_steps))
-        sigma = sigma if sigma >= LEAST_SIGMA else 0.0
-        points, normals = seen_points(recipe.dropout, batch["points"], batch["normals"], (*seed, 3))
-        batch = {**batch, "points": points, "normals": normals}
         read = ids
         if vae is not None and recipe.own_token_share and step >= recipe.own_token_start:
             read = with_own_skin_tokens(initial, ids, batch, recipe.own_token_share, seed)
-        output = model(
-            input_ids=read,
-            points=batch["points"],
-            normals=batch["normals"],
-            completion_ids=ids[:, 2:],
-            entropy=False,
-            output_hidden=sigma > 0,
-            **packing(initial, real),
-            rng=np.random.default_rng((*seed, 1)),
-        )
-        result = rig_losses(output.log_probs, ids[:, 2:], real[:, 2:], vocabulary)
-        if sigma > 0:
-            coordinates = initial.get_output_embeddings().weight[: vocabulary.bins]
-            added = smoothed_targets(output.hidden, ids[:, 2:], real[:, 2:], coordinates, sigma)
-            result["loss"] = result["loss"] + added[real[:, 2:]].mean()
-        return result
+        how = {**packing(initial, real), "rng": np.random.default_rng((*seed, 1))}
+        return predicted(model, batch, ids, real, read, vocabulary, **how)
 
     checks = validation_of(recipe, examples, skin_vae)
     with started_run(recipe, recipe.loop), barrier_on_exit():

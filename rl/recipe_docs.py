@@ -15,7 +15,6 @@ from data.typed_recipe import options
 from policy.pretrain_pair import PairRecipe
 from policy.pretrain_skin_vae import SkinVAERecipe
 from policy.pretrain_tokenrig import TokenRigRecipe
-from policy.pretraining.dropout import DropoutRecipe
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.rig_examples import RigDataRecipe
 from policy.pretraining.validation import ValidationRecipe
@@ -78,7 +77,7 @@ examples: [pretraining.md](pretraining.md).
 
 def recipe_page() -> str:
     """The text of docs/recipe.md."""
-    both_stages = (RigDataRecipe, LoopRecipe, ValidationRecipe, DropoutRecipe)
+    both_stages = (RigDataRecipe, LoopRecipe, ValidationRecipe)
     body = "\n".join(
         [
             _GRPO,
@@ -92,7 +91,6 @@ def recipe_page() -> str:
             *_tables(RigDataRecipe, "data.", "`data`", "Both stages: "),
             *_tables(LoopRecipe, "loop.", "`loop`", "Both stages: "),
             *_tables(ValidationRecipe, "validation.", "`validation`", "Both stages: "),
-            *_tables(DropoutRecipe, "dropout.", "`dropout`", "Both stages: "),
             *_tables(PairRecipe, "", "The pair in one command", level=2),
             *_tables(SkinReportRecipe, "", "Skin report", level=2),
             *_tables(AblationRecipe, "", "Ablations", level=2),

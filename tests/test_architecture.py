@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "policy.skintokens": {"policy.layers"},
     "policy.tokenrig": {"policy.layers", "policy.tokens"},
     "policy.released": {"policy.layers", "policy.skintokens", "policy.tokenrig", "policy.tokens"},
-    "policy.pretraining": {"policy.layers"},
+    "policy.pretraining": {"policy.layers", "policy.tokens"},
 }
 
 

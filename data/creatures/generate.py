@@ -40,7 +40,8 @@ _KINDS: dict[str, tuple[Callable[[Body], None], float]] = {
 }
 CREATURE_KINDS: tuple[str, ...] = tuple(_KINDS)
 
-# Kinds that a seed never chooses by itself. Append new ones at the end, as above.
+# Kinds that a seed never chooses by itself. Append new ones at the end: a kind's position, counted from 13
+# on, is part of its seed.
 _LIFELIKE: dict[str, Callable[[Figure], None]] = {
     "character": character,
     "blob": blob,
@@ -118,11 +119,11 @@ def make_creature(seed: int, kind: str | None = None) -> Creature:
         kind = CREATURE_KINDS[int(np.searchsorted(_CUMULATIVE, drawn, side="right"))]
     if kind not in _ALL_KINDS:
         raise ValueError(f"unknown creature kind {kind!r}; choose one of {', '.join(_ALL_KINDS)}")
-    rng = np.random.default_rng([seed, 1 + _ALL_KINDS.index(kind)])
     if kind in _LIFELIKE:
-        figure = Figure(rng)
+        figure = Figure(np.random.default_rng([seed, 13 + LIFELIKE_KINDS.index(kind)]))
         _LIFELIKE[kind](figure)
         return Creature(*figure.mesh_and_rig(f"{kind}_{seed}"), kind)
+    rng = np.random.default_rng([seed, 1 + CREATURE_KINDS.index(kind)])
     body = Body(rng)
     _KINDS[kind][0](body)
     vertices, faces, weights = tessellate(

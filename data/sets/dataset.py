@@ -85,8 +85,8 @@ def creature_samples(
     Start at TRAIN_FIRST_SEED for training and at EVAL_FIRST_SEED for held-out creatures. `kinds`: cycle
     through these kinds (see `expanded_kinds`) instead of letting each seed choose. `max_turn` (radians):
     rotate each creature about the up axis by a uniform angle in [-max_turn, max_turn] drawn from its seed.
-    Raises ValueError for an
-    unknown kind or if the seeds cross from the training range into the evaluation range.
+    Raises ValueError for an unknown kind or if the seeds cross from the training range into the evaluation
+    range.
     """
     if first_seed < EVAL_FIRST_SEED < first_seed + count:
         raise ValueError(

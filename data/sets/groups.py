@@ -170,7 +170,7 @@ def _json_pairs(path: Path, content: str, name: str | None) -> list[tuple[list[s
     if name is None and loaded and all(_strings(value) for value in loaded.values()):
         return [([rig], group) for group, rigs in loaded.items() for rig in rigs]
     if name is not None:
-        raise MeshError(f"{path}: its entries have no fields; give {path} without {name!r}")
+        raise MeshError(f"{path}: its entries have no fields; add {name!r}, or pass {path} without it")
     return [([rig], group) for rig, value in loaded.items() if (group := _group(path, rig, value))]
 
 
@@ -214,7 +214,7 @@ def _from_entries(
         near = get_close_matches(wanted, fields, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise MeshError(
-            f"{path}: no entry has the field {wanted!r}; {hint}pass FIELD:{path} with one of "
+            f"{path}: no entry has the field {wanted!r}; {hint}add it, or pass FIELD:{path} with one of "
             f"{', '.join(map(str, fields[:30])) or '(no fields)'}"
         )
     pairs = []

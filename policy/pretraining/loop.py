@@ -116,8 +116,6 @@ def run_training(
             accelerator.num_processes,
         ),
         collate_fn=collate,
-        # Of its own: a resumed run starts a loader too, and must not draw from what dropout draws from.
-        generator=torch.Generator(),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         pin_memory=cuda,

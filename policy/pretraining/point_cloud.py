@@ -29,7 +29,7 @@ class RigExample:
     cloud a model sees, the last `vertices` rows are mesh vertices, and the rows between are a pool for dense
     sampling.
     `class_name`: the rig's class, such as "articulation", if its data set has one.
-    `near`: cache of `near_bone`, rows by bone.
+    `near`: cache of `near_bones`.
     """
 
     joints: Floats
@@ -105,13 +105,11 @@ def skin_points(
     is near.
     """
     half = count // 2
-    last = len(example.points)
-    everywhere = np.r_[: example.uniform, last - example.vertices : last]
+    everywhere, near_each = _everywhere(example), near_bones(example, bones)
     rows = np.empty((len(bones), count), dtype=np.int64)
-    _find_near(example, bones)
     for row, bone in zip(rows, bones, strict=True):
         row[:half] = rng.choice(everywhere, half, replace=half > len(everywhere))
-        near = example.near[int(bone)]
+        near = near_each[int(bone)]
         row[half:] = rng.choice(near, count - half, replace=len(near) < count - half)
     return rows
 
@@ -125,36 +123,34 @@ def vertex_shares(
     near: of `count` rows, half of (1 + m) are, instead of m. So a near row stands for m / (1 + m) of a row
     elsewhere, and sums over rows weighted by these shares estimate sums over the mesh up to a factor.
     """
-    last = len(example.points)
-    _find_near(example, bones)
+    everywhere, near_each = _everywhere(example), near_bones(example, bones)
     shares = np.ones(rows.shape, dtype=np.float32)
     for share, row, bone in zip(shares, rows, bones, strict=True):
-        near = np.zeros(last, dtype=np.bool_)
-        near[example.near[int(bone)]] = True
-        everywhere = np.count_nonzero(near[: example.uniform]) + np.count_nonzero(
-            near[last - example.vertices :]
-        )
-        part = everywhere / (example.uniform + example.vertices)
+        near = np.zeros(len(example.points), dtype=np.bool_)
+        near[near_each[int(bone)]] = True
+        part = near[everywhere].mean()
         share[near[row]] = part / (1 + part)
     return shares
 
 
-def near_bone(example: RigExample, bone: int) -> NDArray[np.int64]:
-    """Rows of the cloud near a bone as `skin_points` defines it, ascending; cached in the example."""
-    _find_near(example, [bone])
-    return example.near[bone]
+def _everywhere(example: RigExample) -> NDArray[np.int64]:
+    """Rows of the uniform points and of the vertices: the cloud without the pool."""
+    last = len(example.points)
+    return np.r_[: example.uniform, last - example.vertices : last]
 
 
-def _find_near(example: RigExample, bones: Sequence[int] | NDArray[np.integer]) -> None:
-    """Cache the rows near each bone."""
+def near_bones(
+    example: RigExample, bones: Sequence[int] | NDArray[np.integer]
+) -> dict[int, NDArray[np.int64]]:
+    """Rows of the cloud near each bone as `skin_points` defines it, ascending; cached in the example."""
     new = [bone for bone in dict.fromkeys(map(int, bones)) if bone not in example.near]
-    if not new:
-        return
-    points, weights = read_only(example.points), read_only(example.weights)
-    starts, rows, extents = _influenced(points, weights, np.array(new), INFLUENCE)
-    reaches = np.array([min(0.1 * float(np.linalg.norm(extent)), 0.1) for extent in extents])
-    near = _within(points, starts, rows, reaches)
-    example.near.update((bone, np.flatnonzero(row)) for bone, row in zip(new, near, strict=True))
+    if new:
+        points, weights = read_only(example.points), read_only(example.weights)
+        starts, rows, extents = _influenced(points, weights, np.array(new), INFLUENCE)
+        reaches = np.array([min(0.1 * float(np.linalg.norm(extent)), 0.1) for extent in extents])
+        near = _within(points, starts, rows, reaches)
+        example.near.update((bone, np.flatnonzero(row)) for bone, row in zip(new, near, strict=True))
+    return example.near
 
 
 @kernel()

@@ -1,8 +1,7 @@
-"""Losses of stage 2: log-likelihood of rig tokens by phase, and targets that spread over near coordinates."""
+"""Losses of stage 2: the negative log-likelihood of rig tokens, of all and by phase."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from policy.pretraining.loop import Losses
@@ -24,21 +23,3 @@ def rig_losses(log_probs: Tensor, ids: Tensor, real: Tensor, vocabulary: Vocabul
     if skin.any():
         result["skin"] = nll[skin].mean()
     return result
-
-
-def smoothed_targets(hidden: Tensor, ids: Tensor, real: Tensor, coordinates: Tensor, sigma: float) -> Tensor:
-    """What targets spread over near bins add to the negative log-likelihoods of coordinates, (B, C) float32.
-
-    The target of bin b is the Gaussian of `sigma` bins about b, over all bins. Its cross entropy is
-    -log p(b) - h · Σ_k q_k (e_k - e_b), because the logits are products of hidden state and embeddings.
-    hidden (B, C, H), ids (B, C); `real` (B, C) is False on padding; coordinates (bins, H), their embeddings.
-    """
-    bins = torch.arange(len(coordinates), device=ids.device, dtype=torch.float32)
-    spread = torch.softmax(-((bins[:, None] - bins) ** 2) / (2 * sigma**2), dim=1)
-    with torch.autocast(ids.device.type, enabled=False):
-        table = coordinates.float()
-        shift = spread @ table - table
-    chosen = (ids < len(coordinates)) & real
-    added = torch.zeros(ids.shape, dtype=torch.float32, device=ids.device)
-    added[chosen] = -(hidden[chosen].float() * shift[ids[chosen]]).sum(-1)
-    return added

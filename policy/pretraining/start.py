@@ -27,17 +27,23 @@ def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
             "'loop.optimizer: muon' needs whole matrices, which DeepSpeed splits into flat pieces; set "
             "loop.optimizer=adamw, or launch without DeepSpeed, as recipes/accelerate/multi_gpu.yaml does"
         )
-    output = Path(loop.output_dir)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(
-            f"'loop.output_dir': '{output}' cannot be written ({error.strerror}); choose another directory"
-        ) from error
+    output = created_output(loop.output_dir, "loop.output_dir")
     with shared_lock(output, "loop.output_dir"):
         if is_main_process():
             write_recipe(recipe, output / "recipe.yaml")
         yield output
+
+
+def created_output(directory: str, key: str) -> Path:
+    """Create a run's output directory; RecipeError, naming the recipe's `key`, if it cannot be written."""
+    output = Path(directory)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"'{key}': '{output}' cannot be written ({error.strerror}); choose another directory"
+        ) from error
+    return output
 
 
 def check_same_sizes(start: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

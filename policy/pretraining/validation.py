@@ -130,10 +130,9 @@ class Validator:
         device = next(model.parameters()).device
         model.eval()
         for name, batches in self.validation.batches.items():
-            # Kept on the device, with what `losses` adds to them.
-            on_device = self._batches.setdefault(
-                name, [(send_to_device(batch, device), count) for batch, count in batches]
-            )
+            if name not in self._batches:  # kept on the device, with what `losses` adds to them
+                self._batches[name] = [(send_to_device(batch, device), count) for batch, count in batches]
+            on_device = self._batches[name]
             sums: dict[str, float] = {}
             for batch, count in on_device:
                 with autocast():
@@ -177,7 +176,7 @@ class Validator:
             save_file(self.weights, folder / _WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint. RecipeError if its best step was judged otherwise or not kept."""
+        """Resume from a checkpoint; RecipeError if its best step was not kept or had another measure."""
         file = folder / _STATE
         keep = self.validation.recipe.keep == "best"
         if not file.is_file():

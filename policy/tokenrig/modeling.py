@@ -28,7 +28,6 @@ class TokenRigOutput(ModelOutput):
         log_probs: `(B, C)` float32, nats, of the completion's tokens under the grammar.
         entropies: `(B, C)` float32, nats, of the same distributions.
         past_key_values: key/value cache of the whole sequence, conditioning included.
-        hidden: `(B, C, hidden)`, the states that predict the completion's tokens; arbitrary at padding.
     """
 
     loss: Tensor | None = None
@@ -36,7 +35,6 @@ class TokenRigOutput(ModelOutput):
     log_probs: Tensor | None = None
     entropies: Tensor | None = None
     past_key_values: Any = None
-    hidden: Tensor | None = None
 
 
 class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
@@ -150,7 +148,6 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
         grammar_mode: Mode = "strict",
         temperature: float = 1.0,
         entropy: bool = True,
-        output_hidden: bool = False,
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
         rng: np.random.Generator | None = None,
@@ -183,7 +180,6 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
                 share through `mesh_index` once. Same results up to rounding; with neither `attention_mask`
                 nor `inputs_embeds`. See `policy.tokenrig.packed_pass`.
             grammar_mode, temperature, entropy: for `completion_ids`, see `policy.tokenrig.log_probs`.
-            output_hidden: for `completion_ids`: also return the hidden states that predict them.
             logits_to_keep: compute logits of the last k positions only; 0 for all.
             return_dict: False returns a plain tuple.
             rng: generator of the training draw for `points`, see `encode_mesh`.
@@ -236,8 +232,6 @@ class TokenRigForCausalLM(PreTrainedModel, GenerationMixin):
                 hidden_at=hidden_at,
             )
             result = TokenRigOutput(log_probs=scored.log_probs, entropies=scored.entropies)
-            if output_hidden:
-                result.hidden = hidden if hidden_at is None else hidden[hidden_at]
             return result.to_tuple() if return_dict is False else result
 
         embeds, prefix_length = self._embeds(input_ids, inputs_embeds, mesh_embeds, mesh_index)

@@ -474,8 +474,8 @@ def test_a_file_gives_the_split(families: Path, capsys: pytest.CaptureFixture[st
         (families / "sides" / name).mkdir(parents=True)
         for seed in seeds:
             (families / "in" / f"c{seed}.glb").rename(families / "sides" / name / f"c{seed}.glb")
-    sides = PrepareSettings(sides=read_groups("folder", "--split"))
-    manifest = prepare([families / "sides"], families / "by folder", sides)
+    settings = PrepareSettings(splits=read_groups("folder", "--split"))
+    manifest = prepare([families / "sides"], families / "by folder", settings)
     assert {rig.name: rig.split for rig in manifest.rigs} == {
         "dev__c2": "eval",
         "train__c0": "train",
@@ -486,7 +486,7 @@ def test_a_file_gives_the_split(families: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        (["train"] * 7 + [None], "c7.glb has no split; add it there, or pass the file over with --skip"),
+        (["train"] * 7 + [None], "c7.glb has no split; add it there, or skip the file"),
         (["train"] * 7 + ["held"], "c7.glb has the split 'held'; use train or eval, dev, val, valid,"),
         (["train"] * 7 + ["dev"], "the group 'f3' is on both sides ('c6' for training, 'c7' held out);"),
         ([None] * 8, "no entry has the field 'split'"),
@@ -516,7 +516,7 @@ def test_files_are_passed_over(families: Path, capsys: pytest.CaptureFixture[str
     assert "note: --group" not in capsys.readouterr().err  # what is passed over is not unknown
     for patterns, message in (
         (["--skip", "d*"], "error: --skip 'd*': no file matches; correct the pattern or omit it"),
-        (["--skip", "c*"], "error: --skip: the patterns match every file, so no rig is left; omit one"),
+        (["--skip", "c*"], "error: the patterns to skip match every file, so no rig is left; omit one"),
     ):
         assert main([str(families / "in"), "--out", str(out), *patterns]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(message)

@@ -16,7 +16,7 @@ def test_stage_1_has_bones(tmp_path):
         "make_example",
         "weld_surface",
         "skin_points",
-        "_find_near",
+        "near_bones",
     ]
     assert speed.parts["make_example"] > speed.parts["weld_surface"] > 0
 
@@ -25,7 +25,7 @@ def test_stage_2_has_skeletons_and_whole_rigs(tmp_path):
     recipe = load_recipe(write(tmp_path, TOKENRIG), [])
     skeletons, whole = measure(recipe, count=3)
     assert (skeletons.name, whole.name) == ("skeletons alone", "whole rigs")
-    assert "_find_near" in whole.parts
+    assert "near_bones" in whole.parts
     assert "make_example" not in skeletons.parts
     assert skeletons.parts["tokenize_skeleton"] > 0
 

@@ -1,9 +1,11 @@
 """The chain from rig files to the pair: whole, interrupted, finished, and refusals, at sizes of a second."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory, rigs: Path) -> str:
     runs = [
         {"stage": "skin_vae", "recipe": "vae.yaml", "rigs_share": 0.5},
         {"stage": "skin_vae", "recipe": "vae.yaml", "overrides": ["loop.max_steps=3"]},
-        {"stage": "tokenrig", "recipe": "rig.yaml", "overrides": ["dropout.decoder=0.1"]},
+        {"stage": "tokenrig", "recipe": "rig.yaml"},
     ]
     whole: dict[str, Any] = {"rigs": str(rigs), "skip": ["secret_*", "unused_*"], "runs": runs}
     (folder / "pair.yaml").write_text(yaml.safe_dump(whole))
@@ -105,8 +107,8 @@ def test_the_pair_comes_from_all_runs(whole, capsys):
 def test_a_finished_chain_trains_nothing(whole, chain, capsys, monkeypatch):
     before = results(whole)
     for stage in pretrain_pair._STAGES:
-        load, _, *names = pretrain_pair._STAGES[stage]
-        monkeypatch.setitem(pretrain_pair._STAGES, stage, (load, pytest.fail, *names))
+        untrained = replace(pretrain_pair._STAGES[stage], train=pytest.fail)
+        monkeypatch.setitem(pretrain_pair._STAGES, stage, untrained)
     assert main([chain, f"output_dir={whole}"]) == 0
     assert results(whole) == before
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pair ")]
@@ -120,17 +122,15 @@ def test_a_finished_chain_trains_nothing(whole, chain, capsys, monkeypatch):
     ]
 
 
-def test_a_killed_command_resumes_to_the_same_pair(tmp_path, chain, whole):
+def test_a_killed_command_resumes_to_the_same_pair(tmp_path, chain, whole, capsys):
     arguments = [chain, f"output_dir={tmp_path / 'pair'}"]
     command = [sys.executable, "-c", KILLED, *arguments]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (tmp_path / "pair" / "tokenrig" / "state-3").is_dir()
     assert not (tmp_path / "pair" / "policy").exists()
-    command = [sys.executable, "-m", "policy.pretrain_pair", *arguments]
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("finished earlier") == 2
+    assert main(arguments) == 0
+    assert capsys.readouterr().err.count("finished earlier") == 2
     assert results(tmp_path / "pair") == results(whole)
     for name in ("skin_vae", "skin_vae_2", "tokenrig"):
         assert metrics(tmp_path / "pair" / name) == metrics(whole / name)
@@ -171,7 +171,7 @@ def test_rigs_without_a_manifest_are_split_by_themselves(chain, tmp_path, capsys
         write_skinned_glb(tmp_path / "mine" / str(seed % 2) / f"{seed}.glb", creature.mesh, creature.rig)
     recipe = load_recipe(chain, [f"rigs={tmp_path / 'mine'}", f"output_dir={tmp_path}", "eval_share=0.5"])
     pretrain_pair.prepare_rigs(recipe, "1/5")
-    assert f"no {tmp_path}/mine/MANIFEST.json, so 50% of the rigs are held out" in capsys.readouterr().err
+    assert f"{tmp_path}/mine/MANIFEST.json does not exist, so 50% of the rigs" in capsys.readouterr().err
     sides = {(rig.group, rig.split) for rig in read_manifest(tmp_path / "rigs").rigs}
     assert sides in ({("0", "train"), ("1", "eval")}, {("1", "train"), ("0", "eval")})
 
@@ -225,13 +225,38 @@ def test_a_gpu_has_settings_of_its_own(chain, monkeypatch):
             ["runs=[{stage: skin_vae, recipe: vae.yaml, rigs_share: 0.6, lifelike_share: 0.5}]"],
             "error: 'runs[0]': 'rigs_share' and 'lifelike_share' are 0.6 + 0.5, more than 1; lower one",
         ),
-        (["every_run=[loop.max_step=3]"], "error: unknown key 'loop.max_step'; the nearest valid key is"),
+        (["every_run=[loop.max_step=3]"], "error: 'runs[0]': unknown key 'loop.max_step'; the nearest"),
+        (
+            ["every_run=[loop.output_dir=x]"],
+            "error: 'runs[0]': override 'loop.output_dir=x': the chain sets 'loop.output_dir'; remove the",
+        ),
+        (
+            ["runs=[{stage: skin_vae, recipe: vae.yaml}, {stage: tokenrig, recipe: none.yaml}]"],
+            "error: 'runs[1]': recipe 'CHAIN/none.yaml' does not exist; pass the path of a YAML file",
+        ),
+        (
+            [
+                "runs=[{stage: skin_vae, recipe: vae.yaml, on_cuda: [loop.steps=3]}, {stage: tokenrig, "
+                "recipe: rig.yaml}]"
+            ],
+            "error: 'runs[0]': unknown key 'loop.steps'",  # also where there is no GPU
+        ),
+        (["eval_share=0"], "error: 'eval_share' must be above 0 and below 1, not 0.0"),
+        (["skip=['*']"], "error: the patterns to skip match every file, so no rig is left; omit one of them"),
         (["output_dir=FILE"], "error: 'output_dir': 'FILE' cannot be written"),
+        (["output_dir=OTHER"], "error: 'output_dir': OTHER/policy: exists and is not a policy directory"),
     ],
 )
 def test_wrong_input_ends_with_2_and_one_sentence(chain, tmp_path, capsys, overrides, message):
     (tmp_path / "file").write_text("")
-    places = {"NOWHERE": str(tmp_path / "nowhere"), "FILE": str(tmp_path / "file")}
+    (tmp_path / "other" / "policy").mkdir(parents=True)
+    (tmp_path / "other" / "policy" / "notes.txt").write_text("")
+    places = {
+        "NOWHERE": str(tmp_path / "nowhere"),
+        "FILE": str(tmp_path / "file"),
+        "OTHER": str(tmp_path / "other"),
+        "CHAIN": str(Path(chain).parent),
+    }
     for name, place in places.items():
         overrides = [one.replace(name, place) for one in overrides]
         message = message.replace(name, place)
@@ -242,10 +267,42 @@ def test_wrong_input_ends_with_2_and_one_sentence(chain, tmp_path, capsys, overr
     assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (
+            ["train"] * 4,
+            "error: 'rigs': none of the 4 rigs in 'RIGS' is held out for validation; correct the ",
+        ),
+        (["dev"] * 4, "error: 'rigs': none of the 4 rigs in 'RIGS' is for training; correct the splits in "),
+        (
+            ["train"] * 3,
+            "error: 'manifest' split:RIGS/MANIFEST.json: RIGS/3.glb has no split; add it there, or",
+        ),
+        (
+            ["train", "dev"] * 2,
+            "error: 'manifest' split:RIGS/MANIFEST.json: the group 'f0' is on both sides ",
+        ),
+        ([], "error: RIGS/MANIFEST.json: holds no entries;"),
+    ],
+)
+def test_manifests_that_cannot_be_used(chain, rigs, tmp_path, capsys, splits, message):
+    folder = tmp_path / "rigs"
+    folder.mkdir()
+    for seed in range(4):
+        (folder / f"{seed}.glb").write_bytes((rigs / f"{seed}.glb").read_bytes())
+    entries = [{"file": f"{k}.glb", "family": f"f{k // 2}", "split": one} for k, one in enumerate(splits)]
+    (folder / "MANIFEST.json").write_text(json.dumps(entries))
+    assert main([chain, f"rigs={folder}", f"output_dir={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message.replace("RIGS", str(folder)))
+    assert error.count("\n") == 1
+
+
 def test_results_of_other_recipes_and_rigs_are_not_mixed(whole, chain, tmp_path, rigs, capsys):
     other = whole.parent / "copy"
     if not other.exists():
-        subprocess.run(["cp", "-r", str(whole), str(other)], check=True)
+        shutil.copytree(whole, other)
         for name in ("skin_vae", "skin_vae_2", "tokenrig"):  # as if made there
             written = other / name / "recipe.yaml"
             written.write_text(written.read_text().replace(str(whole), str(other)))

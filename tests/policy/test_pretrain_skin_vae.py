@@ -257,7 +257,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, capsys
     (tmp_path / "broken").mkdir()
     tiny = {**SKIN_VAE, "continuous_steps": continuous_steps}
     if continuous_steps == 3:
-        tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
         tiny["validation"] = {"every": 2, "creatures": 2, "keep": "best"}
     assert main([write(tmp_path / "whole", tiny)]) == 0
     path = write(tmp_path / "broken", tiny)

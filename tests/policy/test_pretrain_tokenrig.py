@@ -259,10 +259,8 @@ def test_the_first_loss_is_that_of_guessing_among_legal_tokens(tmp_path, path):
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, vae_folder, monkeypatch, capsys, extra):
     paths, tiny = {}, {**TOKENRIG, "skin_vae": str(vae_folder)}
     if extra:
-        tiny["dropout"] = {"encoder": 0.1, "decoder": 0.1, "points": 0.5}
         tiny["validation"] = {"every": 5, "creatures": 2, "keep": "best"}
         tiny["own_token_share"] = 0.5
-        tiny |= {"coordinate_sigma": 2.0, "coordinate_sigma_steps": 5}
     for name in ("whole", "broken"):
         (tmp_path / name).mkdir()
         paths[name] = write(tmp_path / name, tiny)
@@ -529,13 +527,25 @@ def test_a_start_with_another_codebook_keeps_all_but_its_skin_tokens(tmp_path, p
     assert load_policy(tmp_path / "run" / "policy").vocabulary == new
 
 
+def test_a_start_with_another_code_of_the_same_size_keeps_its_weights(tmp_path, path, start_folder, capsys):
+    torch.manual_seed(1)
+    SkinVAE(SkinVAEConfig(**SKIN_VAE["model"])).save(tmp_path / "other")
+    for overrides, noted in (([f"skin_vae={tmp_path / 'other'}"], True), ([], False)):
+        recipe = load_recipe(path, [f"start_from={start_folder}", *overrides])
+        model = initial_model(recipe, load_skin_vae(recipe))
+        assert ("writes SkinTokens of another skin VAE than" in capsys.readouterr().err) == noted
+        assert model.config.skin_codes is None
+        before = load_policy(start_folder).model.state_dict()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_rows_without_padding_train_the_same(tmp_path, path, monkeypatch):
     recipe = load_recipe(path, [])
     real = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
     arguments = packing(initial_model(recipe, load_skin_vae(recipe)), real)
     assert arguments.pop("completion_lengths").tolist() == [4, 2]
     assert arguments == {"packed": True}
-    options = ["dropout.points=0.3", "validation={every: 3, creatures: 3}"]
+    options = ["validation={every: 3, creatures: 3}"]
     assert main([path, f"loop.output_dir={tmp_path / 'packed'}", *options]) == 0
     monkeypatch.setattr(pretrain_tokenrig, "packing", lambda model, real: {})
     assert main([path, f"loop.output_dir={tmp_path / 'plain'}", *options]) == 0

@@ -12,7 +12,8 @@ import pytest
 from data.commented_yaml import to_commented_yaml
 from data.field_docs import dotted_docs, field_docs, sections
 from data.typed_recipe import build, read_recipe
-from policy import pretrain_skin_vae, pretrain_tokenrig, skin_report
+from policy import pretrain_pair, pretrain_skin_vae, pretrain_tokenrig, skin_report
+from policy.pretrain_pair import PairRecipe
 from policy.pretrain_skin_vae import SkinVAERecipe
 from policy.pretrain_tokenrig import TokenRigRecipe
 from policy.skin_report import SkinReportRecipe
@@ -33,11 +34,8 @@ def all_sections(schema: type) -> Iterator[type]:
             yield from all_sections(section)
 
 
-SECTIONS = dict.fromkeys(
-    section
-    for recipe in (Recipe, SkinVAERecipe, TokenRigRecipe, SkinReportRecipe)
-    for section in all_sections(recipe)
-)
+SCHEMAS = (Recipe, SkinVAERecipe, TokenRigRecipe, SkinReportRecipe, PairRecipe)
+SECTIONS = dict.fromkeys(section for recipe in SCHEMAS for section in all_sections(recipe))
 
 
 @pytest.mark.parametrize("schema", SECTIONS)
@@ -133,7 +131,7 @@ def test_the_committed_page_is_up_to_date():
 
 def test_the_page_has_every_key_and_its_links_lead_somewhere():
     page = recipe_page()
-    for schema in (Recipe, SkinVAERecipe, TokenRigRecipe, SkinReportRecipe):
+    for schema in SCHEMAS:
         for key in dotted_docs(schema):
             if not key.startswith("train."):
                 assert f"`{key}`" in page, key
@@ -152,11 +150,13 @@ LOADERS = {
     SkinVAERecipe: pretrain_skin_vae.load_recipe,
     TokenRigRecipe: pretrain_tokenrig.load_recipe,
     SkinReportRecipe: skin_report.load_recipe,
+    PairRecipe: pretrain_pair.load_recipe,
 }
 SHIPPED = {
     "skin_vae": SkinVAERecipe,
     "tokenrig": TokenRigRecipe,
     "skin_report": SkinReportRecipe,
+    "small_pair": PairRecipe,
 }
 
 

@@ -10,9 +10,10 @@ from data.compiled import kernel
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# A row of a table of solids holds its start point, unit axes (normal, binormal, along), length, radii at
-# start and end, stretch along the normal, the binormal and beyond the ends, squareness, and whether it is
-# flush (see `solid`).
+# A row of a table of solids holds its start point (columns 0 to 2), unit axes (NORMAL, BINORMAL and ALONG,
+# three columns each) and what `solid` takes. WIDE, DEEP and CAP are its `stretch`.
+NORMAL, BINORMAL, ALONG = 3, 6, 9
+LENGTH, RADIUS, END_RADIUS, WIDE, DEEP, CAP, SQUARE, FLUSH = range(12, 20)
 _MAX_GRID = 300_000
 _FAR = 1e3
 # Weight influences per vertex.
@@ -56,10 +57,10 @@ def solid(
 def _distance(solids: Any, i: int, x: float, y: float, z: float) -> float:
     """Roughly the signed distance from a point to solid i: zero on its surface, negative inside."""
     dx, dy, dz = x - solids[i, 0], y - solids[i, 1], z - solids[i, 2]
-    u = (dx * solids[i, 3] + dy * solids[i, 4] + dz * solids[i, 5]) / solids[i, 15]
-    w = (dx * solids[i, 6] + dy * solids[i, 7] + dz * solids[i, 8]) / solids[i, 16]
-    s = dx * solids[i, 9] + dy * solids[i, 10] + dz * solids[i, 11]
-    length = solids[i, 12]
+    u = dx * solids[i, NORMAL] + dy * solids[i, NORMAL + 1] + dz * solids[i, NORMAL + 2]
+    w = dx * solids[i, BINORMAL] + dy * solids[i, BINORMAL + 1] + dz * solids[i, BINORMAL + 2]
+    s = dx * solids[i, ALONG] + dy * solids[i, ALONG + 1] + dz * solids[i, ALONG + 2]
+    u, w, length = u / solids[i, WIDE], w / solids[i, DEEP], solids[i, LENGTH]
     share, beyond = 0.0, 0.0
     if s < 0.0:
         beyond = -s
@@ -67,15 +68,15 @@ def _distance(solids: Any, i: int, x: float, y: float, z: float) -> float:
         share, beyond = 1.0, s - length
     elif length > 0.0:
         share = s / length
-    e = beyond / solids[i, 17]
+    e = beyond / solids[i, CAP]
     u, w, e = u * u, w * w, e * e
-    if solids[i, 18] == 0:
+    if solids[i, SQUARE] == 0:
         norm = np.sqrt(u + w + e)
-    elif solids[i, 18] == 1:
+    elif solids[i, SQUARE] == 1:
         norm = np.sqrt(np.sqrt(u * u + w * w + e * e))
     else:
         norm = np.sqrt(np.sqrt(np.sqrt(u * u * u * u + w * w * w * w + e * e * e * e)))
-    return norm - (solids[i, 13] + share * (solids[i, 14] - solids[i, 13]))
+    return norm - (solids[i, RADIUS] + share * (solids[i, END_RADIUS] - solids[i, RADIUS]))
 
 
 @kernel()
@@ -85,14 +86,14 @@ def bounds(solids: Floats) -> Floats:
     for i in range(len(solids)):
         for axis in range(3):
             reach = (
-                solids[i, 15] * abs(solids[i, 3 + axis])
-                + solids[i, 16] * abs(solids[i, 6 + axis])
-                + solids[i, 17] * abs(solids[i, 9 + axis])
+                solids[i, WIDE] * abs(solids[i, NORMAL + axis])
+                + solids[i, DEEP] * abs(solids[i, BINORMAL + axis])
+                + solids[i, CAP] * abs(solids[i, ALONG + axis])
             )
             start = solids[i, axis]
-            end = start + solids[i, 12] * solids[i, 9 + axis]
-            boxes[i, axis] = min(start - reach * solids[i, 13], end - reach * solids[i, 14])
-            boxes[i, 3 + axis] = max(start + reach * solids[i, 13], end + reach * solids[i, 14])
+            end = start + solids[i, LENGTH] * solids[i, ALONG + axis]
+            boxes[i, axis] = min(start - reach * solids[i, RADIUS], end - reach * solids[i, END_RADIUS])
+            boxes[i, 3 + axis] = max(start + reach * solids[i, RADIUS], end + reach * solids[i, END_RADIUS])
     return boxes
 
 
@@ -101,7 +102,7 @@ def _field(solids: Any, boxes: Any, origin: Any, cell: float, shape: Any, blend:
     """Smooth union of the solids at the points of a grid: (X, Y, Z), negative inside."""
     field = np.full((shape[0], shape[1], shape[2]), _FAR)
     for i in range(len(solids)):
-        width = 0.0 if solids[i, 19] > 0 else blend
+        width = 0.0 if solids[i, FLUSH] > 0 else blend
         first = np.empty(3, dtype=np.int64)
         last = np.empty(3, dtype=np.int64)
         for axis in range(3):
@@ -219,7 +220,7 @@ def _union(solids: Any, boxes: Any, x: float, y: float, z: float, blend: float, 
             and boxes[i, 2] - reach < z < boxes[i, 5] + reach
         ):
             new = _distance(solids, i, x, y, z)
-            width = 0.0 if solids[i, 19] > 0 else blend
+            width = 0.0 if solids[i, FLUSH] > 0 else blend
             gap = width - abs(field - new)
             field = min(field, new)
             if gap > 0.0:
@@ -305,17 +306,20 @@ def blended_mesh(solids: Floats, starts: Ints, cells: Floats, blends: Floats) ->
 def _touching(solids: Any, i: int, j: int) -> bool:
     """Whether an end of one solid's centre line lies close to the other's."""
     for one, two in ((i, j), (j, i)):
-        reach = 0.6 * min(max(solids[one, 13], solids[one, 14]), max(solids[two, 13], solids[two, 14]))
+        reach = 0.6 * min(
+            max(solids[one, RADIUS], solids[one, END_RADIUS]),
+            max(solids[two, RADIUS], solids[two, END_RADIUS]),
+        )
         for end in range(2):
             s = 0.0
             d = np.empty(3)
             for k in range(3):
-                d[k] = solids[one, k] + end * solids[one, 12] * solids[one, 9 + k] - solids[two, k]
-                s += d[k] * solids[two, 9 + k]
-            s = min(max(s, 0.0), solids[two, 12])
+                d[k] = solids[one, k] + end * solids[one, LENGTH] * solids[one, ALONG + k] - solids[two, k]
+                s += d[k] * solids[two, ALONG + k]
+            s = min(max(s, 0.0), solids[two, LENGTH])
             square = 0.0
             for k in range(3):
-                square += (d[k] - s * solids[two, 9 + k]) ** 2
+                square += (d[k] - s * solids[two, ALONG + k]) ** 2
             if square < reach * reach:
                 return True
     return False
@@ -354,7 +358,7 @@ def solid_weights(
                 if d < best:
                     nearest, best = i, d
             main = joints[nearest]
-            reach = softness[piece] * 0.5 * (solids[nearest, 13] + solids[nearest, 14])
+            reach = softness[piece] * 0.5 * (solids[nearest, RADIUS] + solids[nearest, END_RADIUS])
             for _ in range(_INFLUENCES):
                 joint, least = -1, np.inf
                 for j in range(count):

@@ -58,13 +58,14 @@ class _Custom:
 
 
 def character(body: Figure) -> None:
+    """A realistic adult, a stylised figure or a "chibi", dressed and at times armed."""
     form = ("adult", "stylised", "chibi")[int(np.searchsorted([0.32, 0.6], body.rng.random()))]
     build = _build(body, form)
     custom = _custom(body, form)
     marks = _trunk(body, build, custom)
     _legs(body, build, custom, marks)
     _arms(body, build, custom, marks, form)
-    _head(body, build, marks, form)
+    _head(body, marks, form)
     outfit.dress(body, marks)
 
 
@@ -199,7 +200,6 @@ def _trunk(body: Figure, build: _Build, custom: _Custom) -> Landmarks:
         chest=chest,
         head=head,
         neck_base=neck_base,
-        head_base=base,
         head_centre=v(0, top + build.neck + 0.5 * build.head, base[2] + u(0.0, 0.25) * build.head_depth),
         head_size=(build.head_width, 0.5 * build.head, build.head_depth),
         leg=build.leg,
@@ -317,7 +317,7 @@ def _arms(body: Figure, build: _Build, custom: _Custom, marks: Landmarks, form: 
         marks.headings.append(fore)
 
 
-def _head(body: Figure, build: _Build, marks: Landmarks, form: str) -> None:
+def _head(body: Figure, marks: Landmarks, form: str) -> None:
     u = body.uniform
     centre, (across, half, deep) = marks.head_centre, marks.head_size
     square = body.pick(1, 2) if body.chance(0.15) else 0

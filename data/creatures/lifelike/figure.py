@@ -9,6 +9,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from data.creatures.body import Body, X
 from data.creatures.lifelike.blended_surfaces import (
+    ALONG,
+    CAP,
+    DEEP,
+    END_RADIUS,
+    FLUSH,
+    LENGTH,
+    NORMAL,
+    RADIUS,
+    SQUARE,
+    WIDE,
     blended_mesh,
     hidden_vertices,
     solid,
@@ -131,7 +141,7 @@ class Figure(Body):
         if self.finish.build == "boxes":
             sweeps = [*(self._prism(one) for one in self.solids), *sweeps]
         elif self.solids:
-            blocks.append(self._blended(count))
+            blocks.append(self._blended())
         if sweeps or self.patches:
             target = self.finish.vertices if self.finish.build == "boxes" else 300
             blocks.append(tessellate(sweeps, self.patches, count, target, 0, 4000))
@@ -145,39 +155,40 @@ class Figure(Body):
 
     def _prism(self, one: _Solid) -> SweptSurface:
         row, corners = one.row, self.finish.corners
-        length, along = row[12], row[9:12]
+        length, along, normal = row[LENGTH], row[ALONG : ALONG + 3], row[NORMAL : NORMAL + 3]
         ends = np.stack([row[:3], row[:3] + length * along])
-        radii = np.stack([row[13:15] * row[15], row[13:15] * row[16]], axis=1)
-        boxy = corners == 4 or row[18] > 0 or length > 0
+        radii = np.stack([row[RADIUS:WIDE] * row[WIDE], row[RADIUS:WIDE] * row[DEEP]], axis=1)
+        boxy = corners == 4 or row[SQUARE] > 0 or length > 0
         if boxy:
             # Flat ends reach as far as round ones would, less the corners' share.
-            reach = 0.8 * row[17] if length == 0 or row[18] > 0 else 0.35 * row[17]
-            ends = ends + np.array([[-reach * row[13]], [reach * row[14]]]) * along
+            reach = 0.8 * row[CAP] if length == 0 or row[SQUARE] > 0 else 0.35 * row[CAP]
+            ends = ends + np.array([[-reach * row[RADIUS]], [reach * row[END_RADIUS]]]) * along
             if length == 0:
                 radii = 0.9 * radii
-            return SweptSurface(ends, radii, (one.joint,), row[3:6], 0.0, corners=corners, cap_length=0.0)
-        half = row[13] * row[17] * along
+            return SweptSurface(ends, radii, (one.joint,), normal, 0.0, corners=corners, cap_length=0.0)
+        half = row[RADIUS] * row[CAP] * along
         poles = np.stack([row[:3] - half, row[:3] + half])
-        return SweptSurface(poles, radii, (one.joint,), row[3:6], 0.0, is_ellipsoid=True, corners=2 * corners)
+        return SweptSurface(poles, radii, (one.joint,), normal, 0.0, is_ellipsoid=True, corners=2 * corners)
 
-    def _blended(self, count: int) -> tuple[Floats, NDArray[np.int64], Floats]:
+    def _blended(self) -> tuple[Floats, NDArray[np.int64], Floats]:
         finish = self.finish
         whole = finish.build == "one"
         names = ["" if whole and one.flesh and "hand" not in one.part else one.part for one in self.solids]
-        order = sorted(range(len(names)), key=lambda i: (names[i], not self.solids[i].row[19]))
+        order = sorted(range(len(names)), key=lambda i: (names[i], not self.solids[i].row[FLUSH]))
         chosen = [self.solids[i] for i in order]
         rows = np.stack([one.row for one in chosen])
-        rows[:, 18] = np.maximum(rows[:, 18], finish.square)
+        rows[:, SQUARE] = np.maximum(rows[:, SQUARE], finish.square)
         owners = [names[i] for i in order]
         starts = np.array([0, *(i for i in range(1, len(owners)) if owners[i] != owners[i - 1]), len(owners)])
-        mean = 0.5 * (rows[:, 13] + rows[:, 14])
-        area = 2 * np.pi * mean * np.sqrt(rows[:, 15] * rows[:, 16]) * (rows[:, 12] + 2 * mean * rows[:, 17])
+        mean = 0.5 * (rows[:, RADIUS] + rows[:, END_RADIUS])
+        girth = 2 * np.pi * mean * np.sqrt(rows[:, WIDE] * rows[:, DEEP])
+        area = girth * (rows[:, LENGTH] + 2 * mean * rows[:, CAP])
         areas = np.add.reduceat(area, starts[:-1])
         # Small pieces have finer meshes than large ones: a piece's share grows with the square root of its
         # area. No piece is coarser than its thinnest solid.
         share = np.sqrt(areas) / np.sqrt(areas).sum()
         cells = np.sqrt(areas / np.maximum(finish.vertices * share, 24))
-        least = np.minimum(rows[:, 13], rows[:, 14]) * np.minimum(rows[:, 15], rows[:, 16])
+        least = np.minimum(rows[:, RADIUS], rows[:, END_RADIUS]) * np.minimum(rows[:, WIDE], rows[:, DEEP])
         thin = np.minimum.reduceat(least, starts[:-1])
         cells = np.clip(cells, 0.35 * thin, np.maximum(1.3 * thin, 0.7 * cells))
         cells *= max(1.0, np.sqrt((areas / cells**2).sum() / _MOST_VERTICES))
@@ -199,10 +210,10 @@ class Figure(Body):
 
 def _thicken(rows: Floats, least: Floats) -> None:
     """Widen solids, in place, to half axes of at least `least` (N,) across: grids lose thinner ones."""
-    widest = np.maximum(rows[:, 15], rows[:, 16])
-    rows[:, 13:15] = np.maximum(rows[:, 13:15], (least / widest)[:, None])
-    needed = least / np.minimum(rows[:, 13], rows[:, 14])
-    rows[:, 15:17] = np.maximum(rows[:, 15:17], needed[:, None])
+    widest = np.maximum(rows[:, WIDE], rows[:, DEEP])
+    rows[:, RADIUS:WIDE] = np.maximum(rows[:, RADIUS:WIDE], (least / widest)[:, None])
+    needed = least / np.minimum(rows[:, RADIUS], rows[:, END_RADIUS])
+    rows[:, WIDE:CAP] = np.maximum(rows[:, WIDE:CAP], needed[:, None])
 
 
 def _compact(

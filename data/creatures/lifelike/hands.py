@@ -35,6 +35,7 @@ class HandPlan:
 
 
 def hand_plan(body: Figure, length: float, arm: float, form: str, jointed: bool) -> HandPlan:
+    """A random plan for hands of a `length` on arms of radius `arm`; `form`: of the character, as "adult"."""
     u = body.uniform
     kind = body.rng.random()
     limits = {"adult": (0.15, 0.25, 0.4), "stylised": (0.35, 0.5, 0.8), "chibi": (0.7, 0.88, 0.97)}[form]

@@ -20,7 +20,6 @@ class Landmarks:
     chest: int
     head: int
     neck_base: Vector
-    head_base: Vector
     head_centre: Vector
     head_size: tuple[float, float, float]
     leg: float

@@ -11,6 +11,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def mech(body: Figure) -> None:
+    """A machine of rigid parts on two or four legs."""
     u = body.uniform
     # Parts are rigid; many are boxes.
     body.finish = replace(

@@ -9,6 +9,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_bird(body: Figure) -> None:
+    """A bird, bat or small dragon, standing or level, with spread or folded wings."""
     body.rounded()
     u = body.uniform
     long = u(0.45, 0.8)

@@ -11,6 +11,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_fish(body: Figure) -> None:
+    """A fish, shark or whale of any girth, its joints in one chain or forward and backward from a root."""
     body.rounded()
     u = body.uniform
     high, wide = u(0.14, 0.45), u(0.09, 0.34)
@@ -65,7 +66,7 @@ def pack_fish(body: Figure) -> None:
             0.5,
             flush=True,
         )
-    _tail_fin(body, chain[-1], at(0.97), end * high, high)
+    _tail_fin(body, chain[-1], at(0.97))
 
     def high_at(t: float) -> float:
         return float(np.interp(t, levels, shape)) * high
@@ -74,14 +75,13 @@ def pack_fish(body: Figure) -> None:
     _face(body, chain[0], at, high * blunt, wide * blunt)
 
 
-def _tail_fin(body: Figure, parent: int, start: Vector, root: float, high: float) -> None:
+def _tail_fin(body: Figure, parent: int, start: Vector) -> None:
     u = body.uniform
     size, flat, owner = u(0.15, 0.4), body.chance(0.2), parent
     if body.chance(0.35):
         owner = body.joint("tail", start, parent)
     thin, sweep = 0.025, u(0.2, 1.2)
-    lobes = (1, -1)
-    for index, sign in enumerate(lobes):
+    for index, sign in enumerate((1, -1)):
         out = (X if flat else Y) * sign
         tip = start + size * unit(out * u(0.5, 0.9) - sweep * Z)
         joint = owner

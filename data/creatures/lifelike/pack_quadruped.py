@@ -61,6 +61,7 @@ class _Trunk:
 
 
 def pack_quadruped(body: Figure) -> None:
+    """A four-legged animal, or a dinosaur on its hind legs."""
     body.rounded()
     upright = body.chance(0.12)  # walks on its hind legs, as a tyrannosaur does
     form, custom = _form(body, upright), _custom(body)

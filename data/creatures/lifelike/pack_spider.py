@@ -9,6 +9,7 @@ from data.creatures.lifelike.figure import Figure
 
 
 def pack_spider(body: Figure) -> None:
+    """A spider, crab or insect-like crawler with two to four pairs of legs."""
     body.rounded()
     u = body.uniform
     pairs = (4, 4, 4, 2, 3)[body.pick(0, 4)]

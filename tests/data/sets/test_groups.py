@@ -113,10 +113,10 @@ def test_ambiguous_entries(tmp_path: Path) -> None:
         (
             "{}",
             MANIFEST,
-            "no entry has the field 'group'; pass --group FIELD:.* name, file, family, year, tags",
+            "no entry has the field 'group'; add it, or pass FIELD:.* name, file, family, year, tags",
         ),
         ("tags:{}", MANIFEST, r"the group of 'train/fox\.glb' is \['a'\]; use one string or number per rig"),
-        ("family:{}", {"fox": "dogs"}, "its entries have no fields; pass --group .* without 'family'"),
+        ("family:{}", {"fox": "dogs"}, "its entries have no fields; add 'family', or pass .* without it"),
         ("{}", "{", "not a JSON file"),
         ("{}", 3, "holds no entries"),
         ("{}x", {}, "there is no file .*x; pass FILE, FIELD:FILE, or one of folder, class"),

@@ -9,7 +9,7 @@ from policy.pretraining.point_cloud import (
     INFLUENCE,
     RigExample,
     make_example,
-    near_bone,
+    near_bones,
     skeleton_example,
     skin_points,
     vertex_shares,
@@ -18,7 +18,7 @@ from policy.pretraining.recent_items import RecentItems
 
 
 def near_by_tree(example: RigExample, bone: int) -> np.ndarray:
-    """`near_bone`, with a k-d tree and no grid."""
+    """`near_bones`, with a k-d tree and no grid."""
     near = example.weights[:, bone] > INFLUENCE
     own = example.points[near]
     if not len(own):
@@ -35,7 +35,7 @@ def test_points_near_a_bone_are_those_that_a_tree_finds(seed):
     found = 0
     for bone in range(len(example.joints)):
         expected = near_by_tree(example, bone)
-        np.testing.assert_array_equal(near_bone(example, bone), expected)
+        np.testing.assert_array_equal(near_bones(example, [bone])[bone], expected)
         found += len(expected) - int((example.weights[:, bone] > INFLUENCE).sum())
     assert found > 1000  # points that the bone does not influence
 
@@ -48,9 +48,9 @@ def test_bones_of_one_point_of_none_and_of_a_plane():
     joints = np.zeros((4, 3), np.float32)
     example = RigExample(joints, np.array([-1, 0, 0, 0]), points, points, weights, len(points))
     for bone in range(4):
-        np.testing.assert_array_equal(near_bone(example, bone), near_by_tree(example, bone))
-    assert near_bone(example, 0).tolist() == [0]
-    assert len(near_bone(example, 1)) == len(points)
+        np.testing.assert_array_equal(near_bones(example, [bone])[bone], near_by_tree(example, bone))
+    assert near_bones(example, [0])[0].tolist() == [0]
+    assert len(near_bones(example, [1])[1]) == len(points)
 
 
 def test_shares_by_hand():

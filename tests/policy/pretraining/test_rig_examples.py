@@ -28,7 +28,7 @@ from policy.pretraining.point_cloud import (
     RigExample,
     bone_density,
     make_example,
-    near_bone,
+    near_bones,
     skin_points,
 )
 from policy.pretraining.rig_examples import (
@@ -376,8 +376,8 @@ def test_near_is_measured_from_the_bone_and_not_from_its_box():
     )
     # A tenth of the diagonal, 0.141, is above the limit of 0.1. Grid step 0.025: four further rows.
     expected = points[:, :2].min(axis=1) < 0.1
-    np.testing.assert_array_equal(near_bone(example, 0), np.flatnonzero(expected | leg))
-    assert near_bone(example, 0) is near_bone(example, 0)
+    np.testing.assert_array_equal(near_bones(example, [0])[0], np.flatnonzero(expected | leg))
+    assert near_bones(example, [0])[0] is near_bones(example, [0])[0]
 
 
 @pytest.mark.parametrize("bone", [0, 3, 7])
@@ -388,7 +388,7 @@ def test_near_is_what_all_distances_say(bone):
     own = points[example.weights[:, bone] > 1e-3]
     reach = min(0.1 * np.linalg.norm(np.ptp(own, axis=0)), 0.1)
     distances = np.linalg.norm(points[:, None] - own, axis=2).min(axis=1)
-    near = np.isin(np.arange(600), near_bone(example, bone))
+    near = np.isin(np.arange(600), near_bones(example, [bone])[bone])
     clear = np.abs(distances - reach) > 1e-6  # rounding decides the others
     np.testing.assert_array_equal(near[clear], (distances < reach)[clear])
     assert 0 < near.sum() < 600

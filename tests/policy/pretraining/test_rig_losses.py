@@ -1,9 +1,9 @@
-"""Losses of stage 2, by hand and against the plain cross entropy."""
+"""Losses of stage 2, by hand."""
 
 import pytest
 import torch
 
-from policy.pretraining.rig_losses import rig_losses, smoothed_targets
+from policy.pretraining.rig_losses import rig_losses
 from policy.tokens.vocabulary import Vocabulary
 
 WORDS = Vocabulary(codebook=64, tokens_per_skin=2)
@@ -26,23 +26,6 @@ def test_rig_losses_by_hand():
     )
     # A pad is below the SkinTokens' ids: real, not its id, keeps it out of the skeleton's mean.
     assert WORDS.pad < skin
-
-
-def test_targets_spread_over_near_bins_against_the_plain_cross_entropy():
-    torch.manual_seed(0)
-    hidden, table = torch.randn(2, 3, 4), torch.randn(7, 4, requires_grad=True)  # 5 bins and two other tokens
-    ids = torch.tensor([[0, 3, 5], [4, 2, 1]])
-    real = torch.tensor([[True, True, True], [True, True, False]])
-    log_probs = (hidden @ table.T).log_softmax(-1)
-    hard = log_probs.gather(-1, ids[..., None])[..., 0]
-    found = smoothed_targets(hidden, ids, real, table[:5], 1.2) - hard
-    bins = torch.arange(5.0)
-    spread = torch.softmax(-((bins[:, None] - bins) ** 2) / (2 * 1.2**2), dim=1)
-    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        expected = -(spread[ids[row, column]] * log_probs[row, column, :5]).sum()
-        torch.testing.assert_close(found[row, column], expected)
-    torch.testing.assert_close(found[0, 2], -hard[0, 2])  # no coordinate
-    torch.testing.assert_close(found[1, 2], -hard[1, 2])  # padding
 
 
 def test_skeletons_alone_have_no_skin_loss():
