@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from data.typed_recipe import RecipeError
+from rl import ablate
 from rl.ablation.matrix import AblationRecipe, Run, expand, load_recipe, starts_of
 from tests.rl import tiny
 
@@ -80,6 +81,15 @@ def test_a_variant_with_a_policy_of_its_own_has_an_evaluation_of_it(write, polic
     ]
     assert found[1].before.recipe.policy.path == "elsewhere"
     assert found[1].after.recipe.policy.path == str(found[1].folder / "policy")
+
+
+def test_the_explained_print_reads_back(write, tmp_path, capsys):
+    assert ablate.main([write(), "--print-recipe"]) == 0
+    text = capsys.readouterr().out
+    assert "# Values of `train.seed`; every variant is trained with each of them." in text
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(text)
+    assert load_recipe(str(printed)) == load_recipe(write())
 
 
 def test_some_variants_only(write):
