@@ -35,18 +35,22 @@ def run_command(
     argv: Sequence[str] | None = None,
     program: str | None = None,
     dry_run: Callable[[R], Any] | None = None,
+    show: Callable[[R], str] = to_commented_yaml,
 ) -> int:
     """Parse `RECIPE.yaml key.sub=value …`, load the recipe, run it and return the exit code.
+
+    Overrides may have hyphens, `--key.sub=value`, as `wandb agent` writes a sweep's parameters.
 
     0: success. 1: the run failed. 2: invalid input. 130, 143, 138: stopped by SIGINT (Ctrl-C), SIGTERM,
     SIGUSR1. Messages go to standard error. `--help` and a malformed command line raise argparse's SystemExit
     with 0 and 2. With `dry_run`, the command has an option `--dry-run` that calls it instead of `run`.
+    `show` is the text of `--print-recipe`.
     """
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
-        epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10; "
-        "--print-recipe shows every key with its value and meaning.",
+        epilog="Overrides are dotted keys of the recipe, such as train.max_steps=10 or "
+        "--train.max_steps=10; --print-recipe shows every key with its value and meaning.",
     )
     parser.add_argument("recipe", help="YAML recipe; see recipes/ for examples")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="override recipe values")
@@ -59,20 +63,33 @@ def run_command(
             action="store_true",
             help="do one step of everything in a temporary folder, print times and memory, and exit",
         )
-    arguments = parser.parse_intermixed_args(argv)  # options may stand between overrides
+    given = _without_hyphens(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_intermixed_args(given)  # options may stand between overrides
     chosen = dry_run if dry_run is not None and arguments.dry_run else run
     with handling_stop_signals():
-        return _exit_code(arguments, load, chosen)
+        return _exit_code(arguments, load, chosen, show)
+
+
+def _without_hyphens(arguments: Sequence[str]) -> list[str]:
+    """The recipe first, and every `--key=value` as `key=value`: no option takes a value."""
+    place = next((i for i, argument in enumerate(arguments) if not argument.startswith("-")), None)
+    if place is None:
+        return list(arguments)
+    rest = (*arguments[:place], *arguments[place + 1 :])
+    return [arguments[place], *(each.removeprefix("--") if "=" in each else each for each in rest)]
 
 
 def _exit_code(
-    arguments: argparse.Namespace, load: Callable[[str, Sequence[str]], R], run: Callable[[R], Any]
+    arguments: argparse.Namespace,
+    load: Callable[[str, Sequence[str]], R],
+    run: Callable[[R], Any],
+    show: Callable[[R], str],
 ) -> int:
     """Run the command and report how it ended; see `run_command`."""
     try:
         recipe = load(arguments.recipe, arguments.overrides)
         if arguments.print_recipe:
-            print(to_commented_yaml(recipe), end="")
+            print(show(recipe), end="")
             return 0
         run(recipe)
     except USER_ERRORS as error:

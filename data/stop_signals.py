@@ -90,7 +90,7 @@ class StopSignals:
         has shut down, which restores the system's handler of SIGTERM behind Python's back.
         """
         self.closed = True
-        _on_launchers_death(0)
+        on_parents_death(0)
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(signum, signal.SIG_IGN)
 
@@ -172,12 +172,12 @@ def _stop_with_launcher() -> None:
     programs = {sys.argv[0], *(options[1:2] if options[:1] == ["-m"] else ())}
     with suppress(psutil.Error):
         if is_launcher(parent) or (parent > 1 and programs & set(psutil.Process(parent).cmdline())):
-            _on_launchers_death(signal.SIGTERM)
+            on_parents_death(signal.SIGTERM)
             if os.getppid() != parent:  # it died in between
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _on_launchers_death(signum: int) -> None:
+def on_parents_death(signum: int) -> None:
     """Have Linux send a signal, 0 for none, when this process's parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)

@@ -54,7 +54,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     A recipe may start with `defaults: [base.yaml, …]`, paths relative to the recipe. Later entries override
     earlier ones, the recipe overrides its defaults, and `overrides` (`key.sub=value`) override the recipe.
     Mappings are merged; lists and other values are replaced. An override's value is parsed as YAML, or taken
-    as text if it is not valid YAML (`**/*.glb`).
+    as text if it is not valid YAML (`**/*.glb`). `None`, as Python programs write it, is null.
 
     Raises:
         RecipeError: the file is missing or not YAML, its defaults form a cycle, or an override is malformed.
@@ -112,6 +112,8 @@ def _read_override(override: str) -> DictConfig:
         raise RecipeError(
             f"override '{override}' must have the form key.sub=value, such as train.max_steps=10"
         )
+    if value.strip() == "None":
+        override = f"{key}=null"
     try:
         config = OmegaConf.from_dotlist([override])
         _refuse_other_bases(value, f"override '{override}'")

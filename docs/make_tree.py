@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("data", "policy", "rewards", "rl")
 FOLDERS = {
     "recipes": "Runs as YAML files: GRPO, both pre-training stages, the skin report.",
+    "recipes/ablations": "Matrices of GRPO runs for `python -m rl.ablate`.",
+    "recipes/sweeps": "W&B's sweep files, for `wandb sweep` and `python -m rl.sweep`.",
     "recipes/accelerate": "Launch configurations: one process, several GPUs, DeepSpeed ZeRO-2.",
     "recipes/small_pair": "Pre-training of the shipped pair: stage 1 and stage 2.",
     "checkpoints": "The small policy and skin VAE that ship with the repository.",

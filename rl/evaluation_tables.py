@@ -57,7 +57,7 @@ def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], consol
             for column in columns:
                 cells = [measure_label(column), measure_cell(column, first.mean.get(column))]
                 if not others:
-                    cells.append(_error(column, first.standard_error.get(column)))
+                    cells.append(error_cell(column, first.standard_error.get(column)))
                 for (_, other), found in zip(part, differences, strict=True):
                     change = change_cells(column, found.get(column))
                     cells += [measure_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
@@ -96,7 +96,7 @@ def short_line(evaluation: Evaluation, first: str) -> str:
     """An evaluation in one line: the measure `first` with its standard error, then the main ones."""
     shown = [f"{first} {measure_cell(first, evaluation.mean.get(first))}"]
     if first in evaluation.mean:
-        shown[0] += f" ± {_error(first, evaluation.standard_error.get(first))}"
+        shown[0] += f" ± {error_cell(first, evaluation.standard_error.get(first))}"
     for column in _OF_A_MESH:
         if column in evaluation.mean and column != first:
             shown.append(
@@ -126,10 +126,10 @@ def describe(evaluation: Evaluation) -> str:
 def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:
     """Titles and columns: rewards, metrics over valid rigs, and metrics with failed rigs if there are any."""
     columns = evaluations[0].mean
-    rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not _is_metric(c)]
+    rewards = [c for c in columns if not c.endswith(VALID_ONLY) and not is_metric(c)]
     # No published table has `exact` distances: they are in the files only.
     metrics = [
-        c for c in columns if _is_metric(c) and not c.endswith(VALID_ONLY) and not c.startswith("exact_")
+        c for c in columns if is_metric(c) and not c.endswith(VALID_ONLY) and not c.startswith("exact_")
     ]
     truths = max((sum(c in row for row in evaluations[0].per_mesh.values()) for c in metrics[:1]), default=0)
     sections = [("", rewards)]
@@ -142,7 +142,8 @@ def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[
     return sections
 
 
-def _is_metric(column: str) -> bool:
+def is_metric(column: str) -> bool:
+    """Whether a column compares with ground truth."""
     return column.startswith(("unirig_", "rignet_", "exact_", "skin_", "motion_"))
 
 
@@ -152,7 +153,7 @@ def measure_label(column: str) -> str:
     return f"{measure.label}{arrow}"
 
 
-def _scale(column: str) -> float:
+def measure_scale(column: str) -> float:
     return 100.0 if measure_of(column).unit == "percent" else 1.0
 
 
@@ -169,17 +170,17 @@ def measure_cell(column: str, value: float | None, sign: bool = True) -> str:
     if value is None:
         return "–"
     percent = measure_of(column).unit == "percent" and sign and "%" not in measure_of(column).label
-    return f"{value * _scale(column):.{_digits(column)}f}{' %' * percent}"
+    return f"{value * measure_scale(column):.{_digits(column)}f}{' %' * percent}"
 
 
-def _error(column: str, value: float | None) -> str:
-    return "–" if value is None else f"{value * _scale(column):.{_digits(column)}f}"
+def error_cell(column: str, value: float | None) -> str:
+    return "–" if value is None else f"{value * measure_scale(column):.{_digits(column)}f}"
 
 
 def change_cells(column: str, found: Difference | None) -> tuple[str, str]:
     if found is None:
         return "–", "–"
-    scale, digits = _scale(column), _digits(column)
+    scale, digits = measure_scale(column), _digits(column)
     ratio = f"{found.mean / found.standard_error:+.1f}" if found.standard_error else "–"
     return f"{found.mean * scale:+.{digits}f} ± {found.standard_error * scale:.{digits}f}", ratio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from data.sets.dataset import MeshSample
 from data.typed_recipe import to_mapping
 from policy.policy_folder import adapter_base
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
-from rl.recipe import Recipe
+from rl.recipe import PolicyRecipe, Recipe
 from rl.run_files import BEFORE_FILE
 
 FINGERPRINT_FILE = "before.fingerprint"
@@ -49,10 +49,24 @@ def first_evaluation(
 
 def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
     """SHA-256 over everything the evaluation depends on: files of the policy, meshes, recipe, version."""
+    total = hashlib.sha256()
+    total.update(json.dumps(decisive_settings(recipe), sort_keys=True, default=str).encode())
+    for line in _policy_files(recipe.policy):
+        total.update(line.encode())
+    for sample in samples:
+        total.update(sample.name.encode())
+        rig = sample.rig
+        truth = () if rig is None else (rig.joints, rig.parents, rig.weights)
+        for array in (sample.mesh.vertices, sample.mesh.faces, sample.points, sample.normals, *truth):
+            total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def decisive_settings(recipe: Recipe) -> dict[str, Any]:
+    """What an evaluation depends on besides the policy and the meshes: keys of the recipe, and code."""
     values = to_mapping(recipe)
     for key in (*_DURING_TRAINING, *_PICTURES):
         del values["eval"][key]
-    total = hashlib.sha256()
     known: dict[str, Any] = {
         **{name: values[name] for name in _SECTIONS},
         "grammar": recipe.policy.grammar,
@@ -65,25 +79,23 @@ def fingerprint(recipe: Recipe, samples: Sequence[MeshSample]) -> str:
         from rewards.custom import source_file
 
         known["code"] = [file_hash(source_file(place)) for place in recipe.rewards.custom_weights]
-    total.update(json.dumps(known, sort_keys=True, default=str).encode())
-    for folder in _policy_folders(recipe):
+    return known
+
+
+def policy_digest(policy: PolicyRecipe) -> str:
+    """SHA-256 over the files of a policy, of its adapter's base and of a skin VAE of the recipe's."""
+    return hashlib.sha256("".join(_policy_files(policy)).encode()).hexdigest()
+
+
+def _policy_files(recipe: PolicyRecipe) -> Iterator[str]:
+    """Name and digest of each file that belongs to the policy."""
+    policy = Path(recipe.path)
+    base = adapter_base(policy)
+    vae = recipe.skin_vae
+    for folder in [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]:
         for path in sorted(folder.rglob("*")):
             if path.suffix in (".json", ".safetensors") and path.is_file():
-                total.update(f"{path.relative_to(folder)} {file_hash(path)}".encode())
-    for sample in samples:
-        total.update(sample.name.encode())
-        rig = sample.rig
-        truth = () if rig is None else (rig.joints, rig.parents, rig.weights)
-        for array in (sample.mesh.vertices, sample.mesh.faces, sample.points, sample.normals, *truth):
-            total.update(array.tobytes())
-    return total.hexdigest()
-
-
-def _policy_folders(recipe: Recipe) -> list[Path]:
-    policy = Path(recipe.policy.path)
-    base = adapter_base(policy)
-    vae = recipe.policy.skin_vae
-    return [policy, *([base] if base is not None else []), *([Path(vae)] if vae is not None else [])]
+                yield f"{path.relative_to(folder)} {file_hash(path)}"
 
 
 def _version() -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from data.run_lock import refuse_live_owner
 from data.stop_signals import handling_stop_signals, is_first_rank
+from data.wandb_id import refuse_shared_directory
 from rl.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def run_training(recipe: Recipe, began: float | None = None) -> TrainedRun:
     began: when the clock of the run started, in seconds since the epoch; None for the command's start.
     """
     if is_first_rank():  # the others may find the lock of their own run
+        refuse_shared_directory(Path(recipe.output_dir))
         refuse_live_owner(Path(recipe.output_dir))  # before libraries and Ray take their time
 
     from rl.library_settings import importing, quiet_libraries

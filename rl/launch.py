@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Does not return if there is only one process: this one becomes it.
     """
-    options = _parse(sys.argv[1:] if argv is None else argv)
+    options = parse_options(sys.argv[1:] if argv is None else argv)
     module = options.training_script if options.module else _TRAINING
     try:
         program = importlib.import_module(module)
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _launch(options)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """accelerate's options; without `-m`, its program is the recipe."""
+def parse_options(argv: Sequence[str]) -> argparse.Namespace:
+    """accelerate's options; without `-m`, the recipe and its overrides are in `training_script_args`."""
     from accelerate.commands.launch import launch_command_parser
 
     parser = launch_command_parser()

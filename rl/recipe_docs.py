@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from data.field_docs import field_docs, sections
+from data.field_docs import KEY_DOCS, field_docs, sections
 from data.typed_recipe import options
 from policy.pretrain_pair import PairRecipe
 from policy.pretrain_skin_vae import SkinVAERecipe
@@ -19,10 +19,12 @@ from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.rig_examples import RigDataRecipe
 from policy.pretraining.validation import ValidationRecipe
 from policy.skin_report import SkinReportRecipe
+from rl.ablation.matrix import AblationRecipe
 from rl.recipe import Recipe
 from rl.recipe.train import FIXED, SET_ELSEWHERE, changed_defaults, yaml_value
 from rl.recipe.train_options import UNUSED
 from rl.recipe.train_variants import VARIANTS, Variant
+from rl.sweeps.sweep_file import SweepRecipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 
@@ -92,6 +94,8 @@ def recipe_page() -> str:
             *_tables(ValidationRecipe, "validation.", "`validation`", "Both stages: "),
             *_tables(PairRecipe, "", "The pair in one command", level=2),
             *_tables(SkinReportRecipe, "", "Skin report", level=2),
+            *_tables(AblationRecipe, "", "Ablations", level=2),
+            *_tables(SweepRecipe, "", "Sweeps", level=2),
         ]
     )
     return f"{_INTRO}\n{_contents(body)}\n{body.rstrip()}\n"
@@ -134,7 +138,7 @@ def _tables(
         )
         for one in fields
         # Plain sections have tables of their own; `train` has a schema of its own.
-        if not dataclasses.is_dataclass(hints[one.name]) and typing.get_origin(hints[one.name]) is not dict
+        if not dataclasses.is_dataclass(hints[one.name]) and KEY_DOCS not in one.metadata
     ]
     purpose = inspect.cleandoc(schema.__doc__ or "").split("\n\n")[0]
     heading = f"{'#' * level} {label}{title}"
@@ -154,6 +158,8 @@ def _tables(
 
 def _default(field: dataclasses.Field[object]) -> str:
     made = field.default_factory
+    if field.default is dataclasses.MISSING and made is dataclasses.MISSING:
+        return "required"
     value = field.default if made is dataclasses.MISSING else made()
     return f"`{yaml_value(value)}`"
 

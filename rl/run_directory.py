@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
+from data.wandb_id import WANDB_ID_FILE
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -36,7 +37,7 @@ from rl.run_files import (
 )
 
 # Keys and sections that a resumed run may change: they do not affect the steps already trained.
-_MAY_CHANGE = (
+MAY_CHANGE = (
     "output_dir",
     "resume",
     "rollout",
@@ -176,18 +177,30 @@ def make_directory(recipe: Recipe) -> Path:
     return output
 
 
-def first_difference(before: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """The first key on which two recipes differ and that affects training, None if there is none."""
+def first_difference(
+    before: dict[str, Any], now: dict[str, Any], may_change: Sequence[str] = MAY_CHANGE
+) -> str | None:
+    """The first key on which two recipes differ, None if there is none.
+
+    Keys and sections in `may_change` are passed over: by default, those that do not affect training.
+    """
     old, new = flat(before), flat(now)
     for key in dict.fromkeys([*new, *old]):
-        if affects_training(key) and (key not in old or key not in new or old[key] != new[key]):
+        if _is_in(key, may_change):
+            continue
+        if key not in old or key not in new or old[key] != new[key]:
             return key
     return None
 
 
 def affects_training(key: str) -> bool:
     """Whether a run's steps depend on a dotted key of its recipe; a resumed run may change the others."""
-    return not any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)
+    return not _is_in(key, MAY_CHANGE)
+
+
+def _is_in(key: str, names: Sequence[str]) -> bool:
+    """Whether a dotted key is one of the names or in a section that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def is_finished(checkpoint: Path, max_steps: int) -> bool:
@@ -208,7 +221,7 @@ def _set_aside(output: Path) -> None:
     aside.mkdir()
     moved = (
         *(CHECKPOINTS_FOLDER, METRICS_FILE, RECIPE_FILE, QUARANTINE_FILE, START_FILE),
-        *(BEST_FOLDER, ROLLOUTS_FOLDER),
+        *(BEST_FOLDER, ROLLOUTS_FOLDER, WANDB_ID_FILE),
     )
     for name in moved:
         if (output / name).exists():

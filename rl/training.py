@@ -50,6 +50,7 @@ from rl.startup_time import StartupTime, command_start
 from rl.stop_and_save import StopAndSave
 from rl.trained_run import TrainedRun
 from rl.trainer import RigGRPOTrainer
+from rl.wandb_run import log_results, wandb_run
 
 # Rigs sampled for `rig.glb`, of which the best is written.
 EXAMPLE_CANDIDATES = 4
@@ -97,7 +98,8 @@ def train(
         check_shared(Path(recipe.output_dir))
         stop_signals().install()  # Ray has installed a handler of its own for SIGTERM
         prepared = prepare_meshes(meshes, service, recipe)
-        return _run(recipe, args, policy, prepared, service, run, room, began)
+        with wandb_run(recipe, args, run.checkpoint is not None):
+            return _run(recipe, args, policy, prepared, service, run, room, began)
 
 
 def _run(
@@ -144,12 +146,13 @@ def _run(
                 before,
                 None,
             )
-            done = _finish(facts, refined, bank, meshes, service, room)
+            done = _finish(facts, args, refined, bank, meshes, service, room)
     return done
 
 
 def _finish(
     facts: CardFacts,
+    args: GRPOConfig,
     refined: RigPolicy,
     bank: MeshBank,
     meshes: RunMeshes,
@@ -165,6 +168,8 @@ def _finish(
     if facts.before is not None:
         after = evaluate(refined, bank, meshes.held_out, service, recipe, "after")
         write_evaluation(after, output / AFTER_FILE)
+        if "wandb" in args.report_to:
+            log_results(facts.before, after, args.max_steps)
         facts = replace(facts, after=after)
     write_atomic(output / POLICY_FOLDER / CARD_FILE, model_card(facts).encode())
     best = read_best(output, during_recipe(recipe)) if recipe.eval.every else None

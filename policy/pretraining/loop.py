@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from data.command_line import RunFailedError
 from data.stop_signals import StopRun, ignore_stop_signals, stop_signals
 from data.typed_recipe import RecipeError, to_mapping
+from data.wandb_id import wandb_arguments
 from policy.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from policy.pretraining.loop_recipe import LoopRecipe, loader_workers
 from policy.pretraining.metrics_log import RunningMeans, open_metrics_file
@@ -128,7 +129,7 @@ def run_training(
     signals = stop_signals()
     with (
         signals.finishing_steps(),
-        _trackers(accelerator, recipe, title),
+        _trackers(accelerator, recipe, title, first_step > 0),
         open_metrics_file(output, first_step, accelerator.is_main_process) as log,
         tqdm(
             total=recipe.max_steps,
@@ -225,10 +226,13 @@ def _enable_checkpointing(model: nn.Module) -> None:
 
 
 @contextmanager
-def _trackers(accelerator: Accelerator, recipe: LoopRecipe, title: str) -> Iterator[None]:
+def _trackers(accelerator: Accelerator, recipe: LoopRecipe, title: str, resumed: bool) -> Iterator[None]:
     """Open the trackers of `report_to`, such as wandb, and close them in any case."""
     if recipe.report_to:
-        accelerator.init_trackers(f"tokenrig {title}", config=_flat(to_mapping(recipe)))
+        own: dict[str, Any] = {}
+        if "wandb" in recipe.report_to and accelerator.is_main_process:
+            own["wandb"] = wandb_arguments(Path(recipe.output_dir), resumed)
+        accelerator.init_trackers(f"tokenrig {title}", config=_flat(to_mapping(recipe)), init_kwargs=own)
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import parse_flag_from_env
 
 from data.typed_recipe import RecipeError, write_recipe
+from data.wandb_id import refuse_shared_directory
 from policy.pretraining.loop_recipe import LoopRecipe
 from policy.pretraining.processes import is_main_process, shared_lock
 
@@ -18,8 +19,8 @@ from policy.pretraining.processes import is_main_process, shared_lock
 def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
     """Create the output directory, lock it for the block, write the resolved recipe into it, and yield it.
 
-    Raises RecipeError if the directory is not writable or in use by a live run, or if DeepSpeed launched this
-    process and the recipe uses Muon.
+    Raises RecipeError if the directory is not writable, in use by a live run or shared by the trials of a
+    sweep, or if DeepSpeed launched this process and the recipe uses Muon.
     """
     # Checked before the processes connect.
     if loop.optimizer == "muon" and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
@@ -27,6 +28,7 @@ def started_run(recipe: Any, loop: LoopRecipe) -> Iterator[Path]:
             "'loop.optimizer: muon' needs whole matrices, which DeepSpeed splits into flat pieces; set "
             "loop.optimizer=adamw, or launch without DeepSpeed, as recipes/accelerate/multi_gpu.yaml does"
         )
+    refuse_shared_directory(Path(loop.output_dir), "loop.output_dir")
     output = created_output(loop.output_dir, "loop.output_dir")
     with shared_lock(output, "loop.output_dir"):
         if is_main_process():

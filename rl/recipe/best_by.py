@@ -1,4 +1,4 @@
-"""Checks `eval.best_by`, the measure by which a run keeps its best policy."""
+"""Checks the measure by which a run keeps its best policy, `eval.best_by`, or a sweep ranks its trials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from rl.recipe.sections import Recipe
 
 def check_best_by(recipe: Recipe) -> None:
     """Raise RecipeError if `eval.best_by` is no measure of an evaluation, or has no better direction."""
-    name = recipe.eval.best_by
+    check_measure(recipe.eval.best_by, recipe, "eval.best_by")
+
+
+def check_measure(name: str, recipe: Recipe, place: str) -> None:
+    """Raise RecipeError, naming `place`, for a name that is no measure, or one without a better direction."""
     known = [*recipe.rewards.weights, *(key for key in MEASURES if key not in recipe.rewards.weights)]
     directed = [key for key in known if measure_of(key).lower is not None]
     allowed = [*directed, *(f"{key}{VALID_ONLY}" for key in directed if key != "valid")]
@@ -20,11 +24,11 @@ def check_best_by(recipe: Recipe) -> None:
         return
     if name.removesuffix(VALID_ONLY) in known and name.removesuffix(VALID_ONLY) not in directed:
         raise RecipeError(
-            f"'eval.best_by' is {name}, of which neither more nor less is better; choose another measure, "
+            f"'{place}' is {name}, of which neither more nor less is better; choose another measure, "
             "such as total"
         )
     near = difflib.get_close_matches(name, allowed, 1, 0.0)[0]
-    raise RecipeError(f"'eval.best_by': no measure is named '{name}'; the nearest is '{near}'")
+    raise RecipeError(f"'{place}': no measure is named '{name}'; the nearest is '{near}'")
 
 
 def check_measured(recipe: Recipe, rigged: Sequence[bool]) -> None:

@@ -224,5 +224,6 @@ def _check_reporting(report_to: str | Sequence[str] | None) -> None:
 
     for name in names:
         if name not in get_available_reporting_integrations():
-            how = "pip install 'tokenrig-rl[wandb]'" if name == "wandb" else "install its package"
+            own = name in ("wandb", "tensorboard")  # extras of this project
+            how = f"pip install 'tokenrig-rl[{name}]'" if own else "install its package"
             raise RecipeError(f"'train.report_to': {name} is not installed; {how}, or use none")

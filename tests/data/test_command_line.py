@@ -57,6 +57,20 @@ def test_runs_the_recipe_with_its_overrides(recipe, capsys):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["RECIPE", "--loop.steps=3", "--name=a=b"],
+        ["--loop.steps=3", "RECIPE", "name=a=b"],
+        ["RECIPE", "--name=first", "loop.steps=3", "--name=a=b"],
+    ],
+)
+def test_overrides_may_have_hyphens(recipe, capsys, arguments):
+    run = Runs()
+    assert run_command("", load, run, [recipe if item == "RECIPE" else item for item in arguments]) == 0
+    assert run.seen == [Recipe("a=b", Loop(3))]
+
+
+@pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (RecipeError("'loop.steps' is wrong"), 2, "error: 'loop.steps' is wrong\n"),
@@ -84,6 +98,11 @@ def test_other_errors_keep_their_traceback(recipe):
     [
         (["gone.yaml"], "error: recipe 'gone.yaml' does not exist; pass the path of a YAML file\n"),
         (["RECIPE", "lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
+        (["RECIPE", "--lop.steps=1"], "error: unknown key 'lop'; the nearest valid key is 'loop'\n"),
+        (
+            ["RECIPE", "--print-recipe=1"],
+            "error: unknown key 'print-recipe'; the nearest valid key is 'loop.steps'\n",
+        ),
         (["RECIPE", "loop.steps=many"], "error: 'loop.steps' must be an integer, not 'many'\n"),
         (
             ["RECIPE", "steps"],

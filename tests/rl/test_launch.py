@@ -51,6 +51,7 @@ def test_mistakes_are_found_before_anything_starts(monkeypatch, capfd):
     quickstart = str(ROOT / "recipes" / "quickstart.yaml")
     mistakes = {
         "unknown key 'train.max_stepz'": ["recipes/quickstart.yaml", "train.max_stepz=3"],
+        "unknown key 'train.max_stepy'": ["recipes/quickstart.yaml", "--train.max_stepy=3"],
         "recipe 'nope.yaml' does not exist": ["nope.yaml"],
         "--config_file nope.yaml: no such file": ["--config_file", "nope.yaml", quickstart],
         "-m nope: No module named 'nope'": ["-m", "nope", quickstart],

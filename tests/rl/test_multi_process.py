@@ -14,6 +14,7 @@ from rl.rollout_store import read_rows
 from tests.rl import tiny
 from tests.rl.commands import metrics
 from tests.rl.launches import DDP, DEEPSPEED_ON_CPU, ON_CPU, configuration, finish, needs_compiler, start
+from tests.wandb_files import offline_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -65,12 +66,16 @@ def rewind(output: Path, to: Path) -> None:
 
 
 def test_two_processes_share_one_reward_service(policy_path, tmp_path, here):
-    """With evaluations and kept rollouts; one process without them trains the same."""
-    changes = {**RUN, **HALF, **WATCH, "train.save_steps": 3, "workers": {"backend": "ray", "count": 1}}
-    recipe = tiny.write_recipe_file(tmp_path / "r.yaml", policy_path, tmp_path / "two", changes)
-    errors = finish(start(recipe, DDP, ON_CPU))
+    """With evaluations, kept rollouts and W&B; one process without them trains the same."""
+    own = {"train.save_steps": 3, "train.report_to": "wandb", "workers": {"backend": "ray", "count": 1}}
+    recipe = tiny.write_recipe_file(
+        tmp_path / "r.yaml", policy_path, tmp_path / "two", {**RUN, **HALF, **WATCH, **own}
+    )
+    errors = finish(start(recipe, DDP, {**ON_CPU, "WANDB_MODE": "offline", "WANDB_SILENT": "true"}))
     assert errors.count("GRPO: 100%") >= 1
     assert_watched(tmp_path / "two")
+    (reported,) = offline_runs(tmp_path / "two")
+    assert list(reported.values("train/reward")) == [1, 2, 3]
     checkpoint = tmp_path / "two" / "checkpoints" / "checkpoint-3"
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= {path.name for path in checkpoint.iterdir()}
     lines = [line for line in metrics(tmp_path / "two") if "loss" in line]
