@@ -371,9 +371,10 @@ def predicted(
     vocabulary: Vocabulary,
     **options: Any,
 ) -> Losses:
-    """Losses of predicting each of ids (B, L) from the mesh and the ids of `read` (B, L) before it.
+    """Losses, in nats per token, of predicting each of ids (B, L) from the mesh and the ids before it.
 
-    real (B, L): False on padding. `options`: further arguments of the forward pass.
+    read (B, L): the ids that the model reads, equal to `ids` unless it reads its own SkinTokens. real (B, L):
+    False on padding. `options`: further arguments of the forward pass.
     """
     completion = ids[:, PROMPT_LENGTH:]
     clouds = {"points": batch["points"], "normals": batch["normals"]}
