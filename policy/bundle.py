@@ -336,6 +336,18 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def tidy_directory(target: Path) -> None:
+    """Undo what a process that was killed in `atomic_directory` left beside `target`.
+
+    An earlier directory that it had moved aside comes back; its temporary folders are deleted.
+    """
+    for aside in target.parent.glob(f".{target.name}.old.*/{target.name}"):
+        if not target.exists():
+            os.replace(aside, target)
+    for folder in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(folder)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_tolerance,
         default=TOLERANCE,
         help=f"largest difference of a reward that counts as none (default {TOLERANCE:g})",
     )
@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RecipeError, MeshError, RunFailedError) as error:  # the last of a reward of the user's own
         show_error(f"error: {error}")
         return 2
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
-from policy.bundle import RigPolicy, load, load_model
+from policy.bundle import RigPolicy, load, load_model, tidy_directory
 from policy.policy_folder import PolicyError
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import Grammar
@@ -126,6 +126,23 @@ def test_a_failed_save_keeps_the_old_policy(policy, saved, monkeypatch):
         policy.save(saved)
     assert sorted(path.name for path in saved.iterdir()) == before
     assert [path.name for path in saved.parent.iterdir()] == ["policy"]  # nothing temporary left
+
+
+def test_what_a_killed_process_left_is_undone(tmp_path):
+    target = tmp_path / "policy"
+    (tmp_path / ".policy.new").mkdir()  # it was being written
+    aside = tmp_path / ".policy.old.abc" / "policy"
+    aside.mkdir(parents=True)
+    (aside / "config.json").write_text("old")
+    (tmp_path / ".policy_best.new").mkdir()  # another directory's
+    tidy_directory(target)
+    assert (target / "config.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
+    aside.mkdir(parents=True)  # the new one was in place already
+    (aside / "config.json").write_text("older")
+    tidy_directory(target)
+    assert (target / "config.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
 
 
 def test_a_trainers_checkpoint(policy, saved, tmp_path):

@@ -99,8 +99,12 @@ def test_other_settings_start_a_new_choice(make_recipe, tmp_path, capsys):
     for changes in ({"eval.best_by": "valid"}, {"eval.seed": 7}, {"eval.every_samples": 3}):
         assert read_best(tmp_path / "run", make_recipe(changes)) is None
         assert "was chosen by 'total' under other evaluation settings" in capsys.readouterr().err
+    (folder / "best.json").write_text('{"step": 3}')
+    assert read_best(tmp_path / "run", recipe) is None
+    assert "best.json cannot be read (" in capsys.readouterr().err
     shutil.rmtree(folder)
     assert read_best(tmp_path / "run", recipe) is None
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,22 @@ def test_what_phase_credit_cannot_be_combined_with(override, problem):
     assert message.endswith("; remove one of them")
 
 
+def test_phase_credit_needs_a_reward_in_either_phase(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rewards_of_both.py").write_text("def own(rig):\n    return 1.0\n")
+    no_skin = ["rewards.credit=phase", "rewards.sparsity.weight=0", "rewards.smoothness.weight=0"]
+    assert load("base", *no_skin[:2]).rewards.weights["sparsity"] == 0
+    with pytest.raises(RecipeError, match="no reward of the skin has a weight above 0, so that nothing"):
+        load("base", *no_skin)
+    assert load("base", *no_skin, "rewards.weight_locality.weight=1")
+    assert load("base", *no_skin, "rewards.custom=rewards_of_both:own")
+    no_skeleton = ["rewards.credit=phase", "rewards.coverage.weight=0", "rewards.containment.weight=0"]
+    with pytest.raises(
+        RecipeError, match=r"no reward of the skeleton .*; set one of rewards\.coverage\.weight,"
+    ):
+        load("base", *no_skeleton)
+
+
 def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):
     # 3 rows x 2 processes x 4 passes = 24 rollouts: one group of 24, though neither process has a whole one.
     shape = ("train.per_device_train_batch_size=3", "train.gradient_accumulation_steps=4")
