@@ -101,8 +101,11 @@ def _exit_code(
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        show_error(f"failed: the disk is full ({error.strerror}){where}; free some space")
+        where = f": {error.filename} cannot be written" if error.filename else ""
+        show_error(
+            f"failed: the disk is full ({error.strerror}){where}; free some space and run the same command "
+            "again"
+        )
         return 1
     except KeyboardInterrupt as interrupt:
         return _stopped(interrupt if isinstance(interrupt, StopRun) else StopRun())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from data.disk_space import system_error
 from policy.layers.finite import check_before_saving, non_finite_file, non_finite_names, not_finite_message
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
@@ -319,7 +320,10 @@ def write_model(
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A temporary directory that replaces `target` as a whole when the block succeeds."""
+    """A temporary directory that replaces `target` as a whole when the block succeeds.
+
+    Raises OSError, which names `target`, if a file cannot be written, also for one of safetensors.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -332,6 +336,13 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(folder, target)
+    except Exception as error:
+        if (known := system_error(error)) is None:
+            raise
+        known.filename = known.filename or str(target)
+        if known is error:
+            raise
+        raise known from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

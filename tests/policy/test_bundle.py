@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
@@ -126,6 +128,17 @@ def test_a_failed_save_keeps_the_old_policy(policy, saved, monkeypatch):
         policy.save(saved)
     assert sorted(path.name for path in saved.iterdir()) == before
     assert [path.name for path in saved.parent.iterdir()] == ["policy"]  # nothing temporary left
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_directory(policy, tmp_path, monkeypatch):
+    def fail(self, directory, dtype=None):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(SkinVAE, "save", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        policy.save(tmp_path / "policy")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "policy"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_undone(tmp_path):

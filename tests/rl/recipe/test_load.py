@@ -161,6 +161,7 @@ REFUSALS = [
     ("rewards.custom=[3]", ["'rewards.custom[0]' must be text, not 3"]),
     ("rewards.custom={my:f: -1}", ["'rewards.custom': the weight of my:f must not be negative, not -1.0"]),
     ("rewards.custom=my:coverage", ["my:coverage, but a reward of this project has that name"]),
+    ("rewards.custom=[a.b:f, a.b:f]", ["'rewards.custom' has a.b:f twice; remove one"]),
     ("rewards.custom=[a.b:f, c:f]", ["'rewards.custom' has c:f, but a.b:f has that name too; give"]),
     ("rewards.custom=nowhere_at_all:f", ["'rewards.custom': the reward nowhere_at_all:f cannot be imported"]),
     ("rewards.weight_locality.weight=-1", ["'rewards.weight_locality.weight' must not be negative"]),
