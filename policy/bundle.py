@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from data.command_line import DISK_FULL
 from data.disk_space import system_error
 from policy.layers.finite import check_before_saving, non_finite_file, non_finite_names, not_finite_message
 from policy.policy_folder import (
@@ -322,7 +323,7 @@ def write_model(
 def atomic_directory(target: Path) -> Iterator[Path]:
     """A temporary directory that replaces `target` as a whole when the block succeeds.
 
-    Raises OSError, which names `target`, if a file cannot be written, also for one of safetensors.
+    Raises OSError, which names `target`, if the disk is full, also where safetensors raises another error.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -337,12 +338,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         else:
             os.replace(folder, target)
     except Exception as error:
-        if (known := system_error(error)) is None:
-            raise
-        known.filename = known.filename or str(target)
-        if known is error:
-            raise
-        raise known from error
+        known = system_error(error)
+        if known is not None and known.errno in DISK_FULL:
+            raise OSError(known.errno, known.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
