@@ -89,8 +89,8 @@ def policy_files(folder: Path) -> list[Path]:
         find_skin_vae(folder)
     except NoSkinVAEError as error:
         raise RecipeError(
-            f"{folder} has no skin VAE ({SKIN_VAE_FOLDER}/), so it is no whole policy; give the run's output_dir "
-            "instead of a checkpoint"
+            f"{folder} has no skin VAE ({SKIN_VAE_FOLDER}/), so it is no whole policy; give the run's "
+            "output_dir instead of a checkpoint"
         ) from error
     except PolicyError as error:
         raise RecipeError(str(error)) from error
