@@ -16,7 +16,7 @@ from data.launcher import show_error
 from data.mesh import MeshError
 from data.typed_recipe import RecipeError
 
-# Largest difference of a reward that counts as none. A row is decoded alone and not with its group, perhaps on
+# Largest difference of a reward that counts as none. A row is decoded alone, not with its group, and perhaps on
 # another CPU or GPU or with other threads: all of these change the order of sums in the skin decoder.
 TOLERANCE = 1e-4
 
