@@ -16,8 +16,8 @@ from data.launcher import show_error
 from data.mesh import MeshError
 from data.typed_recipe import RecipeError
 
-# Largest difference of a reward that counts as none. A row is decoded alone, not with its group, and perhaps on
-# another CPU or GPU or with other threads: all of these change the order of sums in the skin decoder.
+# Largest difference of a reward that counts as none. The skin decoder sums in another order for a row alone than
+# for its group, on another CPU or GPU, and with other threads.
 TOLERANCE = 1e-4
 
 
