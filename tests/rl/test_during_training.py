@@ -86,6 +86,15 @@ def test_a_start_without_a_checkpoint_is_forgotten(here, tmp_path, monkeypatch):
     assert evaluated_steps(tmp_path / "run") == [0, 1]
 
 
+def test_an_evaluation_counts_as_made_once_its_policy_is_kept(here, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rl.during_training.DuringTraining, "_keep", killed)
+    assert here(EVERY_STEP) == 130
+    assert evaluated_steps(tmp_path / "run") == []
+
+
 def test_other_settings_start_a_new_choice(make_recipe, tmp_path, capsys):
     recipe = make_recipe({"eval.every": 1})
     folder = tmp_path / "run" / "policy_best"
