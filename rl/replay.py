@@ -16,8 +16,8 @@ from data.launcher import show_error
 from data.mesh import MeshError
 from data.typed_recipe import RecipeError
 
-# Largest difference of a reward that counts as none. The skin decoder sums in another order for a row alone than
-# for its group, on another CPU or GPU, and with other threads.
+# Largest difference of a reward that counts as none. The skin decoder sums in another order for a row alone
+# than for its group, on another CPU or GPU, and with other threads.
 TOLERANCE = 1e-4
 
 
