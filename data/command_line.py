@@ -101,14 +101,26 @@ def _exit_code(
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        show_error(f"failed: the disk is full ({error.strerror}){where}; free some space")
+        where = f": {error.filename} cannot be written" if error.filename else ""
+        show_error(
+            f"failed: the disk is full ({error.strerror}){where}; free some space and run the same command "
+            "again"
+        )
         return 1
     except KeyboardInterrupt as interrupt:
-        stop = interrupt if isinstance(interrupt, StopRun) else StopRun()
-        if (signals := stop_signals()).closed:
-            signals.closing()  # again, after Ray has shut down
-        if is_first_rank():
-            print(stop.message, file=sys.stderr)
-        return 128 + stop.signum if stop.signum else 0
+        return _stopped(interrupt if isinstance(interrupt, StopRun) else StopRun())
+    except Exception:
+        stop = stop_signals().raised
+        if stop is None:
+            raise
+        return _stopped(stop)
     return 0
+
+
+def _stopped(stop: StopRun) -> int:
+    """Report a run that was stopped; its exit code."""
+    if (signals := stop_signals()).closed:
+        signals.closing()  # again, after Ray has shut down
+    if is_first_rank():
+        print(stop.message, file=sys.stderr)
+    return 128 + stop.signum if stop.signum else 0

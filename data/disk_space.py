@@ -39,17 +39,22 @@ def mount_point(directory: Path) -> Path:
     return place
 
 
+def system_error(error: BaseException) -> OSError | None:
+    """The OSError that an error is, or that safetensors quotes by its number; None if there is none."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", f"{error} {error.__context__ or ''}")
+    return None if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
+
+
 def write_failure(error: BaseException) -> str | None:
     """Why a file could not be written, None if the error is of another kind.
 
-    torch and safetensors do not raise OSError: safetensors quotes the system's error number, torch only
-    reports that its file ends too early.
+    torch does not raise OSError; it only reports that its file ends too early.
     """
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
+    if (known := system_error(error)) is not None:
+        return known.strerror or str(known)
     text = f"{error} {error.__context__ or ''}"
-    if (number := re.search(r"\(os error (\d+)\)", text)) is not None:
-        return os.strerror(int(number[1]))
     if isinstance(error, RuntimeError) and re.search(r"inline_container|PytorchStreamWriter|iostream", text):
         return "a file could not be written to its end"
     return None

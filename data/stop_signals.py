@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -53,6 +54,8 @@ class StopSignals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.requested: int = 0
+        self.raised: StopRun | None = None
+        """What a handler has raised: libraries written in Rust turn it into an error of their own."""
         self.closed = False
         self._clock, self._since = clock, 0.0
         self._deferred = False
@@ -102,7 +105,7 @@ class StopSignals:
         if not self.requested:
             self.requested, self._since = signum, self._clock()
             if not self._deferred:
-                raise StopRun(signum)
+                self._raise()
             if is_first_rank():
                 _say(
                     f"\n{signal.Signals(signum).name}: finishing this step and saving; send it again after "
@@ -112,7 +115,11 @@ class StopSignals:
         orphaned = os.getppid() != self._parent
         self._parent = os.getppid()
         if not orphaned and self._clock() - self._since >= SAME_REQUEST_SECONDS:
-            raise StopRun(self.requested)
+            self._raise()
+
+    def _raise(self) -> NoReturn:
+        self.raised = StopRun(self.requested)
+        raise self.raised
 
 
 # Of this process: handlers are global.

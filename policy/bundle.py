@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from data.command_line import DISK_FULL
+from data.disk_space import system_error
 from policy.layers.finite import check_before_saving, non_finite_file, non_finite_names, not_finite_message
 from policy.policy_folder import (
     SKIN_VAE_FOLDER,
@@ -319,7 +321,10 @@ def write_model(
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A temporary directory that replaces `target` as a whole when the block succeeds."""
+    """A temporary directory that replaces `target` as a whole when the block succeeds.
+
+    Raises OSError, which names `target`, if the disk is full, also where safetensors raises another error.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -332,8 +337,25 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             shutil.rmtree(old)
         else:
             os.replace(folder, target)
+    except Exception as error:
+        known = system_error(error)
+        if known is not None and known.errno in DISK_FULL:
+            raise OSError(known.errno, known.strerror, str(target)) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def tidy_directory(target: Path) -> None:
+    """Undo what a process that was killed in `atomic_directory` left beside `target`.
+
+    An earlier directory that it had moved aside comes back; its temporary folders are deleted.
+    """
+    for aside in target.parent.glob(f".{target.name}.old.*/{target.name}"):
+        if not target.exists():
+            os.replace(aside, target)
+    for folder in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(folder)
 
 
 def _umask() -> int:

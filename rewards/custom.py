@@ -78,7 +78,7 @@ def find_reward(place: str) -> CustomReward:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter of a script that ends itself
         missing = isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}.")
         how = (
             "put the module into the folder of the command, a folder of PYTHONPATH or an installed package"
@@ -126,19 +126,24 @@ def _value(place: str, inputs: RewardInputs) -> float:
         value = function(inputs)
     except RigRewardError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CustomRewardError(f"{where % 'failed'} ({_what(error)}); {_FIX}") from error
     if not isinstance(value, Real):
-        raise CustomRewardError(f"{where % f'returned {type(value).__name__}'}, not a number; {_FIX}")
-    if not math.isfinite(value):
-        raise CustomRewardError(f"{where % f'returned {float(value)}'}, which is not finite; {_FIX}")
-    return float(value)
+        shape = f" of shape {value.shape}" if hasattr(value, "shape") else ""
+        raise CustomRewardError(f"{where % f'returned {type(value).__name__}{shape}'}, not a number; {_FIX}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise CustomRewardError(f"{where % f'returned {number}'}, which is not finite; {_FIX}")
+    return number
 
 
 _FIX = "fix the function and run the same command again"
 
 
-def _what(error: Exception) -> str:
+def _what(error: BaseException) -> str:
     """An exception in one line, with the line of the user's code that led to it."""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     frames = [

@@ -23,6 +23,11 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts of a rig that a reward judges: both for a user's own."""
+    return tuple(part for part, names in PARTS.items() if name in names) or tuple(PARTS)
+
+
 @dataclass(frozen=True)
 class RewardSettings:
     """Parameters of the rewards. Brackets hold the paper's symbols; a * marks values that it does not give.

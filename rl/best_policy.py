@@ -60,10 +60,14 @@ def candidate(evaluation: Evaluation, step: int, recipe: Recipe) -> BestPolicy |
 
 
 def load_best(output: Path) -> BestPolicy | None:
-    """The record of the policy in `policy_best/`; None if there is none that can be read."""
+    """The record of the policy in `policy_best/`; None if there is none, or, with a note, a damaged one."""
+    path = output / BEST_FOLDER / BEST_FILE
+    if not path.is_file():
+        return None
     try:
-        return BestPolicy(**json.loads((output / BEST_FOLDER / BEST_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
+        return BestPolicy(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        print(f"note: {path} cannot be read ({error}), so the best policy is not known", file=sys.stderr)
         return None
 
 
@@ -74,10 +78,7 @@ def read_best(output: Path, recipe: Recipe) -> BestPolicy | None:
     on standard error: the next evaluation then replaces the policy.
     """
     best = load_best(output)
-    if best is None:
-        return None
-    now = (recipe.eval.best_by, json.loads(json.dumps(settings_of(recipe))))
-    if (best.by, best.settings) == now:
+    if best is None or (best.by == recipe.eval.best_by and best.settings == settings_of(recipe)):
         return best
     print(
         f"{output / BEST_FOLDER} was chosen by '{best.by}' under other evaluation settings; the next "
@@ -107,5 +108,6 @@ def read_start(output: Path, recipe: Recipe) -> Evaluation | None:
     path = output / START_FILE
     if not path.is_file():
         return None
-    found, now = read_evaluation(path), json.loads(json.dumps(settings_of(recipe)))
-    return found if found is not None and json.loads(path.read_text()).get("settings") == now else None
+    found = read_evaluation(path)
+    same = found is not None and json.loads(path.read_bytes()).get("settings") == settings_of(recipe)
+    return found if same else None

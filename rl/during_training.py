@@ -75,9 +75,7 @@ class DuringTraining(TrainerCallback):
             return
         self._begun = True
         if state.is_world_process_zero:
-            if (
-                state.global_step == 0
-            ):  # a run that starts over owes nothing to one that came to no checkpoint
+            if state.global_step == 0:  # what a run without a checkpoint has left counts for nothing
                 shutil.rmtree(self._output / BEST_FOLDER, ignore_errors=True)
                 (self._output / START_FILE).unlink(missing_ok=True)
             self._best = read_best(self._output, self._recipe)
@@ -114,11 +112,12 @@ class DuringTraining(TrainerCallback):
                     write_start(self._output, evaluation, self._recipe)
                 best = candidate(evaluation, state.global_step, self._recipe)
                 is_best = best is not None and best.is_better_than(self._best)
+                # Before the evaluation counts as made: a run that is killed in between makes it again.
+                if best is not None and is_best:
+                    self._keep(best, evaluation)
                 self._say(evaluation, state.global_step, is_best)
                 # Not `on_log`, which would also take back the request to log this step.
                 trainer.callback_handler.call_event("on_log", args, state, control, logs=numbers)
-                if best is not None and is_best:
-                    self._keep(best, evaluation)
 
     def _measure(self, step: int) -> Evaluation:
         trainer = self._trainer

@@ -20,7 +20,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from data.command_line import RunFailedError
 from data.typed_recipe import RecipeError
-from policy.policy_folder import PolicyError, find_skin_vae, model_type, refuse_stand_ins
+from policy.policy_folder import (
+    SKIN_VAE_FOLDER,
+    NoSkinVAEError,
+    PolicyError,
+    find_skin_vae,
+    model_type,
+    refuse_stand_ins,
+)
 from rl.run_files import BEST_FOLDER, POLICY_FOLDER, RECIPE_FILE
 
 MAIN = "main"
@@ -80,6 +87,11 @@ def policy_files(folder: Path) -> list[Path]:
                 "model.safetensors)"
             )
         find_skin_vae(folder)
+    except NoSkinVAEError as error:
+        raise RecipeError(
+            f"{folder} has no skin VAE ({SKIN_VAE_FOLDER}/), so it is no whole policy; give the run's "
+            "output_dir instead of a checkpoint"
+        ) from error
     except PolicyError as error:
         raise RecipeError(str(error)) from error
     found = (path for path in sorted(folder.rglob("*")) if path.is_file())

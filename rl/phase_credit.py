@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
-from rewards.settings import PARTS
+from rewards.settings import PARTS, parts_of
 
-PHASES = tuple(PARTS)
 _EPSILON = 1e-4  # TRL's
 
 
@@ -61,18 +60,13 @@ def phase_advantages(
     """
     own_rows = slice(first_row, first_row + len(completion_ids))
     of_phase, metrics = {}, {}
-    for phase in PHASES:
-        columns = [place for place, name in enumerate(names) if phase in phases_of(name)]
+    for phase in PARTS:
+        columns = [place for place, name in enumerate(names) if phase in parts_of(name)]
         found, equal = group_advantages(rewards[:, columns], weights[columns], options)
         of_phase[phase] = found[own_rows, None]
         metrics[f"credit/{phase}_zero_std"] = float(equal.float().mean())
     skin = after_skeleton(completion_ids, skeleton_end)
     return PhaseAdvantages(torch.where(skin, of_phase["skin"], of_phase["skeleton"]), metrics)
-
-
-def phases_of(name: str) -> tuple[str, ...]:
-    """The phases that a reward credits: that of the part which it judges, or both for a user's own."""
-    return tuple(phase for phase in PHASES if name in PARTS[phase]) or PHASES
 
 
 def after_skeleton(completion_ids: Tensor, skeleton_end: int) -> Tensor:

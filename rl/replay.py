@@ -16,8 +16,8 @@ from data.launcher import show_error
 from data.mesh import MeshError
 from data.typed_recipe import RecipeError
 
-# Largest difference of a reward that counts as none. On one machine the difference is 0; another CPU, a GPU
-# or the number of threads changes the order of sums in the skin decoder.
+# Largest difference of a reward that counts as none. The skin decoder sums in another order for a row alone
+# than for its group, on another CPU or GPU, and with other threads.
 TOLERANCE = 1e-4
 
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_tolerance,
         default=TOLERANCE,
         help=f"largest difference of a reward that counts as none (default {TOLERANCE:g})",
     )
@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (RecipeError, MeshError, RunFailedError) as error:  # the last of a reward of the user's own
         show_error(f"error: {error}")
         return 2
+
+
+def _tolerance(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

@@ -68,13 +68,13 @@ def rows_at(place: str) -> tuple[list[tuple[str, KeptRollout]], Path]:
     if not path.is_file():
         raise RecipeError(f"{place}: no such file; pass the path of a row, of {ROWS_FILE}, or their folder")
     if path.suffix == ".json":
-        return [(str(path), read_row(path.read_text(), str(path)))], path.absolute().parent
+        return [(str(path), read_row(path.read_bytes(), str(path)))], path.absolute().parent
     if match is None:
         rows = [(f"{path}:{number}", row) for number, row in enumerate(read_rows(path), 1)]
         if not rows:
             raise RecipeError(f"{path} has no rows; the run has kept no rollout")
         return rows, path.absolute().parent
-    lines, number = path.read_text().splitlines(), int(match[2])
+    lines, number = path.read_bytes().splitlines(), int(match[2])
     if not 1 <= number <= len(lines):
         raise RecipeError(f"{place}: {path} has rows 1 to {len(lines)}; choose one of them")
     return [(place, read_row(lines[number - 1], place))], path.absolute().parent
@@ -177,7 +177,7 @@ def comparison(row: KeptRollout, score: RolloutScore) -> list[str]:
     lines = [f"{'':<24} {'kept':>12} {'now':>12}"]
     for name in names:
         lines.append(f"{name:<24} {_shown(kept, name):>12} {_shown(now, name):>12}")
-    total = None if now is None else {"total": sum(row.weights[name] * now[name] for name in names)}
+    total = None if now is None else {"total": _total(row, now)}
     before = None if row.total is None else {"total": row.total}
     lines.append(f"{'total':<24} {_shown(before, 'total'):>12} {_shown(total, 'total'):>12}")
     if row.failure is not None:
@@ -186,14 +186,19 @@ def comparison(row: KeptRollout, score: RolloutScore) -> list[str]:
 
 
 def differs(row: KeptRollout, score: RolloutScore, tolerance: float) -> bool:
-    """Whether a reward differs by more than `tolerance`, or only one of both is a number."""
-    if row.rewards is None:
+    """Whether a reward or the total differs by more than `tolerance`, or only one of both is a number."""
+    if row.rewards is None or row.total is None:
         return False
     now = rewards_of(score, list(row.rewards))
     if now is None:
         return True
     pairs = [(float(value), now[name]) for name, value in row.rewards.items()]
+    pairs.append((float(row.total), _total(row, now)))
     return any(not (abs(a - b) <= tolerance or a == b or (math.isnan(a) and math.isnan(b))) for a, b in pairs)
+
+
+def _total(row: KeptRollout, rewards: Mapping[str, float]) -> float:
+    return sum(row.weights[name] * value for name, value in rewards.items())
 
 
 def _shown(values: Mapping[str, float] | None, name: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from data.atomic import naming
+
 # Metrics shown on the console, in this order, then the means of further rewards; the file has all of them.
 _CONSOLE = {
     "reward": "reward",
@@ -150,7 +152,7 @@ class MetricsLog(TrainerCallback):
         return any(line["step"] == step and "eval/total" in line for line in lines)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 

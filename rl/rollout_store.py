@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from data.atomic import write_atomic
 from data.typed_recipe import RecipeError
@@ -73,36 +73,67 @@ def kind_of(failure: str, mesh: str) -> str:
     return re.sub(r"\d[\d.,]*(?<![.,])", "N", failure.replace(mesh, "<mesh>"))
 
 
-def read_row(line: str, place: str) -> KeptRollout:
+def read_row(line: str | bytes, place: str) -> KeptRollout:
     """A row from its JSON; raises RecipeError, which names the `place`, for anything else."""
     try:
         values: dict[str, Any] = json.loads(line)
         if values.get("format") != FORMAT:
             raise ValueError(f"its format is {values.get('format')!r}, not {FORMAT}")
+        for name, fits in _FITS.items():
+            if not fits(values[name]):
+                raise ValueError(f"its '{name}' is {json.dumps(values[name])[:60]}")
         row = KeptRollout(**{field.name: values[field.name] for field in fields(KeptRollout)})
-        _check(row)
+        if row.rewards is not None and (row.rewards.keys() != row.weights.keys() or row.total is None):
+            raise ValueError("its rewards, weights and total do not go together")
         return row
     except KeyError as error:
         reason = f"it has no {error}"
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise RecipeError(f"{place} is not the row of a kept rollout ({reason}); restore the file")
 
 
-def _check(row: KeptRollout) -> None:
-    whole = all(isinstance(token, int) for token in row.tokens)
-    scored = row.rewards is None or (isinstance(row.rewards, dict) and bool(row.rewards))
-    numbers = isinstance(row.seed, int) and isinstance(row.pose_seed, int) and isinstance(row.step, int)
-    texts = all(isinstance(text, str) for text in (row.mesh, row.mesh_key, row.prompt, row.decoder))
-    if not (whole and scored and numbers and texts):
-        raise ValueError("a value has the wrong type")
-    for value in (row.rewards or {}).values():
-        float(value)
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _number(value: Any) -> bool:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real or value in ("NaN", "Infinity", "-Infinity")
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(_number(item) for item in value.values())
+
+
+# Whether a value of a field is one that a run writes.
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "why": lambda value: value in get_args(Why),
+    **dict.fromkeys(("mesh", "mesh_key", "prompt", "policy", "decoder"), _text),
+    **dict.fromkeys(("mesh_file", "failure", "kind", "glb"), _text_or_null),
+    **dict.fromkeys(("step", "seed", "pose_seed"), _whole),
+    **dict.fromkeys(("given_skeleton", "valid"), lambda value: isinstance(value, bool)),
+    "tokens": lambda value: isinstance(value, list) and all(map(_whole, value)),
+    "rewards": lambda value: value is None or _numbers(value),
+    "weights": lambda value: bool(value) and _numbers(value),
+    "total": lambda value: value is None or _number(value),
+    "joints": lambda value: value is None or _whole(value),
+    "diagnostics": _numbers,
+    "advantage": lambda value: _number(value) or (isinstance(value, list) and all(map(_number, value))),
+}
 
 
 def read_rows(path: Path) -> list[KeptRollout]:
     """All rows of a `rollouts.jsonl`, in order; raises RecipeError for a damaged one, by its line."""
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     return [read_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
 
@@ -120,6 +151,8 @@ class RolloutStore:
         rows = read_rows(path) if path.is_file() else []
         self.rows = [row for row in rows if row.step <= step]
         if folder.is_dir():
+            for partial in folder.glob(".*.tmp"):  # of a run that was killed while it wrote
+                partial.unlink()
             self._write()
 
     @property

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from data.run_lock import RunLock
 from data.typed_recipe import RecipeError, flat, read_recipe, to_mapping, write_recipe
 from data.wandb_id import WANDB_ID_FILE
+from policy.bundle import tidy_directory
 from policy.policy_folder import PolicyError, check_replaceable
 from policy.pretraining.processes import exit_together, shared_lock
 from rewards.quarantine import QUARANTINE_FILE
@@ -128,6 +129,8 @@ def open_run(recipe: Recipe) -> Path | None:
     """
     output = make_directory(recipe)
     plan = plan_run(recipe)
+    for name in (POLICY_FOLDER, BEST_FOLDER):
+        tidy_directory(output / name)
     if plan.starts_over:
         _set_aside(output)
     for problem in plan.problems:

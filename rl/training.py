@@ -25,7 +25,7 @@ from policy.tokens.text_tokenizer import build_text_tokenizer
 from rewards.service import RewardService
 from rl.best_policy import read_best
 from rl.checkpoints import CHECKPOINTS_FOLDER, MoveWhenComplete
-from rl.during_training import DuringTraining, during_recipe
+from rl.during_training import DuringTraining
 from rl.evaluation import evaluate
 from rl.evaluation_results import write_evaluation
 from rl.first_evaluation import first_evaluation
@@ -172,7 +172,7 @@ def _finish(
             log_results(facts.before, after, args.max_steps)
         facts = replace(facts, after=after)
     write_atomic(output / POLICY_FOLDER / CARD_FILE, model_card(facts).encode())
-    best = read_best(output, during_recipe(recipe)) if recipe.eval.every else None
+    best = read_best(output, recipe) if recipe.eval.every else None
     run = TrainedRun(output, facts.before, facts.after, best)
     sample = bank.samples[meshes.held_out[0]]
     skeleton = true_skeleton(sample, refined.vocabulary) if recipe.data.skeleton == "given" else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.typed_recipe import RecipeError, build, read_recipe
+from rewards.settings import PARTS, parts_of
 from rl.recipe.best_by import check_best_by
 from rl.recipe.reward_settings import reward_settings
 from rl.recipe.sections import Recipe
@@ -64,6 +65,13 @@ def _check_credit(recipe: Recipe, train: Mapping[str, Any]) -> None:
     ):
         if holds:
             raise RecipeError(f"'rewards.credit' is phase, but '{key}' {why}; remove one of them")
+    for part, names in PARTS.items():
+        if not any(part in parts_of(name) for name, weight in recipe.rewards.weights.items() if weight > 0):
+            keys = ", ".join(f"rewards.{name}.weight" for name in names)
+            raise RecipeError(
+                f"'rewards.credit' is phase, but no reward of the {part} has a weight above 0, so that "
+                f"nothing credits its tokens; set one of {keys}, or remove 'rewards.credit'"
+            )
 
 
 def _check_places(recipe: Recipe) -> None:

@@ -204,6 +204,7 @@ class RewardsRecipe:
 
     def _check_custom(self) -> None:
         taken = dict.fromkeys((*REWARD_NAMES, *GUARD_NAMES), "a reward of this project has that name")
+        listed: list[str] = []
         for place, weight in self._custom_entries():
             if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", place) is None:
                 raise RecipeError(
@@ -214,12 +215,15 @@ class RewardsRecipe:
                     f"'rewards.custom': the weight of {place} must not be negative, not {weight}; return 1 "
                     "minus the number instead"
                 )
+            if place in listed:
+                raise RecipeError(f"'rewards.custom' has {place} twice; remove one, or give a weight instead")
             name = place.partition(":")[2]
             if name in taken:
                 raise RecipeError(
                     f"'rewards.custom' has {place}, but {taken[name]}; give the function another name"
                 )
             taken[name] = f"{place} has that name too"
+            listed.append(place)
 
 
 @dataclass(frozen=True)

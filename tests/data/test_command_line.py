@@ -1,5 +1,6 @@
 """The shared command line: exit codes, where messages go, --help and --print-recipe."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,18 @@ def test_exit_codes_and_messages(recipe, capsys, error, code, message):
 def test_other_errors_keep_their_traceback(recipe):
     with pytest.raises(ZeroDivisionError):
         run_command("", load, Runs(ZeroDivisionError()), [recipe])
+
+
+def test_a_signal_that_a_library_turned_into_its_own_error_is_still_a_signal(recipe, capsys):
+    def run(recipe: Recipe) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise ValueError("as pydantic's core does while it builds a model") from None
+
+    assert run_command("", load, run, [recipe]) == 143
+    message = "interrupted; run the same command again to resume from the last checkpoint\n"
+    assert capsys.readouterr() == ("", message)
 
 
 @pytest.mark.parametrize(

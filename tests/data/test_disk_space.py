@@ -57,5 +57,6 @@ def test_a_full_disk_ends_any_command_with_a_sentence(tmp_path, capsys):
 
     assert run_command("", lambda path, overrides: {}, run, [str(tmp_path / "r.yaml")]) == 1
     assert capsys.readouterr().err == (
-        "failed: the disk is full (No space left on device) /data/metrics.jsonl; free some space\n"
+        "failed: the disk is full (No space left on device): /data/metrics.jsonl cannot be written; free "
+        "some space and run the same command again\n"
     )

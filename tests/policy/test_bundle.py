@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import policy as package
-from policy.bundle import RigPolicy, load, load_model
+from policy.bundle import RigPolicy, load, load_model, tidy_directory
 from policy.policy_folder import PolicyError
 from policy.skintokens.skin_vae import SkinVAE
 from policy.tokens.grammar import Grammar
@@ -126,6 +128,34 @@ def test_a_failed_save_keeps_the_old_policy(policy, saved, monkeypatch):
         policy.save(saved)
     assert sorted(path.name for path in saved.iterdir()) == before
     assert [path.name for path in saved.parent.iterdir()] == ["policy"]  # nothing temporary left
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_directory(policy, tmp_path, monkeypatch):
+    def fail(self, directory, dtype=None):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(SkinVAE, "save", fail)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        policy.save(tmp_path / "policy")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "policy"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_undone(tmp_path):
+    target = tmp_path / "policy"
+    (tmp_path / ".policy.new").mkdir()  # it was being written
+    aside = tmp_path / ".policy.old.abc" / "policy"
+    aside.mkdir(parents=True)
+    (aside / "config.json").write_text("old")
+    (tmp_path / ".policy_best.new").mkdir()  # another directory's
+    tidy_directory(target)
+    assert (target / "config.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
+    aside.mkdir(parents=True)  # the new one was in place already
+    (aside / "config.json").write_text("older")
+    tidy_directory(target)
+    assert (target / "config.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
 
 
 def test_a_trainers_checkpoint(policy, saved, tmp_path):

@@ -36,6 +36,18 @@ def no_number(rig: RewardInputs):
     return "much"
 
 
+def an_array(rig: RewardInputs):
+    return np.zeros(3)
+
+
+def too_large(rig: RewardInputs) -> int:
+    return 10**400
+
+
+def exits(rig: RewardInputs) -> float:
+    raise SystemExit(3)
+
+
 def not_finite(rig: RewardInputs) -> float:
     return float("nan")
 

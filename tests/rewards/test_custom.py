@@ -75,6 +75,9 @@ def test_a_function_may_reject_a_rig():
             r"own_rewards\.py line \d+\); fix the function and run the same command again",
         ),
         ("writes", r"failed for a rig of 3 joints on mesh 'cube' \(ValueError: .*read-only, own_rewards"),
+        ("exits", r"failed for a rig of 3 joints on mesh 'cube' \(SystemExit: 3, own_rewards"),
+        ("an_array", r"returned ndarray of shape \(3,\) for a rig of 3 joints on mesh 'cube', not a number"),
+        ("too_large", "returned inf for a rig of 3 joints on mesh 'cube', which is not finite"),
         ("no_number", "returned str for a rig of 3 joints on mesh 'cube', not a number; fix"),
         ("not_finite", "returned nan for a rig of 3 joints on mesh 'cube', which is not finite; fix"),
     ],
@@ -146,6 +149,9 @@ def test_modules_are_found_in_the_current_folder_and_their_folder_is_known(tmp_p
     for place in ("my_package_of_rewards.inner:one", "my_module_of_rewards:one"):
         assert find_reward(place)(None) == 1.0
         assert import_folder(place) == str(tmp_path)
+    (tmp_path / "my_script.py").write_text("raise SystemExit(3)\n")
+    with pytest.raises(CustomRewardError, match=r"imported \(SystemExit: 3, my_script.py line 1\); correct"):
+        find_reward("my_script:one")
     (tmp_path / "my_broken_rewards.py").write_text("import numpy\n\nx = numpy.no_such_thing\n")
     with pytest.raises(
         CustomRewardError, match=r"AttributeError: .*, my_broken_rewards.py line 3\); correct"

@@ -86,6 +86,15 @@ def test_a_start_without_a_checkpoint_is_forgotten(here, tmp_path, monkeypatch):
     assert evaluated_steps(tmp_path / "run") == [0, 1]
 
 
+def test_an_evaluation_counts_as_made_once_its_policy_is_kept(here, tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rl.during_training.DuringTraining, "_keep", killed)
+    assert here(EVERY_STEP) == 130
+    assert evaluated_steps(tmp_path / "run") == []
+
+
 def test_other_settings_start_a_new_choice(make_recipe, tmp_path, capsys):
     recipe = make_recipe({"eval.every": 1})
     folder = tmp_path / "run" / "policy_best"
@@ -99,8 +108,12 @@ def test_other_settings_start_a_new_choice(make_recipe, tmp_path, capsys):
     for changes in ({"eval.best_by": "valid"}, {"eval.seed": 7}, {"eval.every_samples": 3}):
         assert read_best(tmp_path / "run", make_recipe(changes)) is None
         assert "was chosen by 'total' under other evaluation settings" in capsys.readouterr().err
+    (folder / "best.json").write_text('{"step": 3}')
+    assert read_best(tmp_path / "run", recipe) is None
+    assert "best.json cannot be read (" in capsys.readouterr().err
     shutil.rmtree(folder)
     assert read_best(tmp_path / "run", recipe) is None
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from tests.rl.training_runs import FakeService, Run, weights
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 # Two updates per batch, so that ratios differ from 1, with a learning rate that makes clips act.
-BASE = {"num_iterations": 2, "max_steps": 2, "learning_rate": 0.01, "beta": 0.04, "save_strategy": "no"}
+BASE = {
+    **{"num_iterations": 2, "max_steps": 2, "learning_rate": 0.01, "beta": 0.04},
+    **{"save_strategy": "no", "max_completion_length": 80},
+}
 METRICS = {
     "loss_type: cispo": "cispo_clip_ratio",
     "loss_type: vespo": "vespo/phi_seq_mean",

@@ -8,10 +8,10 @@ import torch
 
 from rewards import REWARD_NAMES, RewardSettings
 from rewards.guards import GUARD_NAMES
-from rewards.settings import PARTS
+from rewards.settings import PARTS, parts_of
 from rewards.worker import RolloutScore
 from rl.bad_steps import describe_rows
-from rl.phase_credit import Normalisation, after_skeleton, group_advantages, phase_advantages, phases_of
+from rl.phase_credit import Normalisation, after_skeleton, group_advantages, phase_advantages
 from tests.rl import tiny
 from tests.rl.training_runs import FakeService, Run, weights
 
@@ -30,9 +30,9 @@ def test_every_reward_of_the_project_has_one_phase_and_a_users_own_has_both():
     names = [name for part in PARTS.values() for name in part]
     assert sorted(names) == sorted((*REWARD_NAMES, *GUARD_NAMES))
     assert RewardSettings().reward_names == REWARD_NAMES
-    assert phases_of("coverage") == ("skeleton",)
-    assert phases_of("weight_locality") == ("skin",)
-    assert phases_of("of_a_user") == ("skeleton", "skin")
+    assert parts_of("coverage") == ("skeleton",)
+    assert parts_of("weight_locality") == ("skin",)
+    assert parts_of("of_a_user") == ("skeleton", "skin")
 
 
 def test_tokens_after_the_skeleton():

@@ -139,7 +139,7 @@ def test_a_policy_without_a_card_is_noted(hub, policy_path, capsys):
         (["early", NAME, "--best"], "early has no policy_best/; a run keeps it with eval.every=N"),
         (["going", NAME], "resumes it), or upload the best policy so far with --best\n"),
         (["run/policy", NAME, "--best"], "is no run's output_dir, and --best needs one; leave it out"),
-        (["half", NAME], "half: no skin_vae folder"),
+        (["half", NAME], "half has no skin VAE (skin_vae/), so it is no whole policy; give"),
         (["pointer", NAME], "model.safetensors"),
         (["run", "rigs"], "'rigs' is not the name of a repository (it has no account); write ACCOUNT/NAME"),
         (["run", "some one/rigs"], "'some one/rigs' is not the name of a repository"),

@@ -85,8 +85,8 @@ def test_the_command_prints_kept_and_new_rewards(rows_of_files, tmp_path):
 
 
 def test_one_row_and_a_json_file(rows_of_files, changed, capsys):
-    assert replay.main([f"{rows_of_files}:2", "--tolerance", "0"]) == 0
-    assert "1 row: the rewards agree within 0" in capsys.readouterr().out
+    assert replay.main([f"{rows_of_files}:2", "--tolerance", "1e-6"]) == 0
+    assert "1 row: the rewards agree within 1e-06" in capsys.readouterr().out
     assert replay.main([str(changed())]) == 0
 
 
@@ -95,6 +95,7 @@ def test_other_rewards_exit_with_1(changed, capsys, rows_of_files):
     rewards["coverage"] += 0.01
     assert replay.main([str(changed(rewards=rewards))]) == 1
     assert "1 of 1 row differ by more than 0.0001" in capsys.readouterr().out
+    assert replay.main([str(changed(total=1.0))]) == 1
     assert replay.main([str(changed(rewards=rewards)), "--tolerance", "0.02"]) == 0
     # Other poses are other rewards; a row that had no score has nothing to compare with.
     assert replay.main([str(changed()), "rewards.resolution=12"]) == 1
@@ -102,13 +103,13 @@ def test_other_rewards_exit_with_1(changed, capsys, rows_of_files):
     assert "not scored" in capsys.readouterr().out
 
 
-def test_creatures_and_given_skeletons_replay_exactly(policy_path, tmp_path, capsys):
+def test_creatures_and_given_skeletons_replay(policy_path, tmp_path, capsys):
     changes = {"data.train_count": 2, "data.skeleton": "given", "train.max_completion_length": 160}
     rows = keep(policy_path, tmp_path / "run", changes)
     (first, *_) = read_rows(rows)
     assert first.given_skeleton
     assert first.mesh_file is None
-    assert replay.main([str(rows), "--tolerance", "0"]) == 0
+    assert replay.main([str(rows), "--tolerance", "1e-6"]) == 0
 
 
 def refused(capsys, *arguments: object) -> str:
@@ -150,6 +151,9 @@ def test_damaged_rows_and_wrong_places(changed, rows_of_files, tmp_path, capsys)
     file.write_text(json.dumps({"format": 1}))
     assert "it has no 'why'" in refused(capsys, file)
     assert "is damaged: prompt 'fox' is malformed" in refused(capsys, changed(prompt="fox"))
+    with pytest.raises(SystemExit, match="2"):
+        replay.main([str(file), "--tolerance", "-1"])
+    assert "argument --tolerance: invalid" in capsys.readouterr().err
     count = len(read_rows(rows_of_files))
     assert f"has rows 1 to {count}; choose one" in refused(capsys, f"{rows_of_files}:{count + 1}")
     assert "no such file" in refused(capsys, tmp_path / "nowhere.jsonl")

@@ -26,10 +26,23 @@ def test_a_row_reads_back_and_is_strict_json():
     [
         ('{"why": "best"', "Expecting"),
         ("[1, 2]", "has no attribute"),
+        ("[" * 100_000, "recursion"),
+        (b"\xff\xfe\x00a", "Expecting"),
+        (b'{"why": "\xff"}', "can't decode"),
         ('{"format": 2}', "its format is 2, not 1"),
-        ('{"format": 1, "why": "best"}', "it has no 'step'"),
-        (kept_row(1, tokens=[1, "x"]).line(), "a value has the wrong type"),
-        (kept_row(1, rewards={"a": "much"}).line(), "could not convert string to float"),
+        ('{"format": 1, "why": "best"}', "it has no 'mesh'"),
+        (kept_row(1, "great").line(), "its 'why' is \"great\""),
+        (kept_row(1, tokens=[1, "x"]).line(), "its 'tokens' is [1, \"x\"]"),
+        (kept_row(1, mesh_file=3).line(), "its 'mesh_file' is 3"),
+        (kept_row(1, pose_seed=-1).line(), "its 'pose_seed' is -1"),
+        (kept_row(1, valid=None).line(), "its 'valid' is null"),
+        (kept_row(1, weights={}).line(), "its 'weights' is {}"),
+        (kept_row(1, rewards={"a": "much"}).line(), 'its \'rewards\' is {"a": "much"}'),
+        (kept_row(1, rewards={"b": 1.0}).line(), "its rewards, weights and total do not go together"),
+        (
+            kept_row(1, rewards={"a": 1.0}, total=None).line(),
+            "its rewards, weights and total do not go together",
+        ),
     ],
 )
 def test_damaged_rows_are_named(line, reason):
@@ -119,10 +132,12 @@ def test_a_store_keeps_within_its_bytes_and_its_files_match_its_rows(tmp_path):
 def test_a_resumed_store_drops_what_is_repeated(tmp_path):
     store = RolloutStore(tmp_path / "r", 10**6, 0)
     store.add([kept_row(1), kept_row(2, "failure"), kept_row(5), kept_row(6, "failure")])
+    (tmp_path / "r" / ".step-000003-best-fox.glb.7.tmp").write_bytes(b"of a run that was killed")
     again = RolloutStore(tmp_path / "r", 10**6, 4)
     assert [one.step for one in again.rows] == [1, 2]
     assert again.kinds == {"kind of 2"}
     assert RolloutStore(tmp_path / "r", 10**6, 0).rows == []
+    assert not (tmp_path / "r" / ".step-000003-best-fox.glb.7.tmp").exists()
     (tmp_path / "r" / "rollouts.jsonl").write_text("{")
     with pytest.raises(RecipeError):
         RolloutStore(tmp_path / "r", 10**6, 4)

@@ -94,6 +94,7 @@ def test_training_is_the_same_with_and_without(here, tmp_path, watched):
 
 def test_it_is_the_same_with_the_plain_engine(here, tmp_path):
     plain = {"rollout.engine": "plain", "train.max_steps": 2, "train.save_steps": 9}
+    plain["train.max_completion_length"] = 30
     assert here({**TRAIN, **plain}) == 0
     watched = {"eval.every": 1, "eval.every_meshes": 1, "report.every": 1}
     assert here({**TRAIN, **plain, **watched}, f"output_dir={tmp_path / 'watched'}") == 0

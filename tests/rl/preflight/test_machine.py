@@ -183,6 +183,9 @@ def test_disk_space_counts_the_best_policy_and_kept_rollouts(make_recipe):
     watched = make_recipe({"eval.every": 5, "report.every": 5, "report.max_megabytes": 7})
     plain, more = disk_need(recipe, size), disk_need(watched, size)
     assert more.total - plain.total == 2 * plain.policy + (7 << 20)
+    short = disk_finding(more, 0, 100, Path("run")).text
+    assert ", kept rollouts 7 MiB), 100 B free" in short
+    assert short.endswith("or lower train.save_total_limit or report.max_megabytes")
 
 
 def test_the_estimate_is_what_a_run_writes(here, make_recipe, tmp_path):
@@ -272,4 +275,4 @@ def test_lines_and_numbers():
     assert str(ok("disk", "free")) == "ok       disk           free"
     assert [in_bytes(size) for size in (12, 5 << 20, 3 * GIB // 2)] == ["12 B", "5 MiB", "1.5 GiB"]
     assert [in_time(seconds) for seconds in (5.21, 240, 7200)] == ["5.2 s", "4 min", "2.0 h"]
-    assert DiskNeed(10, 3, 5, 1).total == 36
+    assert DiskNeed(10, 3, 5, 4, 1).total == 40

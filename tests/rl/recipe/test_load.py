@@ -161,6 +161,7 @@ REFUSALS = [
     ("rewards.custom=[3]", ["'rewards.custom[0]' must be text, not 3"]),
     ("rewards.custom={my:f: -1}", ["'rewards.custom': the weight of my:f must not be negative, not -1.0"]),
     ("rewards.custom=my:coverage", ["my:coverage, but a reward of this project has that name"]),
+    ("rewards.custom=[a.b:f, a.b:f]", ["'rewards.custom' has a.b:f twice; remove one"]),
     ("rewards.custom=[a.b:f, c:f]", ["'rewards.custom' has c:f, but a.b:f has that name too; give"]),
     ("rewards.custom=nowhere_at_all:f", ["'rewards.custom': the reward nowhere_at_all:f cannot be imported"]),
     ("rewards.weight_locality.weight=-1", ["'rewards.weight_locality.weight' must not be negative"]),
@@ -197,6 +198,22 @@ def test_what_phase_credit_cannot_be_combined_with(override, problem):
     message = str(refusal.value)
     assert message.startswith(f"'rewards.credit' is phase, but {problem}"), message
     assert message.endswith("; remove one of them")
+
+
+def test_phase_credit_needs_a_reward_in_either_phase(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rewards_of_both.py").write_text("def own(rig):\n    return 1.0\n")
+    no_skin = ["rewards.credit=phase", "rewards.sparsity.weight=0", "rewards.smoothness.weight=0"]
+    assert load("base", *no_skin[:2]).rewards.weights["sparsity"] == 0
+    with pytest.raises(RecipeError, match="no reward of the skin has a weight above 0, so that nothing"):
+        load("base", *no_skin)
+    assert load("base", *no_skin, "rewards.weight_locality.weight=1")
+    assert load("base", *no_skin, "rewards.custom=rewards_of_both:own")
+    no_skeleton = ["rewards.credit=phase", "rewards.coverage.weight=0", "rewards.containment.weight=0"]
+    with pytest.raises(
+        RecipeError, match=r"no reward of the skeleton .*; set one of rewards\.coverage\.weight,"
+    ):
+        load("base", *no_skeleton)
 
 
 def test_groups_have_to_fill_the_rollouts_of_all_processes(monkeypatch):
