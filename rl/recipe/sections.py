@@ -256,6 +256,11 @@ class EvalRecipe:
     temperature: float = 1.0
     """Temperature of sampled decoding; at least 0, and 0 is greedy. Source: this project."""
 
+    tune_steps: int = 0
+    """Each rig is the best of tuning to its mesh in this many steps, each with `eval.best_of` more rigs; at
+    least 0; in `python -m rl.evaluate` only. `tuning_gain` is its total reward less that of the best of as
+    many rigs without tuning (docs/metrics.md). Source: this project."""
+
     beams: int = 4
     """Beams of beam search; above 0. Source: this project."""
 
@@ -318,13 +323,35 @@ class EvalRecipe:
     def __post_init__(self) -> None:
         limits = [n for n in ("metric_vertices", "every_meshes") if getattr(self, n) is not None]
         require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "every_samples", *limits)
-        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "every", "sheets")
+        require_not_negative(
+            "eval", self, "temperature", "tune_steps", "length_penalty", "seed", "every", "sheets"
+        )
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
                 f"'eval.best_of' is {self.best_of} but every rig of a mesh would be the same; "
                 f"set {how} or eval.best_of=1"
             )
+        if self.tune_steps and self.best_of == 1:
+            raise RecipeError(
+                "'eval.tune_steps' needs several rigs a step to imitate the best of, but 'eval.best_of' is 1; set "
+                "eval.best_of=16, or eval.tune_steps=0"
+            )
+
+
+@dataclass(frozen=True)
+class TuningRecipe:
+    """Tuning the policy to one mesh, for `rig.tune_steps` and `eval.tune_steps`."""
+
+    learning_rate: float = 3.0e-4
+    """AdamW's learning rate; above 0. Source: this project, on the small policy."""
+
+    imitated: int = 8
+    """A step raises the probability of this many rigs, the best found on the mesh so far; above 0. Source:
+    this project."""
+
+    def __post_init__(self) -> None:
+        require_positive("tuning", self, "learning_rate", "imitated")
 
 
 @dataclass(frozen=True)
@@ -354,6 +381,11 @@ class RigRecipe:
     temperature: float = 1.0
     """Sampling temperature; at least 0, and 0 is greedy. Source: this project."""
 
+    tune_steps: int = 0
+    """Steps of tuning to the mesh, each with `rig.candidates` more rigs; at least 0. As many rigs are sampled
+    without tuning, to say what it gained; the best of all is written. The tuned weights are thrown away
+    (docs/rigging.md). Source: this project."""
+
     seed: int = 0
     """Seed of the candidates and their poses; at least 0. Source: this project."""
 
@@ -374,7 +406,17 @@ class RigRecipe:
 
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
-        require_not_negative("rig", self, "temperature", "seed")
+        require_not_negative("rig", self, "temperature", "seed", "tune_steps")
+        if self.tune_steps and self.candidates == 1:
+            raise RecipeError(
+                "'rig.tune_steps' needs several rigs a step to imitate the best of, but 'rig.candidates' is 1; set "
+                "rig.candidates=16, or rig.tune_steps=0"
+            )
+        if self.tune_steps and self.temperature == 0:
+            raise RecipeError(
+                "'rig.tune_steps' needs rigs that differ, but 'rig.temperature' is 0; set rig.temperature=1, or "
+                "rig.tune_steps=0"
+            )
 
 
 @dataclass(frozen=True)
@@ -416,6 +458,9 @@ class Recipe:
 
     rig: RigRecipe = field(default_factory=RigRecipe)
     """Rigging one mesh."""
+
+    tuning: TuningRecipe = field(default_factory=TuningRecipe)
+    """Tuning to one mesh, in rigging and evaluation."""
 
     train: dict[str, Any] = field(default_factory=dict, metadata={KEY_DOCS: train_docs})
     """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
