@@ -111,14 +111,16 @@ def evaluate(
             pick = _best([(rigs[place], pending[place]) for place in part], names, recipe)
             if tuner is not None:
                 first = [
-                    SampledRollout(
-                        mesh, bank.class_id, tokens[k], seeds[k], poses[mesh], rigs[k], pending[k]
-                    )
+                    SampledRollout(mesh, bank.class_id, tokens[k], seeds[k], poses[mesh], rigs[k], pending[k])
                     for k in part[: settings.best_of]
                 ]
-                key = (settings.seed, part[0])
                 tuned = tuner.tune(
-                    first, settings.tune_steps, settings.temperature, settings.batch_size, key, given
+                    first,
+                    settings.tune_steps,
+                    settings.temperature,
+                    settings.batch_size,
+                    (settings.seed, part[0]),
+                    given,
                 )
                 pick = _gained(pick, _best([(one.rig, one.score) for one in tuned], names, recipe))
             picks += [] if pick is None else [pick]

@@ -1,8 +1,8 @@
 """Tunes a copy of the policy to one mesh: imitates the best rigs found so far and samples more, step by step.
 
-A step maximises the mean log-probability of the tokens of the best distinct rigs of the mesh seen so far, in one
-AdamW update of the language model, and samples with the new weights: the cross-entropy method, with the
-policy as its distribution (Rubinstein 1999; the loop is this project's). The loaded policy is never changed.
+A step maximises the mean log-probability of the tokens of the best distinct rigs found so far, in one AdamW
+update of the language model, and samples with the new weights: the cross-entropy method (Rubinstein 1999)
+with the policy as its distribution. The loop is this project's; docs/rigging.md compares it with GRPO steps.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class TuningGain:
 
     def __str__(self) -> str:
         return (
-            f"tuning to the mesh: the best of {self.rigs} rigs has total reward {self.tuned:.3f}, the best of "
-            f"{self.rigs} without tuning {self.untuned:.3f} ({self.tuned - self.untuned:+.3f})"
+            f"tuning to the mesh: total reward {self.tuned:.3f} with, {self.untuned:.3f} without, the best of "
+            f"{self.rigs} rigs each ({self.tuned - self.untuned:+.3f})"
         )
 
 

@@ -36,7 +36,6 @@ from rl.report.viewer_data import RigView, reward_poses
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.scoring import SampledRollout, read_rollout, submit_scores
 
-
 TUNING_BATCH = 64  # rigs sampled at once for the comparison, or more if a step of tuning samples more
 
 
@@ -123,7 +122,8 @@ def rig_mesh(
         )
     group, weights = service.score(0, [chosen], poses)
     rewards, scored = group.scores[0].rewards, weights[0]
-    assert rewards is not None and scored is not None  # as before
+    assert rewards is not None  # they were scored above
+    assert scored is not None
     on_vertices = service.vertex_weights(0, chosen, scored)
     joint_names = () if skeleton is None else skeleton.names
     rig = Rig(chosen.joints, chosen.parents, on_vertices, joint_names)

@@ -57,8 +57,8 @@ def start_findings(recipe: Recipe, launch: Launch) -> list[Finding]:
         findings.append(
             problem(
                 "evaluation",
-                f"'eval.tune_steps' is {recipe.eval.tune_steps}, but a run evaluates its policies as they are; "
-                "set eval.tune_steps=0 and evaluate the trained policy with python -m rl.evaluate",
+                f"'eval.tune_steps' is {recipe.eval.tune_steps}, but a run evaluates its policies as they "
+                "are; set it to 0, and evaluate the trained policy with python -m rl.evaluate",
             )
         )
     findings.append(thread_finding(recipe, launch, cores, cuda, None if size is None else size.language))

@@ -11,6 +11,7 @@ from data.typed_recipe import PathText, RecipeError, require_not_negative, requi
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
 from rl.recipe.run_control import ProfileRecipe, ReportRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
+from rl.recipe.tuning import TuningRecipe, check_tune_steps
 
 
 @dataclass(frozen=True)
@@ -332,26 +333,11 @@ class EvalRecipe:
                 f"'eval.best_of' is {self.best_of} but every rig of a mesh would be the same; "
                 f"set {how} or eval.best_of=1"
             )
-        if self.tune_steps and self.best_of == 1:
+        check_tune_steps("eval", self.tune_steps, "best_of", self.best_of, self.temperature)
+        if self.tune_steps and self.sheets:
             raise RecipeError(
-                "'eval.tune_steps' needs several rigs a step to imitate the best of, but 'eval.best_of' is 1; set "
-                "eval.best_of=16, or eval.tune_steps=0"
+                "'eval.sheets' draws rigs of the policy as it is, without 'eval.tune_steps'; set one to 0"
             )
-
-
-@dataclass(frozen=True)
-class TuningRecipe:
-    """Tuning the policy to one mesh, for `rig.tune_steps` and `eval.tune_steps`."""
-
-    learning_rate: float = 3.0e-4
-    """AdamW's learning rate; above 0. Source: this project, on the small policy."""
-
-    imitated: int = 8
-    """A step raises the probability of this many rigs, the best found on the mesh so far; above 0. Source:
-    this project."""
-
-    def __post_init__(self) -> None:
-        require_positive("tuning", self, "learning_rate", "imitated")
 
 
 @dataclass(frozen=True)
@@ -407,16 +393,7 @@ class RigRecipe:
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
         require_not_negative("rig", self, "temperature", "seed", "tune_steps")
-        if self.tune_steps and self.candidates == 1:
-            raise RecipeError(
-                "'rig.tune_steps' needs several rigs a step to imitate the best of, but 'rig.candidates' is 1; set "
-                "rig.candidates=16, or rig.tune_steps=0"
-            )
-        if self.tune_steps and self.temperature == 0:
-            raise RecipeError(
-                "'rig.tune_steps' needs rigs that differ, but 'rig.temperature' is 0; set rig.temperature=1, or "
-                "rig.tune_steps=0"
-            )
+        check_tune_steps("rig", self.tune_steps, "candidates", self.candidates, self.temperature)
 
 
 @dataclass(frozen=True)
