@@ -42,8 +42,8 @@ class TuningGain:
 
     def __str__(self) -> str:
         return (
-            f"tuning to the mesh: total reward {self.tuned:.3f} with, {self.untuned:.3f} without, the best of "
-            f"{self.rigs} rigs each ({self.tuned - self.untuned:+.3f})"
+            f"tuning to the mesh: total reward {self.tuned:.3f} with, {self.untuned:.3f} without, the best "
+            f"of {self.rigs} rigs each ({self.tuned - self.untuned:+.3f})"
         )
 
 
