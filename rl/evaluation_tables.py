@@ -117,7 +117,8 @@ def describe(evaluation: Evaluation) -> str:
         tries = evaluation.best_of * (evaluation.tune_steps + 1)
         how += f", each the best of {tries} by total reward"
     if evaluation.tune_steps:
-        how += f" in {evaluation.tune_steps} steps of tuning to its mesh"
+        steps = f"{evaluation.tune_steps} step{'s' * (evaluation.tune_steps > 1)}"
+        how += f" in {steps} of tuning to its mesh"
     if evaluation.skeleton == "given":
         how += ", ground-truth skeletons"
     skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"

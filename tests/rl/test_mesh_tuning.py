@@ -204,7 +204,7 @@ def test_the_evaluation_command_shows_the_gain(recipe_file, capsys):
     options = ["eval.best_of=3", "eval.tune_steps=1", "eval.samples=1"]
     assert evaluate_command.main([recipe_file, *options]) == 0
     shown = capsys.readouterr().out
-    assert "each the best of 6 by total reward in 1 steps of tuning to its mesh" in " ".join(shown.split())
+    assert "each the best of 6 by total reward in 1 step of tuning to its mesh" in " ".join(shown.split())
     assert "total, gain by tuning" in shown
 
 
