@@ -27,6 +27,7 @@ from rl.evaluation_tables import make_console, print_means, print_meshes
 from rl.given_skeleton import GivenSkeletons, SkeletonRoom, true_skeletons
 from rl.ground_truth import METRICS, GroundTruthMetrics
 from rl.mesh_bank import MeshBank
+from rl.mesh_tuning import MeshTuner
 from rl.meshes import RunMeshes, load_meshes, prepare_meshes, with_given_skeletons
 from rl.phases import EVALUATION, phase
 from rl.policy_setup import load_policy
@@ -35,19 +36,23 @@ from rl.recipe import Recipe, total_reward
 from rl.reward_service import reward_service
 from rl.rollout import row_seeds
 from rl.run_directory import make_directory
-from rl.scoring import PendingScore, read_rollout, submit_scores
+from rl.scoring import PendingScore, SampledRollout, read_rollout, submit_scores
 
 EVALUATION_LOCK = "evaluation.lock"
 
 
 @dataclass(frozen=True)
 class _Pick:
-    """The best of `eval.best_of` rollouts: its rewards and total, and its rig, None if that is invalid."""
+    """The best of some rollouts: its rewards and total, and its rig, None if that is invalid.
+
+    gain: with `eval.tune_steps`, its total less that of the best of as many rollouts without tuning.
+    """
 
     rewards: dict[str, float]
     total: float
     diagnostics: dict[str, float]
     rig: RolloutRig | None
+    gain: float | None = None
 
 
 @phase(EVALUATION)
@@ -66,6 +71,8 @@ def evaluate(
     rollouts the one with the highest total reward counts. Rollouts that could not be scored (not the
     policy's fault) are excluded from the means, and so are meshes without a scored rollout. `name` labels
     the results. With `eval.skeleton: given`, all meshes need a rig, and rigs differ from it in skin only.
+    With `eval.tune_steps`, each rig that counts is the best of tuning to its mesh, of as many rollouts as the
+    same evaluation with that many `best_of` samples: it is also done, for the column `tuning_gain`.
     `sampler`: an engine that has the policy's weights; without one, it is made.
 
     Raises:
@@ -74,20 +81,20 @@ def evaluate(
     """
     settings = recipe.eval
     names = list(recipe.rewards.weights)
-    rows = [mesh for mesh in meshes for _ in range(rigs_per_mesh(recipe) * settings.best_of)]
+    tries = settings.best_of * (settings.tune_steps + 1)
+    rows = [mesh for mesh in meshes for _ in range(rigs_per_mesh(recipe) * tries)]
     given: GivenSkeletons = {}
     if settings.skeleton == "given":
         given = true_skeletons(bank.samples, meshes, bank.vocabulary)
     seeds = row_seeds(len(rows), settings.seed)
+    tokens = decode_rows(policy, bank, rows, seeds, recipe, name, given, sampler)
     rigs = [
         read_rollout(ids, bank.class_id, bank.vocabulary, given.get(mesh))
-        for mesh, ids in zip(
-            rows, decode_rows(policy, bank, rows, seeds, recipe, name, given, sampler), strict=True
-        )
+        for mesh, ids in zip(rows, tokens, strict=True)
     ]
-    pending = submit_scores(
-        service, rows, rigs, lambda mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0)
-    )
+    poses = {mesh: pose_seed(settings.seed, bank.samples[mesh].name, 0) for mesh in meshes}
+    pending = submit_scores(service, rows, rigs, poses.__getitem__)
+    tuner = MeshTuner(policy, bank, service, recipe) if settings.tune_steps else None
     truth = (
         GroundTruthMetrics(bank.samples, meshes, policy.skin_vae, recipe, bool(given))
         if settings.metrics
@@ -99,9 +106,23 @@ def evaluate(
     for mesh in tqdm(meshes, desc=f"evaluate {name}: score", file=sys.stderr, unit="mesh"):
         places = [place for place, row in enumerate(rows) if row == mesh]
         picks = []
-        for start in range(0, len(places), settings.best_of):
-            tries = places[start : start + settings.best_of]
-            pick = _best([(rigs[place], pending[place]) for place in tries], names, recipe)
+        for start in range(0, len(places), tries):
+            part = places[start : start + tries]
+            pick = _best([(rigs[place], pending[place]) for place in part], names, recipe)
+            if tuner is not None:
+                first = [
+                    SampledRollout(mesh, bank.class_id, tokens[k], seeds[k], poses[mesh], rigs[k], pending[k])
+                    for k in part[: settings.best_of]
+                ]
+                tuned = tuner.tune(
+                    first,
+                    settings.tune_steps,
+                    settings.temperature,
+                    settings.batch_size,
+                    (settings.seed, part[0]),
+                    given,
+                )
+                pick = _gained(pick, _best([(one.rig, one.score) for one in tuned], names, recipe))
             picks += [] if pick is None else [pick]
         if not picks:
             continue
@@ -115,7 +136,7 @@ def evaluate(
             (group.failure for group in (row.group() for row in pending) if group.failure), "unknown"
         )
         raise RunFailedError(f"no rig could be scored for the evaluation ({reason}); check the Ray logs")
-    measured = [*names, "total", "valid", "joints", "true_joints", *METRICS]
+    measured = [*names, "total", "tuning_gain", "valid", "joints", "true_joints", *METRICS]
     mean, error = summarise(
         per_mesh, [*measured, *(f"{column}{VALID_ONLY}" for column in (*names, "total", *METRICS))]
     )
@@ -129,6 +150,7 @@ def evaluate(
         diagnostics={key: mean_of(value) for key, value in diagnostics.items()},
         decoding=settings.decoding,
         best_of=settings.best_of,
+        tune_steps=settings.tune_steps,
         skeleton=settings.skeleton,
         skin_convention=settings.skin_convention,
         metric_vertices=settings.metric_vertices,
@@ -152,6 +174,13 @@ def _best(
     return best
 
 
+def _gained(untuned: _Pick | None, tuned: _Pick | None) -> _Pick | None:
+    """The tuned pick with its gain; None if either has no score, so that both are over the same rigs."""
+    if untuned is None or tuned is None:
+        return None
+    return replace(tuned, gain=tuned.total - untuned.total)
+
+
 def _rig_row(pick: _Pick) -> dict[str, float]:
     """The row of one rig; see `Evaluation`."""
     valid = pick.rig is not None
@@ -163,6 +192,9 @@ def _mesh_row(mesh: int, picks: Sequence[_Pick], truth: GroundTruthMetrics | Non
     valid = [pick.rig for pick in picks if pick.rig is not None]
     row = {name: mean_of([pick.rewards[name] for pick in picks]) for name in picks[0].rewards}
     row["total"] = mean_of([pick.total for pick in picks])
+    gains = [pick.gain for pick in picks if pick.gain is not None]
+    if gains:
+        row["tuning_gain"] = mean_of(gains)
     row["valid"] = mean_of([float(pick.rig is not None) for pick in picks])
     row["joints"] = mean_of([float(len(rig.joints)) for rig in valid])
     if valid:

@@ -35,6 +35,7 @@ _REWARD = {"coverage": "cov", "containment": "cont", "sparsity": "spars", "smoot
 MEASURES: dict[str, Measure] = {
     **{name: Measure(name, short, "number", False) for name, short in _REWARD.items()},
     "total": Measure("total", "total", "number", False),
+    "tuning_gain": Measure("total, gain by tuning", "gain", "number", False),
     "valid": Measure("valid", "valid", "percent", False),
     "joints": Measure("joints", "joints", "count", None),
     "true_joints": Measure("ground-truth joints", "true", "count", None),
@@ -76,6 +77,8 @@ class Evaluation:
     the columns it has no value for: metrics if it has no ground truth, `_valid` if none of its rigs is valid.
     A valid rig for which a metric is not defined counts as failed in this metric.
 
+    best_of, tune_steps: as in the recipe; with tuning there is a column `tuning_gain`, the total less that of
+    the best of as many rigs without tuning.
     skeleton: "given" if rigs have the ground truth's skeleton; there are then no skeleton distances.
     per_mesh: columns by mesh name. mean, standard_error: over the meshes that have the column.
     diagnostics: means over all valid rigs.
@@ -92,6 +95,7 @@ class Evaluation:
     diagnostics: dict[str, float]
     decoding: str = "sampled"
     best_of: int = 1
+    tune_steps: int = 0
     skeleton: str | None = None
     skin_convention: str = "plain"
     metric_vertices: int | None = None

@@ -114,7 +114,11 @@ def describe(evaluation: Evaluation) -> str:
     rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
     how = evaluation.decoding
     if evaluation.best_of > 1:
-        how += f", each the best of {evaluation.best_of} by total reward"
+        tries = evaluation.best_of * (evaluation.tune_steps + 1)
+        how += f", each the best of {tries} by total reward"
+    if evaluation.tune_steps:
+        steps = f"{evaluation.tune_steps} step{'s' * (evaluation.tune_steps > 1)}"
+        how += f" in {steps} of tuning to its mesh"
     if evaluation.skeleton == "given":
         how += ", ground-truth skeletons"
     skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"

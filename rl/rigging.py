@@ -23,6 +23,7 @@ from rewards.service import InlineRewardService
 from rl.engine.choose import make_sampler
 from rl.given_skeleton import GivenSkeleton, SkeletonRoom, chosen_skeleton
 from rl.mesh_bank import MeshBank
+from rl.mesh_tuning import MeshTuner, TuningGain
 from rl.meshes import reward_meshes
 from rl.phases import RIG, phase
 from rl.pictures import draw_rig
@@ -33,7 +34,9 @@ from rl.render.panels import save_png
 from rl.report.page import viewer_page
 from rl.report.viewer_data import RigView, reward_poses
 from rl.rollout import row_seeds, sample_for_meshes
-from rl.scoring import read_rollout
+from rl.scoring import SampledRollout, read_rollout, submit_scores
+
+TUNING_BATCH = 64  # rigs sampled at once for the comparison, or more if a step of tuning samples more
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class RiggedMesh:
 
     total, rewards: the rig's total reward and its single rewards, with the decoder's weights. written_total,
     written_rewards: the same with the weights that the file stores, the four largest of each vertex,
-    normalised.
+    normalised. gain: what tuning to the mesh brought, None without.
     """
 
     sample: MeshSample
@@ -51,6 +54,7 @@ class RiggedMesh:
     rewards: dict[str, float]
     written_total: float
     written_rewards: dict[str, float]
+    gain: TuningGain | None = None
 
 
 @phase(RIG)
@@ -62,8 +66,12 @@ def rig_mesh(
     temperature: float,
     seed: int,
     skeleton: GivenSkeleton | None = None,
+    tune_steps: int = 0,
 ) -> RiggedMesh:
     """Sample `candidates` rigs and keep the one with the highest total reward.
+
+    With `tune_steps`, a copy of the policy is tuned to the mesh from those rigs, which samples `candidates`
+    more at each step; as many are sampled from the policy itself, and the best of all is kept.
 
     The rig's skinning weights are those that were scored, the same for all vertices at one position. They
     are not normalised; the GLB writer normalises them. With a given `skeleton` only its skin is sampled: the
@@ -78,29 +86,44 @@ def rig_mesh(
     if reason is not None:
         raise RunFailedError(f"the mesh cannot be scored: {reason}")
     given = {} if skeleton is None else {0: skeleton}
-    rollouts = sample_for_meshes(
+    count = candidates * (tune_steps + 1)
+    seeds = row_seeds(count, seed)
+    rows, _ = sample_for_meshes(
         make_sampler(policy.model, recipe),
         policy.model,
         bank,
-        [0] * candidates,
+        [0] * count,
         recipe,
-        row_seeds(candidates, seed),
+        seeds,
         temperature,
-        candidates,
+        max(candidates, TUNING_BATCH) if tune_steps else count,
         given,
-    )
-    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rollouts.rows()[0]]
+    ).rows()
+    rigs = [read_rollout(ids, bank.class_id, bank.vocabulary, skeleton) for ids in rows]
     poses = pose_seed(seed, sample.name, 0)
-    group, weights = service.score(0, rigs, poses)
-    rewards = [score.rewards if score.valid else None for score in group.scores]
-    totals = [-np.inf if row is None else total_reward(row, recipe.rewards) for row in rewards]
-    best = int(np.argmax(totals))
-    chosen, scored, found = rigs[best], weights[best], rewards[best]
-    if chosen is None or scored is None or found is None:
+    scores = submit_scores(service, [0] * count, rigs, lambda _: poses)
+    found = [
+        SampledRollout(0, bank.class_id, ids, row_seed, poses, rig, score)
+        for ids, row_seed, rig, score in zip(rows, seeds, rigs, scores, strict=True)
+    ]
+    gain = None
+    if tune_steps:
+        tuner = MeshTuner(policy, bank, service, recipe)
+        tuned = tuner.tune(found[:candidates], tune_steps, temperature, candidates, (seed,), given)
+        with_tuning, without = (max(_total(one, recipe) for one in part) for part in (tuned, found))
+        gain = TuningGain(count, with_tuning, without)
+        found += tuned[candidates:]
+    best = max(found, key=lambda one: _total(one, recipe))  # the first of ties
+    chosen = best.rig
+    if chosen is None or not best.score.score().valid:
         raise RunFailedError(
-            f"none of the {candidates} rigs sampled for {sample.name} was complete; raise rig.candidates or "
+            f"none of the {len(found)} rigs sampled for {sample.name} was complete; raise rig.candidates or "
             "train.max_completion_length"
         )
+    group, weights = service.score(0, [chosen], poses)
+    rewards, scored = group.scores[0].rewards, weights[0]
+    assert rewards is not None  # they were scored above
+    assert scored is not None
     on_vertices = service.vertex_weights(0, chosen, scored)
     joint_names = () if skeleton is None else skeleton.names
     rig = Rig(chosen.joints, chosen.parents, on_vertices, joint_names)
@@ -110,11 +133,20 @@ def rig_mesh(
     return RiggedMesh(
         sample,
         rig,
-        float(totals[best]),
-        {name: found[name] for name in names},
+        total_reward(rewards, recipe.rewards),
+        {name: rewards[name] for name in names},
         total_reward(stored, recipe.rewards),
         {name: stored[name] for name in names},
+        gain,
     )
+
+
+def _total(rollout: SampledRollout, recipe: Recipe) -> float:
+    """Its total reward; -inf if it is invalid."""
+    score = rollout.score.score()
+    if not score.valid or score.rewards is None:
+        return -np.inf
+    return total_reward(score.rewards, recipe.rewards)
 
 
 def write_rigged(rigged: RiggedMesh, glb: Path, settings: RigRecipe | None = None) -> list[str]:
@@ -194,7 +226,14 @@ def rig_file(recipe: Recipe, policy: RigPolicy | None = None) -> RiggedMesh:
             file=sys.stderr,
         )
     return rig_mesh(
-        policy, sample, recipe, settings.candidates, settings.temperature, settings.seed, skeleton
+        policy,
+        sample,
+        recipe,
+        settings.candidates,
+        settings.temperature,
+        settings.seed,
+        skeleton,
+        settings.tune_steps,
     )
 
 
@@ -216,6 +255,8 @@ def run(recipe: Recipe) -> None:
         raise RecipeError(f"'rig.out' {output} cannot be written ({error}); choose another path") from error
     joints = len(rigged.rig.joints)
     print(f"{output}: {joints} joints, total reward {_shown(rigged.total, rigged.rewards)}")
+    if rigged.gain is not None:
+        print(rigged.gain)
     print(f"as written: total reward {_shown(rigged.written_total, rigged.written_rewards)}")
     for line in lines:
         print(line)

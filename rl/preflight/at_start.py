@@ -10,7 +10,7 @@ from data.disk_space import free_bytes
 from data.typed_recipe import RecipeError
 from policy.policy_folder import PolicyError
 from rl.preflight.disk import already_written, disk_finding, disk_need
-from rl.preflight.finding import Finding
+from rl.preflight.finding import Finding, problem
 from rl.preflight.gpu import device_findings, find_device, memory_finding
 from rl.preflight.launch import Launch, StepBatch, launch_from_environment
 from rl.preflight.memory_need import training_memory
@@ -53,6 +53,14 @@ def start_findings(recipe: Recipe, launch: Launch) -> list[Finding]:
         recipe, device, launch.local_processes, None if size is None else size.head_dim
     )
     cores = usable_cores()
+    if recipe.eval.tune_steps:
+        findings.append(
+            problem(
+                "evaluation",
+                f"'eval.tune_steps' is {recipe.eval.tune_steps}, but a run evaluates its policies as they "
+                "are; set it to 0, and evaluate the trained policy with python -m rl.evaluate",
+            )
+        )
     findings.append(thread_finding(recipe, launch, cores, cuda, None if size is None else size.language))
     if size is not None:
         batch = StepBatch.of(recipe.train, launch.processes)

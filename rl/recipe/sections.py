@@ -11,6 +11,7 @@ from data.typed_recipe import PathText, RecipeError, require_not_negative, requi
 from rl.recipe.rewards import DeformationRecipe, RewardsRecipe
 from rl.recipe.run_control import ProfileRecipe, ReportRecipe, TrainGuardRecipe
 from rl.recipe.train import train_docs
+from rl.recipe.tuning import TuningRecipe, check_tune_steps
 
 
 @dataclass(frozen=True)
@@ -256,6 +257,11 @@ class EvalRecipe:
     temperature: float = 1.0
     """Temperature of sampled decoding; at least 0, and 0 is greedy. Source: this project."""
 
+    tune_steps: int = 0
+    """Each rig is the best of tuning to its mesh in this many steps, each with `eval.best_of` more rigs; at
+    least 0; in `python -m rl.evaluate` only. `tuning_gain` is its total reward less that of the best of as
+    many rigs without tuning (docs/metrics.md). Source: this project."""
+
     beams: int = 4
     """Beams of beam search; above 0. Source: this project."""
 
@@ -318,12 +324,19 @@ class EvalRecipe:
     def __post_init__(self) -> None:
         limits = [n for n in ("metric_vertices", "every_meshes") if getattr(self, n) is not None]
         require_positive("eval", self, "samples", "best_of", "beams", "batch_size", "every_samples", *limits)
-        require_not_negative("eval", self, "temperature", "length_penalty", "seed", "every", "sheets")
+        require_not_negative(
+            "eval", self, "temperature", "tune_steps", "length_penalty", "seed", "every", "sheets"
+        )
         if self.best_of > 1 and (self.decoding != "sampled" or self.temperature == 0):
             how = "eval.decoding=sampled" if self.decoding != "sampled" else "an 'eval.temperature' above 0"
             raise RecipeError(
                 f"'eval.best_of' is {self.best_of} but every rig of a mesh would be the same; "
                 f"set {how} or eval.best_of=1"
+            )
+        check_tune_steps("eval", self.tune_steps, "best_of", self.best_of, self.temperature)
+        if self.tune_steps and self.sheets:
+            raise RecipeError(
+                "'eval.sheets' draws rigs of the policy as it is, without 'eval.tune_steps'; set one to 0"
             )
 
 
@@ -354,6 +367,11 @@ class RigRecipe:
     temperature: float = 1.0
     """Sampling temperature; at least 0, and 0 is greedy. Source: this project."""
 
+    tune_steps: int = 0
+    """Steps of tuning to the mesh, each with `rig.candidates` more rigs; at least 0. As many rigs are sampled
+    without tuning, to say what it gained; the best of all is written. The tuned weights are thrown away
+    (docs/rigging.md). Source: this project."""
+
     seed: int = 0
     """Seed of the candidates and their poses; at least 0. Source: this project."""
 
@@ -374,7 +392,8 @@ class RigRecipe:
 
     def __post_init__(self) -> None:
         require_positive("rig", self, "candidates")
-        require_not_negative("rig", self, "temperature", "seed")
+        require_not_negative("rig", self, "temperature", "seed", "tune_steps")
+        check_tune_steps("rig", self.tune_steps, "candidates", self.candidates, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -416,6 +435,9 @@ class Recipe:
 
     rig: RigRecipe = field(default_factory=RigRecipe)
     """Rigging one mesh."""
+
+    tuning: TuningRecipe = field(default_factory=TuningRecipe)
+    """Tuning to one mesh, in rigging and evaluation."""
 
     train: dict[str, Any] = field(default_factory=dict, metadata={KEY_DOCS: train_docs})
     """TRL's GRPOConfig, under TRL's names; keys that are not set take this project's defaults, then TRL's.
