@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.ablation.matrix import BASE
+from rl.ablation.matrix import BASE, PLOTS_FOLDER
 from rl.ablation.table import Change, shown_columns
 from rl.ablation.table_files import AblationResults
 from rl.evaluation_tables import measure_label, measure_scale
+from rl.metric_lines import read_metric_lines
+from rl.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOTS_FOLDER = "plots"
 _COLUMNS = 4
 _SMOOTHING = 10  # a curve is the running mean over this part of its steps
 # What the curves show, after the rewards.
@@ -147,8 +147,7 @@ def mean_curve(
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl with a training step."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+    return [line for line in read_metric_lines(folder / METRICS_FILE)[0] if "loss" in line]
 
 
 def _label(column: str) -> str:

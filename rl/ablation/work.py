@@ -11,7 +11,8 @@ from data.typed_recipe import RecipeError
 from rl.ablation import state
 from rl.ablation.matrix import AblationRecipe, Run, Subject, starts_of
 from rl.child_runs.child import Child
-from rl.child_runs.work import LOG_FILE, Command, Crew, share_of_cores, tell, watched
+from rl.child_runs.folder import LOG_FILE
+from rl.child_runs.work import Command, Crew, share_of_cores, tell, watched
 from rl.evaluation_results import compare
 from rl.evaluation_tables import change_cells
 

@@ -18,7 +18,6 @@ from data.stop_signals import StopRun, StopSignals
 from rl.child_runs.child import Child
 from rl.preflight.threads import usable_cores
 
-LOG_FILE = "log.txt"
 POLL_SECONDS = 0.25
 
 

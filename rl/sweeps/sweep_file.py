@@ -149,11 +149,18 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> SweepRecipe:
         if section not in own:
             extra.append(override)
             continue
-        value = yaml.safe_load(text)
-        if rest:
-            values[section] = {**(values.get(section) or {}), rest: value}
-        else:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override '{override}' is not valid YAML; put the text in quotes") from error
+        if not rest:
             values[section] = value
+        elif isinstance(values.get(section, {}), dict):
+            values[section] = {**values.get(section, {}), rest: value}
+        else:
+            raise RecipeError(
+                f"override '{override}': '{section}' is {shown(values[section])}, not a section"
+            )
     recipe = build(SweepRecipe, {**values, "overrides": extra})
     return recipe if recipe.name else replace(recipe, name=Path(path).stem)
 
