@@ -130,7 +130,10 @@ class Run:
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> AblationRecipe:
     """Read and check an ablation's recipe and those of all its runs; raises RecipeError."""
-    recipe = build(AblationRecipe, read_recipe(path, overrides))
+    values = read_recipe(path, overrides)
+    if "variants" not in values:
+        raise RecipeError(f"{path} has no 'variants', so it is no ablation; see recipes/ablations/")
+    recipe = build(AblationRecipe, values)
     recipe = replace(recipe, recipe=str(Path(path).parent / recipe.recipe))
     expand(recipe)
     return recipe

@@ -58,11 +58,11 @@ def run_matrix(
     runs: Sequence[Run],
     signals: StopSignals,
     failures: dict[str, str],
-    on_finish: Callable[[], object],
+    on_change: Callable[[], object],
 ) -> None:
     """Bring all wanted runs to their end; add the names of those that fail to `failures`, with the reason.
 
-    A run that fails does not end the others. `on_finish` is called after each run that is finished now.
+    A run that fails does not end the others. `on_change` is called after each run that has finished or failed now.
 
     Raises:
         StopRun: a signal; the children have finished their step and saved it.
@@ -74,7 +74,7 @@ def run_matrix(
         for subject in starts_of(runs):
             _evaluate_start(subject, signals, ablation.jobs)
         Crew(
-            "ablation", lambda: next(left, None), len(wanted), ablation.jobs, signals, failures, on_finish
+            "ablation", lambda: next(left, None), len(wanted), ablation.jobs, signals, failures, on_change
         ).work()
 
 
