@@ -86,8 +86,8 @@ class AblationRecipe:
         for name in names:
             if _NAME.fullmatch(name) is None or name.lower() in _TAKEN:
                 raise RecipeError(
-                    f"'variants.{name}' cannot be a folder of the output directory, or its name is taken "
-                    "there; choose another, of letters, digits, '_', '-' and '.'"
+                    f"'variants.{name}' cannot be a folder of the output directory, or is taken there; "
+                    "choose another name, of letters, digits, '_', '-' and '.'"
                 )
             if (other := folded.setdefault(name.lower(), name)) != name:
                 raise RecipeError(

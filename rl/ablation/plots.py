@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
+_MOST_IN_SMALL_PANELS = 8  # variants whose names have room there
 _SMOOTHING = 10  # a curve is the running mean over this part of its steps
 # What the curves show, after the rewards.
 _METRICS = {"rig/joints": "joints per rig", "rig/valid": "valid rigs", "kl": "KL", "entropy": "entropy"}
@@ -52,7 +53,7 @@ def draw_changes(results: AblationResults) -> Figure:
             if found is not None:
                 _point(panel, column, found, row, result.name == BASE)
         panel.set_title(_label(column), fontsize=9)
-        panel.locator_params(axis="x", nbins=5)
+        panel.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])  # short labels, with room between
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.invert_yaxis()
         panel.set_ylim(len(names) - 0.5, -0.5)
@@ -93,7 +94,8 @@ def draw_against_truth(results: AblationResults) -> Figure | None:
     columns = [name for name in _TRUTH if name in results.before.mean]
     if not columns:
         return None
-    figure, panels = _grid(len(columns), 4.2, 3.6)
+    crowded = len(results.variants) > _MOST_IN_SMALL_PANELS
+    figure, panels = _grid(len(columns), *((6.2, 5.6) if crowded else (4.2, 3.6)))
     for panel, column in zip(panels, columns, strict=True):
         panel.axvline(0, color="0.85", linewidth=1)
         panel.axhline(0, color="0.85", linewidth=1)
@@ -111,8 +113,8 @@ def draw_against_truth(results: AblationResults) -> Figure | None:
                 fmt="o",
                 markersize=3.5,
                 color=colour,
+                ecolor=(colour, 0.35),
                 elinewidth=0.6,
-                alpha=0.9,
             )
             panel.annotate(
                 result.name,

@@ -62,7 +62,7 @@ def run_matrix(
 ) -> None:
     """Bring all wanted runs to their end; add the names of those that fail to `failures`, with the reason.
 
-    A run that fails does not end the others. `on_change` is called after each run that has finished or failed now.
+    A run that fails does not end the others. `on_change` is called after each that has finished or failed.
 
     Raises:
         StopRun: a signal; the children have finished their step and saved it.

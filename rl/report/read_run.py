@@ -100,7 +100,7 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
         raise RecipeError(f"{folder} is not a folder; give the output_dir of a run")
     written = folder / RECIPE_FILE
     if not written.is_file():
-        raise RecipeError(f"{folder} holds no run: it has no {RECIPE_FILE}; give the output_dir of a run")
+        raise RecipeError(f"{folder} holds no run: it has no {RECIPE_FILE}; {_instead(folder)}")
     values = read_recipe(written, overrides)
     if not isinstance(values.get("rewards"), dict) or not isinstance(values.get("train"), dict):
         raise RecipeError(f"{folder} holds no GRPO run: {written} is a recipe of something else")
@@ -141,6 +141,12 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
             "its rigs are its own."
         )
     return run
+
+
+def _instead(folder: Path) -> str:
+    """What to name instead of a folder without a run: the runs in it, as of an ablation or a sweep."""
+    runs = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{METRICS_FILE}"))]
+    return f"name runs in it, such as {runs[0]}" if runs else "give the output_dir of a run"
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
