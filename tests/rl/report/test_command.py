@@ -88,7 +88,7 @@ def test_damaged_stored_rigs_are_rolled_out_again(run: Path) -> None:
     whole = path.read_bytes()
     for damaged in (b"", b"x" * 99, whole[:-99], whole[:99]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="before.npz is damaged"):
+        with pytest.raises(ValueError, match=r"before\.npz is damaged"):
             read_rigs(path)
     files = read_run(run, "a", ["report.meshes=1"])
     again = run_views(files, 0)
