@@ -65,7 +65,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
             merged = OmegaConf.merge(merged, _read_override(override))
         plain = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise RecipeError(f"{path}: {_reason(error)}") from error
+        raise RecipeError(f"{path}: {reason_of(error)}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -83,7 +83,7 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
         config = OmegaConf.load(path)
         _refuse_other_bases(path.read_text(encoding="utf-8"), str(path))
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path}: not a readable YAML file ({_reason(error)}); fix it") from error
+        raise RecipeError(f"{path}: not a readable YAML file ({reason_of(error)}); fix it") from error
     if not isinstance(config, DictConfig):
         raise RecipeError(
             f"{path}: a recipe must be a mapping of sections, such as 'train:' with keys below it"
@@ -94,7 +94,7 @@ def _read_file(path: Path, trail: tuple[Path, ...]) -> DictConfig:
             merged = OmegaConf.merge(merged, _read_file(path.parent / base, (*trail, path)))
         result = OmegaConf.merge(merged, config)
     except OmegaConfBaseException as error:
-        raise RecipeError(f"{path}: {_reason(error)}") from error
+        raise RecipeError(f"{path}: {reason_of(error)}") from error
     assert isinstance(result, DictConfig)
     return result
 
@@ -164,7 +164,7 @@ def build(schema: type[T], values: Mapping[str, Any], path: str = "") -> T:
     except RecipeError:
         raise
     except (ValueError, ArithmeticError) as error:
-        raise RecipeError(f"'{path or schema.__name__}': {_reason(error)}") from error
+        raise RecipeError(f"'{path or schema.__name__}': {reason_of(error)}") from error
 
 
 def check_keys(schema: type, values: Mapping[str, Any], path: str = "") -> None:
@@ -418,8 +418,8 @@ def _type_name(hint: Any) -> str:
     return " or ".join(dict.fromkeys(names))
 
 
-def _reason(error: BaseException) -> str:
-    """The line of a library's error message that explains what is wrong and where."""
+def reason_of(error: BaseException) -> str:
+    """The part of a library's error message that says what is wrong and where."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
         return f"{error.problem} in line {error.problem_mark.line + 1}"
     lines = str(error).strip().splitlines()

@@ -105,10 +105,11 @@ def short_line(evaluation: Evaluation, first: str) -> str:
     return "  ".join(shown)
 
 
-def describe(evaluation: Evaluation) -> str:
+def describe(evaluation: Evaluation, errors: bool = True) -> str:
     """One line: number of meshes and rigs, decoding, seed, and the skin convention unless it is plain.
 
-    A published convention goes with a limit on vertices, if there is one: published scores have none.
+    A published convention goes with a limit on vertices, if there is one: published scores have none. With
+    `errors` it says what standard errors are over.
     """
     count = len(evaluation.per_mesh)
     rigs = f"{evaluation.samples} rig{'s' * (evaluation.samples > 1)} each"
@@ -124,7 +125,8 @@ def describe(evaluation: Evaluation) -> str:
     skin = "" if evaluation.skin_convention == "plain" else f", skin as {evaluation.skin_convention}"
     if skin and evaluation.metric_vertices is not None:
         skin += f" at up to {evaluation.metric_vertices} vertices"
-    return f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}; s.e. over meshes"
+    said = f"{count} held-out meshes, {rigs}, {how}, seed {evaluation.seed}{skin}"
+    return f"{said}; s.e. over meshes" if errors else said
 
 
 def measure_sections(evaluations: Sequence[Evaluation]) -> list[tuple[str, list[str]]]:

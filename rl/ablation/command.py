@@ -8,17 +8,14 @@ from pathlib import Path
 from data.command_line import RunFailedError
 from data.run_lock import run_lock
 from data.stop_signals import stop_signals
-from data.typed_recipe import RecipeError
 from rl.ablation import state
-from rl.ablation.matrix import BASE, AblationRecipe, Run, expand
-from rl.ablation.plots import PLOTS_FOLDER, write_plots
+from rl.ablation.matrix import BASE, PAGE_FILE, PLOTS_FOLDER, AblationRecipe, Run, expand
+from rl.ablation.plots import write_plots
 from rl.ablation.table import variant_result
-from rl.ablation.table_files import TABLE_FILE, AblationResults, print_tables, write_tables
+from rl.ablation.table_files import AblationResults, print_tables, write_tables
 from rl.ablation.work import run_matrix, write_page
-from rl.child_runs.work import LOG_FILE
+from rl.child_runs.folder import LOG_FILE, TABLE_FILE, open_folder
 from rl.evaluation_tables import make_console
-
-PAGE_FILE = "report.html"
 
 
 def run(ablation: AblationRecipe) -> None:
@@ -31,10 +28,7 @@ def run(ablation: AblationRecipe) -> None:
     """
     output = Path(ablation.output_dir)
     runs = expand(ablation)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(f"'output_dir' {output} cannot be created ({error}); choose another") from error
+    open_folder(output, "ablation")
     with run_lock(output):
         state.check_unchanged(runs)
         failures: dict[str, str] = {}

@@ -8,14 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from data.run_lock import RUN_LOCK
 from data.typed_recipe import PathText, RecipeError, build, read_recipe
+from rl.child_runs.folder import DATA_FILE, LOG_FILE, TABLE_FILE
 from rl.recipe import Recipe, check_recipe
 from rl.recipe import load_recipe as load_grpo_recipe
+from rl.run_files import RECIPE_FILE
 
 BASE = "base"
 UNTRAINED = "untrained"
-# Folders in the output directory that are no variant's.
-_TAKEN = (UNTRAINED, "plots")
+PLOTS_FOLDER, PAGE_FILE = "plots", "report.html"
+# What lies in the output directory besides the variants' folders.
+_TAKEN = (UNTRAINED, PLOTS_FOLDER, PAGE_FILE, TABLE_FILE, DATA_FILE, LOG_FILE, RECIPE_FILE, RUN_LOCK)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Keys that the ablation sets for each run, and what to set instead.
 _SET_HERE = {
@@ -82,8 +86,8 @@ class AblationRecipe:
         for name in names:
             if _NAME.fullmatch(name) is None or name.lower() in _TAKEN:
                 raise RecipeError(
-                    f"'variants.{name}' cannot be a folder of the output directory; choose another name, of "
-                    "letters, digits, '_', '-' and '.'"
+                    f"'variants.{name}' cannot be a folder of the output directory, or is taken there; "
+                    "choose another name, of letters, digits, '_', '-' and '.'"
                 )
             if (other := folded.setdefault(name.lower(), name)) != name:
                 raise RecipeError(
@@ -126,7 +130,10 @@ class Run:
 
 def load_recipe(path: str, overrides: Sequence[str] = ()) -> AblationRecipe:
     """Read and check an ablation's recipe and those of all its runs; raises RecipeError."""
-    recipe = build(AblationRecipe, read_recipe(path, overrides))
+    values = read_recipe(path, overrides)
+    if "variants" not in values:
+        raise RecipeError(f"{path} has no 'variants', so it is no ablation; see recipes/ablations/")
+    recipe = build(AblationRecipe, values)
     recipe = replace(recipe, recipe=str(Path(path).parent / recipe.recipe))
     expand(recipe)
     return recipe

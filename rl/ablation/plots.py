@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.ablation.matrix import BASE
+from rl.ablation.matrix import BASE, PLOTS_FOLDER
 from rl.ablation.table import Change, shown_columns
 from rl.ablation.table_files import AblationResults
 from rl.evaluation_tables import measure_label, measure_scale
+from rl.metric_lines import read_metric_lines
+from rl.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PLOTS_FOLDER = "plots"
 _COLUMNS = 4
+_MOST_IN_SMALL_PANELS = 8  # variants whose names have room there
 _SMOOTHING = 10  # a curve is the running mean over this part of its steps
 # What the curves show, after the rewards.
 _METRICS = {"rig/joints": "joints per rig", "rig/valid": "valid rigs", "kl": "KL", "entropy": "entropy"}
@@ -52,7 +53,7 @@ def draw_changes(results: AblationResults) -> Figure:
             if found is not None:
                 _point(panel, column, found, row, result.name == BASE)
         panel.set_title(_label(column), fontsize=9)
-        panel.locator_params(axis="x", nbins=5)
+        panel.locator_params(axis="x", nbins=4, steps=[1, 2, 5, 10])  # short labels, with room between
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.invert_yaxis()
         panel.set_ylim(len(names) - 0.5, -0.5)
@@ -93,7 +94,8 @@ def draw_against_truth(results: AblationResults) -> Figure | None:
     columns = [name for name in _TRUTH if name in results.before.mean]
     if not columns:
         return None
-    figure, panels = _grid(len(columns), 4.2, 3.6)
+    crowded = len(results.variants) > _MOST_IN_SMALL_PANELS
+    figure, panels = _grid(len(columns), *((6.2, 5.6) if crowded else (4.2, 3.6)))
     for panel, column in zip(panels, columns, strict=True):
         panel.axvline(0, color="0.85", linewidth=1)
         panel.axhline(0, color="0.85", linewidth=1)
@@ -111,8 +113,8 @@ def draw_against_truth(results: AblationResults) -> Figure | None:
                 fmt="o",
                 markersize=3.5,
                 color=colour,
+                ecolor=(colour, 0.35),
                 elinewidth=0.6,
-                alpha=0.9,
             )
             panel.annotate(
                 result.name,
@@ -147,8 +149,7 @@ def mean_curve(
 
 def _steps(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl with a training step."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
+    return [line for line in read_metric_lines(folder / METRICS_FILE)[0] if "loss" in line]
 
 
 def _label(column: str) -> str:

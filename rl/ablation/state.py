@@ -12,7 +12,7 @@ from typing import Literal
 from data.atomic import write_atomic
 from data.typed_recipe import RecipeError, to_yaml
 from rl.ablation.matrix import Run, Subject
-from rl.child_runs.record import TrainingRecord
+from rl.child_runs.record import TrainingRecord, read_noted
 from rl.evaluation_results import Evaluation, read_evaluation, write_evaluation
 from rl.first_evaluation import decisive_settings, policy_digest
 from rl.recipe import Recipe
@@ -77,10 +77,10 @@ def begin_evaluation(subject: Subject) -> Path:
 
 def is_evaluated(subject: Subject) -> bool:
     """Whether there is an evaluation of these weights with these settings."""
-    mark = subject.folder / MARK_FILE
-    if not (mark.is_file() and (subject.folder / EVALUATION_FILE).is_file()):
+    if not (subject.folder / EVALUATION_FILE).is_file():
         return False
-    return bool(json.loads(mark.read_text()).get("evaluated") == _evaluated(subject))
+    noted = read_noted(subject.folder / MARK_FILE, "delete it, and the same command evaluates again")
+    return bool(noted) and noted.get("evaluated") == _evaluated(subject)
 
 
 def _evaluated(subject: Subject) -> str:

@@ -13,10 +13,10 @@ from rich.table import Table
 from data.atomic import write_atomic
 from rl.ablation.matrix import BASE
 from rl.ablation.table import Change, VariantResult, shown_columns
+from rl.child_runs.folder import DATA_FILE, TABLE_FILE
 from rl.evaluation_results import Evaluation
 from rl.evaluation_tables import change_cells, describe, measure_cell, measure_label
 
-TABLE_FILE, DATA_FILE = "table.md", "table.json"
 _ONE_SEED = "*"  # marks rows whose standard error is over meshes beside others over seeds
 
 
@@ -40,19 +40,19 @@ class AblationResults:
 
 def write_tables(results: AblationResults, folder: Path) -> None:
     """Write table.md and table.json to the ablation's directory."""
-    write_atomic(folder / TABLE_FILE, markdown(results).encode())
     data = {
-        "evaluation": describe(results.before),
+        "evaluation": describe(results.before, errors=False),
         "before": {"mean": results.before.mean, "standard_error": results.before.standard_error},
         "variants": [asdict(result) for result in results.variants],
         "missing": results.missing,
     }
     write_atomic(folder / DATA_FILE, (json.dumps(data, indent=2) + "\n").encode())
+    write_atomic(folder / TABLE_FILE, markdown(results).encode())
 
 
 def markdown(results: AblationResults) -> str:
     """The page: changes by training, differences from the base, and runs without a result."""
-    parts = ["# Ablation", f"{describe(results.before)}. {_errors(results)}"]
+    parts = ["# Ablation", f"{describe(results.before, errors=False)}; {_errors(results)}."]
     for title, about, rows in _tables(results):
         parts.append(f"## {title}\n\n{about}")
         parts += [_markdown_table(head, body) for head, body in rows]
@@ -78,7 +78,7 @@ def print_tables(results: AblationResults, console: Console) -> None:
             for cells in body:
                 table.add_row(*cells)
             console.print(table)
-    console.print(_errors(results), highlight=False)
+    console.print(f"{describe(results.before, errors=False)}; {_errors(results)}.", highlight=False)
 
 
 _Rows = list[tuple[list[str], list[list[str]]]]
@@ -126,11 +126,11 @@ def _row(
 
 
 def _errors(results: AblationResults) -> str:
-    """The sentence on standard errors."""
+    """What standard errors are over."""
     if results.mixed:
-        return f"± standard error over seeds, and over meshes in rows of one seed ({_ONE_SEED})."
+        return f"± standard error over seeds, and over meshes in rows of one seed ({_ONE_SEED})"
     several = any(len(result.seeds) > 1 for result in results.variants)
-    return f"± standard error over {'seeds' if several else 'meshes, since there is one seed'}."
+    return f"± standard error over {'seeds' if several else 'meshes, since there is one seed'}"
 
 
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,8 @@ from data.typed_recipe import RecipeError
 from rl.ablation import state
 from rl.ablation.matrix import AblationRecipe, Run, Subject, starts_of
 from rl.child_runs.child import Child
-from rl.child_runs.work import LOG_FILE, Command, Crew, share_of_cores, tell, watched
+from rl.child_runs.folder import LOG_FILE
+from rl.child_runs.work import Command, Crew, share_of_cores, tell, watched
 from rl.evaluation_results import compare
 from rl.evaluation_tables import change_cells
 
@@ -57,11 +58,11 @@ def run_matrix(
     runs: Sequence[Run],
     signals: StopSignals,
     failures: dict[str, str],
-    on_finish: Callable[[], object],
+    on_change: Callable[[], object],
 ) -> None:
     """Bring all wanted runs to their end; add the names of those that fail to `failures`, with the reason.
 
-    A run that fails does not end the others. `on_finish` is called after each run that is finished now.
+    A run that fails does not end the others. `on_change` is called after each that has finished or failed.
 
     Raises:
         StopRun: a signal; the children have finished their step and saved it.
@@ -73,7 +74,7 @@ def run_matrix(
         for subject in starts_of(runs):
             _evaluate_start(subject, signals, ablation.jobs)
         Crew(
-            "ablation", lambda: next(left, None), len(wanted), ablation.jobs, signals, failures, on_finish
+            "ablation", lambda: next(left, None), len(wanted), ablation.jobs, signals, failures, on_change
         ).work()
 
 

@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.stop_signals import on_parents_death
 
-_SAID = ("failed: ", "error: ")
+# What commands of this project say, and argparse with their name before it.
+_SAID = re.compile(r"(?:python -m [\w.]+: )?(?:failed|error): (.+)")
 _LONGEST = 300  # characters of a reason
 _END_OF_LOG = 1 << 16
 
@@ -32,7 +32,6 @@ class Child:
             stream.write(f"$ python -m {' '.join(arguments)}\n".encode())
             stream.flush()
             self._start = stream.tell()
-            self.began = time.monotonic()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
                 stdin=subprocess.DEVNULL,
@@ -60,9 +59,9 @@ class Child:
         with self.log.open("rb") as stream:
             stream.seek(max(self._start, self.log.stat().st_size - _END_OF_LOG))
             lines = re.split(r"[\r\n]+", stream.read().decode(errors="replace"))
-        said = [line for line in lines if line.startswith(_SAID)]
+        said = [found[1] for line in lines if (found := _SAID.match(line))]
         if said:
-            return said[-1].partition(": ")[2][:_LONGEST]
+            return said[-1][:_LONGEST]
         if code < 0:
             name = signal.Signals(-code).name
             more = "; the machine may have run out of memory" if name == "SIGKILL" else ""

@@ -5,15 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data.atomic import write_atomic
-from data.typed_recipe import build, read_recipe, to_mapping
+from data.typed_recipe import RecipeError, build, read_recipe, to_mapping
 from rl.first_evaluation import policy_digest
 from rl.recipe import Recipe, check_recipe
 from rl.run_directory import MAY_CHANGE, first_difference
 from rl.run_files import METRICS_FILE, POLICY_FOLDER, RECIPE_FILE
 
 _END_OF_METRICS = 1 << 16
+
+
+def read_noted(path: Path, advice: str) -> dict[str, Any]:
+    """The mapping in a JSON file of this command, empty if there is none; RecipeError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"{path} is damaged; {advice}") from error
 
 
 class TrainingRecord:
@@ -83,7 +94,7 @@ class TrainingRecord:
         return self._read().get("policy", digest) != digest
 
     def _read(self) -> dict[str, object]:
-        return json.loads(self._mark.read_text()) if self._mark.is_file() else {}
+        return read_noted(self._mark, "delete it, and the run goes on from its last checkpoint")
 
     def _write(self, steps: int) -> None:
         mark = {"policy": policy_digest(self.recipe.policy), "steps": steps}

@@ -18,7 +18,6 @@ from data.stop_signals import StopRun, StopSignals
 from rl.child_runs.child import Child
 from rl.preflight.threads import usable_cores
 
-LOG_FILE = "log.txt"
 POLL_SECONDS = 0.25
 
 
@@ -74,7 +73,7 @@ class Crew:
         count: how many runs there may be, for messages.
         jobs: children at once, each with its share of the cores.
         failures: gets the name of each run that fails, with the reason.
-        on_finish: called after each run that is finished now.
+        on_change: called after each run that has finished or failed now.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class Crew:
         jobs: int,
         signals: StopSignals,
         failures: dict[str, str],
-        on_finish: Callable[[], object],
+        on_change: Callable[[], object],
     ) -> None:
         self.title, self.next_work, self.count, self.jobs = title, next_work, count, jobs
-        self.signals, self.failures, self.on_finish = signals, failures, on_finish
+        self.signals, self.failures, self.on_change = signals, failures, on_change
         self._environment = share_of_cores(jobs)
         self._places: dict[Work, str] = {}
         self._begun: deque[Work] = deque()  # runs whose next command waits
@@ -136,7 +135,7 @@ class Crew:
             said = work.finish()
             tell(f"{self.title} {place} {work.name}: {f'finished earlier, {said}' if first else said}")
             if not first:
-                self.on_finish()
+                self.on_change()
             return
         if first:
             tell(f"{self.title} {place} {work.name}: {command.doing}, log in {work.log}")
@@ -169,6 +168,7 @@ class Crew:
         elif not stopped:
             self.failures[work.name] = f"{command.doing}: {problem}"
             tell(f"{self.title} {self._places[work]} {work.name}: failed, {command.doing}: {problem}")
+            self.on_change()
 
 
 def share_of_cores(jobs: int) -> dict[str, str]:

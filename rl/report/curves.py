@@ -186,8 +186,11 @@ def _short(numbers: NDArray[np.float64]) -> list[float]:
 
 
 def _held_out(column: str, run: RunFiles) -> list[dict[str, float]]:
-    """Evaluations of a column by step, each with its standard error: those during training, first and last
-    step included, or, without any, before and after: these may have other meshes and numbers of rigs."""
+    """Evaluations of a column by step, each with its standard error.
+
+    Those during training, first and last step included; without any, those before and after, which may have
+    other meshes and numbers of rigs, except for totals that are not weighted like the curve's.
+    """
     points: dict[int, dict[str, float]] = {}
 
     def add(step: int, mean: float | None, error: float | None) -> None:
@@ -196,7 +199,7 @@ def _held_out(column: str, run: RunFiles) -> list[dict[str, float]]:
 
     for row in run.evaluations:
         add(int(row["step"] or 0), row.get(f"eval/{column}"), row.get(f"eval/se/{column}"))
-    if not run.evaluations:
+    if not run.evaluations and (column != "total" or run.weighs_alike):
         for step, whole in ((0, run.before), (run.last_step, run.after)):
             if whole is not None:
                 add(step, whole.mean.get(column), whole.standard_error.get(column))

@@ -12,7 +12,7 @@ from rl.report.read_run import RunFiles
 from rl.report.viewer_data import AFTER, BEFORE
 
 BINS = 24
-MOST_POINTS = 1500
+MOST_POINTS = 3000  # of a scatter plot, over all runs
 
 Rows = list[dict[str, float]]
 
@@ -64,9 +64,10 @@ def scatters(runs: Sequence[RunFiles]) -> dict[str, Any]:
     names = measures(runs)
     columns = [*names, *DIAGNOSTIC_NAMES]
     series = []
-    for place, stage, rows in evaluated_rigs(runs):
+    evaluated = list(evaluated_rigs(runs))
+    for place, stage, rows in evaluated:
         valid = [row for row in rows if row["valid"] and all(name in row for name in DIAGNOSTIC_NAMES)]
-        part = valid[:: max(1, -(-len(valid) // MOST_POINTS))]
+        part = valid[:: max(1, -(-len(valid) * len(evaluated) // MOST_POINTS))]
         if part:
             values = {
                 name: [float(f"{row[name]:.5g}") for row in part]

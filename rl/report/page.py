@@ -16,6 +16,7 @@ from rl.report.read_run import RunFiles
 from rl.report.tables import failures_table, recipe_tables, results_table, rollouts_tables, runs_table
 from rl.report.viewer_data import MOST_FACES, RigView, viewer_data
 
+_MOST_NAMES = 4  # of runs in the title
 _VIEWER_HELP = (
     "Drag to turn the view; click, then scroll to zoom. Click a joint, or use the menu below a rig, to see "
     "the weights of its bone. At the angle in its name a pose is one that the smoothness reward saw."
@@ -29,7 +30,9 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], folder: Path) -
     rollouts.
     """
     names = [run.name for run in runs]
-    title = names[0] if len(runs) == 1 else f"{len(runs)} runs: {', '.join(names)}"
+    title = ", ".join(names)
+    if len(runs) > 1:
+        title = f"{len(runs)} runs: {title}" if len(runs) <= _MOST_NAMES else f"{len(runs)} runs"
     charts: dict[str, Any] = {
         "runs": names,
         "curves": curve_groups(runs),
@@ -49,7 +52,10 @@ def run_page(runs: Sequence[RunFiles], views: Sequence[RigView], folder: Path) -
         (
             "distributions",
             "Rewards of single rigs",
-            paragraph("Share of the held-out rigs, %. Filled: after training; grey or dashed: before.")
+            paragraph(
+                "Share of the held-out rigs, %. Filled: after training; grey or dashed: before, left out "
+                "where more than four runs are shown."
+            )
             + '<div id="histograms"></div>'
             if shown
             else paragraph("No evaluation has rows of single rigs."),
@@ -87,9 +93,10 @@ def _curves_part(groups: Sequence[Any]) -> str:
     if not groups:
         return paragraph("No step has been logged yet.")
     about = paragraph(
-        "Lines are running means over the steps. Bands show the standard deviation over a step's rollouts "
-        "for rewards, shortest to longest for lengths, and neighbouring steps for the rest. Circles are "
-        "evaluations on held-out meshes, ± standard error."
+        "Lines are running means by training step. Bands show the standard deviation over a step's rollouts "
+        "for rewards, shortest to longest for lengths, and neighbouring steps for the rest; they are left "
+        "out where more than four runs are shown. Circles are evaluations on held-out meshes, ± standard "
+        "error."
     )
     return f'{about}<div id="curve-charts"></div>'
 

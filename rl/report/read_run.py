@@ -14,6 +14,7 @@ from rewards.quarantine import QUARANTINE_FILE, QuarantinedMesh, read_quarantine
 from rl.bad_steps import BAD_STEPS_FOLDER
 from rl.best_policy import BestPolicy, load_best
 from rl.evaluation_results import Evaluation, read_evaluation
+from rl.metric_lines import read_metric_lines
 from rl.recipe import Recipe, check_recipe
 from rl.rollout_store import ROWS_FILE, KeptRollout, read_rows
 from rl.run_files import (
@@ -70,6 +71,22 @@ class RunFiles:
         most = self.values.get("train.max_steps")
         return most if isinstance(most, int) else None
 
+    @property
+    def weighs_alike(self) -> bool:
+        """Whether the total of the evaluations before and after is the one that it was trained with.
+
+        An ablation evaluates all its runs with the weights of the base.
+        """
+        if self.recipe is None:
+            return True
+        weights = self.recipe.rewards.weights
+        for found in filter(None, (self.before, self.after)):
+            mean = found.mean
+            total = sum(weight * mean.get(name, math.nan) for name, weight in weights.items() if weight)
+            if not math.isclose(total, mean["total"], rel_tol=1e-6, abs_tol=1e-6):
+                return False
+        return True
+
 
 def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles:
     """Read a run; what is missing is noted, not an error.
@@ -83,7 +100,7 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
         raise RecipeError(f"{folder} is not a folder; give the output_dir of a run")
     written = folder / RECIPE_FILE
     if not written.is_file():
-        raise RecipeError(f"{folder} holds no run: it has no {RECIPE_FILE}; give the output_dir of a run")
+        raise RecipeError(f"{folder} holds no run: it has no {RECIPE_FILE}; {_instead(folder)}")
     values = read_recipe(written, overrides)
     if not isinstance(values.get("rewards"), dict) or not isinstance(values.get("train"), dict):
         raise RecipeError(f"{folder} holds no GRPO run: {written} is a recipe of something else")
@@ -101,7 +118,7 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
     finished = (folder / POLICY_FOLDER).is_dir()
     before = _evaluation(folder / BEFORE_FILE, "before", notes)
     after = _evaluation(folder / AFTER_FILE, "after", notes)
-    return RunFiles(
+    run = RunFiles(
         folder,
         name,
         flat(values),
@@ -118,6 +135,18 @@ def read_run(folder: Path, name: str, overrides: Sequence[str] = ()) -> RunFiles
         _rollouts(folder / ROLLOUTS_FOLDER / ROWS_FILE, notes),
         notes,
     )
+    if not run.weighs_alike:
+        notes.append(
+            "It was evaluated with other reward weights than trained: the totals on its curve and below "
+            "its rigs are its own."
+        )
+    return run
+
+
+def _instead(folder: Path) -> str:
+    """What to name instead of a folder without a run: the runs in it, as of an ablation or a sweep."""
+    runs = [path.parent for depth in ("*", "*/*") for path in sorted(folder.glob(f"{depth}/{METRICS_FILE}"))]
+    return f"name runs in it, such as {runs[0]}" if runs else "give the output_dir of a run"
 
 
 def run_names(folders: Sequence[Path]) -> list[str]:
@@ -136,22 +165,11 @@ def _metrics(
     path: Path, notes: list[str]
 ) -> tuple[list[dict[str, float | None]], list[dict[str, float | None]]]:
     """Lines with a training step, and lines of evaluations during training."""
-    if not path.is_file():
-        notes.append("No step has been logged yet.")
-        return [], []
+    lines, damaged = read_metric_lines(path)
+    notes.extend(f"Line {number} of {path.name} is damaged and left out." for number in damaged)
     steps, evaluations = [], []
-    lines = path.read_text().splitlines()
-    for number, text in enumerate(lines, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            # A run that is going may be writing the last line.
-            if number < len(lines):
-                notes.append(f"Line {number} of {path.name} is damaged and left out.")
-            continue
+    for line in lines:
         row = {key: _finite(value) for key, value in line.items() if isinstance(value, int | float | None)}
-        if row.get("step") is None:
-            continue
         if "loss" in row:
             steps.append(row)
         if any(key.startswith("eval/") for key in row):

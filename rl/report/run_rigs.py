@@ -63,7 +63,11 @@ def run_views(run: RunFiles, place: int) -> list[RigView]:
 def _rigs(run: RunFiles, recipe: Recipe, stage: str) -> StoredRigs | None:
     """The rigs of one stage; None, with a note, if there are none."""
     path = run.folder / STORE_FOLDER / f"{stage}.npz"
-    stored = read_rigs(path)
+    stored = None
+    try:
+        stored = read_rigs(path)
+    except ValueError as error:
+        run.notes.append(f"Stored rigs are not used: {error}.")
     try:
         found = _policy(run, recipe, stage)
         if found is None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -72,16 +74,19 @@ def write_rigs(path: Path, rigs: StoredRigs) -> None:
 
 
 def read_rigs(path: Path) -> StoredRigs | None:
-    """What `write_rigs` wrote; None if there is no such file."""
+    """What `write_rigs` wrote; None if there is no such file. ValueError if it is damaged."""
     if not path.is_file():
         return None
-    with np.load(path) as arrays:
-        about = json.loads(str(arrays["about"]))
-        return StoredRigs(
-            about["key"],
-            about["label"],
-            [_mesh(place, row, arrays) for place, row in enumerate(about["meshes"])],
-        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            return StoredRigs(
+                about["key"],
+                about["label"],
+                [_mesh(place, row, arrays) for place, row in enumerate(about["meshes"])],
+            )
+    except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged") from error
 
 
 def _mesh(place: int, row: dict[str, Any], arrays: Any) -> StoredMesh:

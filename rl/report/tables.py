@@ -18,9 +18,10 @@ from rl.rollout_store import ROWS_FILE, KeptRollout
 from rl.run_files import ROLLOUTS_FOLDER
 
 MOST_ROLLOUTS = 200
+_COMPARED = "Valid rigs, compared with the ground truth"
 _MISSING = "–"
 # Keys that differ between any two runs and say nothing about them.
-_OF_EVERY_RUN = ("output_dir", "resume")
+_OF_EVERY_RUN = ("output_dir", "resume", "train.run_name")
 
 
 def runs_table(runs: Sequence[RunFiles]) -> str:
@@ -90,57 +91,68 @@ def _value(value: Any) -> str:
 
 
 def results_table(runs: Sequence[RunFiles]) -> str:
-    """Measures as rows; before, after and their paired difference as columns of each run."""
+    """Before, after and their paired difference; of one run a row per measure, of several a row per run."""
     shown = [(place, run) for place, run in enumerate(runs) if run.before or run.after]
     if not shown:
         return paragraph("No run has been evaluated yet.")
-    every = [found for _, run in shown for found in (run.before, run.after) if found is not None]
-    several = len(runs) > 1
-    head = [""]
-    for place, run in shown:
-        tag = f" {_run(place, run)}" if several else ""
-        head += [f"before{tag}", f"after{tag}", f"difference ± s.e.{tag}"]
-    parts: dict[str, dict[str, None]] = {}
-    for found in every:
-        for title, columns in measure_sections([found]):
-            kind = "valid rigs, compared with the ground truth" if title.startswith("valid") else title
-            parts.setdefault(kind, {}).update(dict.fromkeys(columns))
-    bodies = []
-    for title, names in parts.items():
-        rows = [
-            [escaped(measure_label(name)), *(text for _, run in shown for text in _cells(name, run))]
-            for name in names
-        ]
-        weighty = [place for place, name in enumerate(names) if name == "total"]
-        bodies.append((f"<h3>{escaped(title)}</h3>" if title else "") + table(head, rows, "numbers", weighty))
-    about = "".join(
-        paragraph(f"{run.name}: {describe(_either(run))}" if several else describe(_either(run)))
-        for _, run in shown
+    sections: dict[str, dict[str, None]] = {}
+    for _, run in shown:
+        for found in filter(None, (run.before, run.after)):
+            for title, columns in measure_sections([found]):
+                kind = _COMPARED if title.startswith("valid") else title
+                sections.setdefault(kind, {}).update(dict.fromkeys(columns))
+    parts = [_evaluated(runs, shown)]
+    for title, names in sections.items():
+        body = _by_run(list(names), shown) if len(runs) > 1 else _by_measure(list(names), shown[0][1])
+        if title in ("", _COMPARED):
+            parts.append((f"<h3>{title}</h3>" if title else "") + body)
+        else:
+            parts.append(folded(f"The same {title}, which count with the worst value", body))
+    return "".join(parts)
+
+
+def _evaluated(runs: Sequence[RunFiles], shown: Sequence[tuple[int, RunFiles]]) -> str:
+    """What was evaluated, once if all runs were evaluated alike."""
+    said = {run.name: describe(found) for _, run in shown if (found := run.before or run.after) is not None}
+    different = dict.fromkeys(said.values())
+    lines = (
+        [f"{name}: {text}." for name, text in said.items()]
+        if len(different) > 1
+        else [f"{one}." for one in different]
     )
-    return about + "".join(bodies)
+    if len(runs) > 1:
+        lines.append("Each cell: before → after, and the difference ± s.e.")
+    return "".join(map(paragraph, lines))
 
 
-def _either(run: RunFiles) -> Evaluation:
-    found = run.before or run.after
-    assert found is not None  # only runs with an evaluation are shown
-    return found
+def _by_measure(names: Sequence[str], run: RunFiles) -> str:
+    rows = [[escaped(measure_label(name)), *_cells(name, run)] for name in names]
+    weighty = [place for place, name in enumerate(names) if name == "total"]
+    return table(["", "before", "after", "difference ± s.e."], rows, "numbers", weighty)
 
 
-def _cells(name: str, run: RunFiles) -> list[str]:
-    before, after = run.before, run.after
-    difference = _MISSING
-    if before is not None and after is not None:
-        found = compare(before, after).get(name)
-        difference = change_cells(name, found)[0]
-        sure = found is not None and abs(found.mean) > 2 * found.standard_error > 0
-        difference = f"<b>{escaped(difference)}</b>" if sure else escaped(difference)
-    return [
-        *(
-            escaped(measure_cell(name, found.mean.get(name)) if found else _MISSING)
-            for found in (before, after)
-        ),
-        difference,
-    ]
+def _by_run(names: Sequence[str], shown: Sequence[tuple[int, RunFiles]]) -> str:
+    rows = []
+    for place, run in shown:
+        cells = [_cells(name, run) for name in names]
+        rows.append(
+            [_run(place, run), *(f"{before} → {after}<div>{change}</div>" for before, after, change in cells)]
+        )
+    return table(["", *(escaped(measure_label(name)) for name in names)], rows, "numbers runs")
+
+
+def _cells(name: str, run: RunFiles) -> tuple[str, str, str]:
+    """Before, after and difference of a measure, as HTML."""
+    before, after = (
+        escaped(measure_cell(name, found.mean.get(name)) if found else _MISSING)
+        for found in (run.before, run.after)
+    )
+    if run.before is None or run.after is None:
+        return before, after, _MISSING
+    change = compare(run.before, run.after).get(name)
+    text = escaped(change_cells(name, change)[0])
+    sure = change is not None and abs(change.mean) > 2 * change.standard_error > 0
+    return before, after, f"<b>{text}</b>" if sure else text
 
 
 def failures_table(runs: Sequence[RunFiles]) -> str:

@@ -21,9 +21,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None, overrides: Se
     with which it does, such as `report.meshes=2`. `out`: by default in the first run's directory.
 
     Raises:
-        RecipeError: a directory is no run or is named twice, or an override cannot be used.
+        RecipeError: a directory is no run or is named twice, `out` is a folder, or an override is wrong.
         OSError: the page cannot be written.
     """
+    path = out or folders[0] / (ONE_RUN if len(folders) == 1 else SEVERAL_RUNS)
+    if path.is_dir():
+        raise RecipeError(f"--out {path} is a folder; name a file in it")
     resolved = [folder.resolve() for folder in folders]
     for folder, own in zip(folders, resolved, strict=True):
         if resolved.count(own) > 1:
@@ -31,7 +34,6 @@ def write_report(folders: Sequence[Path], out: Path | None = None, overrides: Se
     names = run_names(folders)
     runs = [read_run(folder, name, overrides) for folder, name in zip(folders, names, strict=True)]
     views = [view for place, run in enumerate(runs) for view in run_views(run, place)]
-    path = out or folders[0] / (ONE_RUN if len(folders) == 1 else SEVERAL_RUNS)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, run_page(runs, views, path.parent).encode())
     return path

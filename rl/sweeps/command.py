@@ -5,13 +5,13 @@ from __future__ import annotations
 from data.command_line import RunFailedError
 from data.run_lock import run_lock
 from data.stop_signals import stop_signals
-from data.typed_recipe import RecipeError
+from rl.child_runs.folder import TABLE_FILE, open_folder
 from rl.child_runs.work import Crew
 from rl.evaluation_tables import make_console
 from rl.run_files import POLICY_FOLDER
 from rl.sweeps.progress import Sweep
 from rl.sweeps.sweep_file import SweepRecipe
-from rl.sweeps.table import TABLE_FILE, print_table, ranked
+from rl.sweeps.table import print_table, ranked
 from rl.sweeps.trials import shown_point
 
 
@@ -24,12 +24,7 @@ def run(recipe: SweepRecipe) -> None:
         StopRun: a signal; the trials have saved their step.
     """
     sweep, signals = Sweep(recipe), stop_signals()
-    try:
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError(
-            f"'output_dir' {sweep.folder} cannot be created ({error}); choose another"
-        ) from error
+    open_folder(sweep.folder, "sweep")
     with run_lock(sweep.folder):
         sweep.check_unchanged()
         crew = Crew("sweep", sweep.next_work, sweep.count, recipe.jobs, signals, sweep.failures, sweep.write)

@@ -6,7 +6,9 @@ import json
 
 from data.atomic import write_atomic
 from data.typed_recipe import RecipeError
-from rl.child_runs.work import LOG_FILE, Command, Work
+from rl.child_runs.folder import LOG_FILE
+from rl.child_runs.record import read_noted
+from rl.child_runs.work import Command, Work
 from rl.first_evaluation import policy_digest
 from rl.run_directory import MAY_CHANGE
 from rl.sweeps.search import check_bayes, fixed_points, propose, sample_points
@@ -170,9 +172,9 @@ class Sweep:
 
     def _read_proposals(self) -> None:
         path = self.folder / PROPOSALS_FILE
-        if not path.is_file():
+        noted = read_noted(path, "restore it, or choose another 'output_dir' in 'command'")
+        if not noted:
             return
-        noted = json.loads(path.read_text())
         if noted["parameters"] != self.recipe.parameters:
             raise RecipeError(
                 f"{path} is of a sweep with other 'parameters'; delete it, or choose another 'output_dir' in "

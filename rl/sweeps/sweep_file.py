@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
-from data.typed_recipe import RecipeError, build, shown
+from data.typed_recipe import RecipeError, build, reason_of, shown
 from rl.sweeps.parameters import Parameter, grid_values, read_parameters
 
 # Where a trial's held-out results are: `eval/<measure>` in metrics.jsonl, `after/<measure>` in after.json.
@@ -126,7 +126,9 @@ class SweepRecipe:
                 )
             for override in self.overrides:
                 if override.partition("=")[0].strip() == parameter.key:
-                    raise RecipeError(f"override '{override}': '{parameter.key}' is a parameter of the sweep")
+                    raise RecipeError(
+                        f"override '{override}': '{parameter.key}' is a parameter of the sweep; remove one"
+                    )
 
     def read_parameters(self) -> list[Parameter]:
         """`parameters`, nested ones flattened."""
@@ -149,11 +151,18 @@ def load_recipe(path: str, overrides: Sequence[str] = ()) -> SweepRecipe:
         if section not in own:
             extra.append(override)
             continue
-        value = yaml.safe_load(text)
-        if rest:
-            values[section] = {**(values.get(section) or {}), rest: value}
-        else:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override '{override}' is not valid YAML; put the text in quotes") from error
+        if not rest:
             values[section] = value
+        elif isinstance(values.get(section, {}), dict):
+            values[section] = {**values.get(section, {}), rest: value}
+        else:
+            raise RecipeError(
+                f"override '{override}': '{section}' is {shown(values[section])}, not a section"
+            )
     recipe = build(SweepRecipe, {**values, "overrides": extra})
     return recipe if recipe.name else replace(recipe, name=Path(path).stem)
 
@@ -165,11 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"{path}: not a readable YAML file ({str(error).splitlines()[0]}); fix it"
-        ) from error
-    if not isinstance(values, dict):
-        raise RecipeError(
-            f"{path}: a sweep must be a mapping with 'method' and 'parameters', not {shown(values)}"
-        )
+        raise RecipeError(f"{path}: not a readable YAML file ({reason_of(error)}); fix it") from error
+    if not isinstance(values, dict) or "parameters" not in values:
+        raise RecipeError(f"{path} has no 'parameters', so it is no sweep; see recipes/sweeps/")
     return {str(key): value for key, value in values.items()}

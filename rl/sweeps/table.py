@@ -12,11 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data.atomic import write_atomic
+from rl.child_runs.folder import DATA_FILE, TABLE_FILE
 from rl.evaluation_tables import error_cell, measure_cell, measure_label
 from rl.sweeps.sweep_file import SweepRecipe
 from rl.sweeps.trials import Result, Trial, shown_point
-
-TABLE_FILE, DATA_FILE = "table.md", "table.json"
 
 Ranked = Sequence[tuple[Trial, Result]]
 
@@ -37,7 +36,6 @@ def write_tables(sweep: SweepRecipe, best_first: Ranked, missing: Mapping[Trial,
     if missing:
         named = [f"* {trial.id} ({shown_point(trial.point)}): {why}" for trial, why in missing.items()]
         parts.append("## Trials without a result\n\n" + "\n".join(named))
-    write_atomic(folder / TABLE_FILE, ("\n\n".join(parts) + "\n").encode())
     data = {
         "name": sweep.name,
         "method": sweep.method,
@@ -50,6 +48,7 @@ def write_tables(sweep: SweepRecipe, best_first: Ranked, missing: Mapping[Trial,
         "missing": [{**_described(trial), "reason": why} for trial, why in missing.items()],
     }
     write_atomic(folder / DATA_FILE, (json.dumps(data, indent=2) + "\n").encode())
+    write_atomic(folder / TABLE_FILE, ("\n\n".join(parts) + "\n").encode())
 
 
 def print_table(sweep: SweepRecipe, best_first: Ranked, console: Console) -> None:

@@ -16,6 +16,7 @@ from data.typed_recipe import RecipeError, to_mapping
 from rl.child_runs.record import TrainingRecord
 from rl.evaluation_results import measure_of, read_evaluation
 from rl.evaluation_tables import is_metric
+from rl.metric_lines import read_metric_lines
 from rl.recipe import Recipe
 from rl.recipe import load_recipe as load_grpo_recipe
 from rl.recipe.best_by import check_measure
@@ -142,11 +143,9 @@ def result_of(trial: Trial, sweep: SweepRecipe) -> Result | None:
         mean, error = ({}, {}) if evaluation is None else (evaluation.mean, evaluation.standard_error)
         found = [(mean.get(measure), error.get(measure))]
     else:
-        path = trial.folder / METRICS_FILE
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         found = [
             (line.get(f"{DURING}{measure}"), line.get(f"{DURING}se/{measure}"))
-            for line in lines
+            for line in read_metric_lines(trial.folder / METRICS_FILE)[0]
             if line["step"] == trial.record.wanted
         ]
     for value, error_of_it in found:

@@ -33,6 +33,12 @@ function precise(value) {
   return size !== 0 && size < 0.001 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
 }
 
+// Eight colours, then the same with dashes, then with dots.
+const runClass = (run) => `run${run % 8} dash${Math.floor(run / 8) % 3}`;
+
+// So many runs that bands and the rigs before training would hide the rest.
+const crowded = (shown) => new Set(shown.map((series) => series.run)).size > 4;
+
 // A frame with axes: functions from values to pixels, and a figure around it.
 function frame(title, [x0, x1], [y0, y1], whole = false) {
   if (x1 <= x0) [x0, x1] = [x0 - 0.5, x1 + 0.5];
@@ -70,12 +76,14 @@ function path(points) {
 
 function curveChart(chart, hidden) {
   const shown = chart.series.filter((series) => !hidden.has(series.run));
+  const plain = crowded(shown);
   const xs = [], ys = [];
   for (const series of shown) {
     if (series.steps) {
       xs.push(...series.steps);
       // Single steps that jump out of the band do not set the scale.
-      ys.push(...series.low, ...series.high, ...series.smooth);
+      ys.push(...series.smooth);
+      if (!plain) ys.push(...series.low, ...series.high);
     }
     for (const point of series.heldOut) {
       xs.push(point.step);
@@ -88,18 +96,18 @@ function curveChart(chart, hidden) {
   const clip = `clip${Math.random().toString(36).slice(2)}`;
   plot.prepend(svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 4, width: WIDTH - LEFT - RIGHT, height: HEIGHT - TOP - BOTTOM + 8 })));
   for (const series of shown) {
-    const group = svg("g", { class: `run${series.run % 8}`, "clip-path": `url(#${clip})` });
+    const group = svg("g", { class: runClass(series.run), "clip-path": `url(#${clip})` });
     if (series.steps) {
       const at = (name) => series.steps.map((step, place) => [x(step), y(series[name][place])]);
-      group.append(svg("path", { class: "area", d: `${path([...at("high"), ...at("low").reverse()])}Z` }));
-      if (series.steps.length > 20) group.append(svg("path", { class: "raw", d: path(at("values")) }));
+      if (!plain) group.append(svg("path", { class: "area", d: `${path([...at("high"), ...at("low").reverse()])}Z` }));
+      if (!plain && series.steps.length > 20) group.append(svg("path", { class: "raw", d: path(at("values")) }));
       group.append(svg("path", { class: "curve", d: path(at("smooth")) }));
     }
     plot.append(group);
     for (const point of series.heldOut) {
       const [px, low, high] = [x(point.step), y(point.mean - point.error), y(point.mean + point.error)];
       plot.append(
-        svg("g", { class: `run${series.run % 8}` },
+        svg("g", { class: runClass(series.run) },
           svg("line", { class: "error", x1: px, x2: px, y1: low, y2: high }),
           svg("circle", { class: "held", cx: px, cy: y(point.mean), r: 3 })),
       );
@@ -131,8 +139,14 @@ function curveChart(chart, hidden) {
   return figure;
 }
 
+// The series to show: of many runs the rigs after training alone.
+function rigSeries(all, hidden) {
+  const shown = all.filter((series) => !hidden.has(series.run));
+  return crowded(shown) ? shown.filter((series) => series.stage === "after") : shown;
+}
+
 function histogram(chart, hidden) {
-  const shown = chart.series.filter((series) => !hidden.has(series.run));
+  const shown = rigSeries(chart.series, hidden);
   if (!shown.length) return null;
   const edges = chart.edges;
   const most = Math.max(...shown.flatMap((series) => series.shares)) * 100;
@@ -141,7 +155,7 @@ function histogram(chart, hidden) {
     const points = [[x(edges[0]), y(0)]];
     series.shares.forEach((share, bin) => points.push([x(edges[bin]), y(share * 100)], [x(edges[bin + 1]), y(share * 100)]));
     points.push([x(edges[edges.length - 1]), y(0)]);
-    plot.append(svg("path", { class: `bars run${series.run % 8} stage-${series.stage}`, d: path(points) }));
+    plot.append(svg("path", { class: `bars ${runClass(series.run)} stage-${series.stage}`, d: path(points) }));
   }
   const means = (run) => shown.filter((series) => series.run === run).map((series) => series.mean.toFixed(3)).join(" → ");
   const runs = [...new Set(shown.map((series) => series.run))];
@@ -163,13 +177,14 @@ function correlation(a, b) {
 }
 
 function scatter(all, diagnostic, measure, hidden) {
-  const shown = all.series.filter((series) => !hidden.has(series.run) && series.values[diagnostic] && series.values[measure]);
+  const known = all.series.filter((series) => series.values[diagnostic] && series.values[measure]);
+  const shown = rigSeries(known, hidden);
   if (!shown.length) return null;
   const xs = range(shown.flatMap((series) => series.values[diagnostic]));
   const ys = range(shown.flatMap((series) => series.values[measure]));
   const { x, y, plot, figure, value } = frame(diagnostic.replaceAll("_", " "), padded(xs), padded(ys));
   for (const series of shown) {
-    const group = svg("g", { class: `run${series.run % 8}` });
+    const group = svg("g", { class: runClass(series.run) });
     series.values[diagnostic].forEach((own, place) =>
       group.append(svg("circle", { class: `dot stage-${series.stage}`, cx: x(own).toFixed(1), cy: y(series.values[measure][place]).toFixed(1), r: 2.4 })));
     plot.append(group);
@@ -202,10 +217,21 @@ function drawCharts(charts) {
       });
       const mark = document.createElement("i");
       const label = document.createElement("label");
-      label.className = `run${run % 8}`;
+      label.className = runClass(run);
       label.append(box, mark, name);
       row.append(label);
     });
+    for (const [text, runs] of [["all", []], ["none", charts.runs.keys()]]) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = text;
+      button.addEventListener("click", () => {
+        hidden.clear();
+        for (const run of runs) hidden.add(run);
+        drawAll();
+      });
+      row.append(button);
+    }
     root.append(row);
   }
 
@@ -244,7 +270,7 @@ function drawCharts(charts) {
       for (const name of charts.scatters.measures) select.append(new Option(name, name, false, name === measure));
       select.addEventListener("change", () => { measure = select.value; drawAll(); });
       const label = document.createElement("label");
-      label.append("up the page: ", select);
+      label.append("vertical axis: ", select);
       const bar = document.createElement("div");
       bar.className = "bar";
       bar.append(label);

@@ -42,11 +42,17 @@ def train(recipe: dict, output: Path, ending: str) -> int:
     if ending == "refused":
         print("skipped: something else\nerror: 'data.meshes': no file matches", file=sys.stderr)
         return 2
+    if ending == "usage":
+        print("python -m rl.launch: error: unrecognized arguments: --bogus", file=sys.stderr)
+        return 2
     if ending == "bug":
         raise AssertionError("a bug")
     if ending == "early":
         return 0
     if ending in ("stopped", "orphaned"):
+        page = output.parents[1] / "table.md"
+        if page.exists():
+            Path(os.environ[ENDINGS]).with_name("page_while_training.md").write_text(page.read_text())
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         os.kill(os.getppid(), signal.SIGTERM if ending == "stopped" else signal.SIGKILL)
         signal.sigwait({signal.SIGTERM})

@@ -2,20 +2,18 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import yaml
 
-from rl import evaluate
+from rl import ablate, evaluate
 from tests.rl import tiny
 from tests.rl.ablation.conftest import ROOT
-from tests.rl.commands import TIMEOUT, evaluation, metrics
+from tests.rl.commands import evaluation, metrics
 
 
 @pytest.mark.usefixtures("stop_signal_handlers")
-def test_two_variants_with_one_seed(policy_path, tmp_path):
+def test_two_variants_with_one_seed(policy_path, tmp_path, monkeypatch, capsys):
     tiny.write_recipe_file(tmp_path / "base.yaml", policy_path, tmp_path / "own", {"eval.samples": 1})
     output = tmp_path / "out"
     whole = {
@@ -27,18 +25,12 @@ def test_two_variants_with_one_seed(policy_path, tmp_path):
         "output_dir": str(output),
     }
     (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(whole))
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    result = subprocess.run(
-        [sys.executable, "-m", "rl.ablate", str(tmp_path / "ablation.yaml")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert result.returncode == 0, result.stderr
-    assert "Traceback" not in result.stderr
-    assert "ablation 2/2 no_coverage seed 7: total " in result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
+    assert ablate.main([str(tmp_path / "ablation.yaml")]) == 0
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "ablation 2/2 no_coverage seed 7: total " in said
 
     data = json.loads((output / "table.json").read_text())
     base, no_coverage = data["variants"]

@@ -112,6 +112,7 @@ def test_some_variants_only(write):
         ({"variants": {"a/b": ["train.beta=0"]}}, ["'variants.a/b'", "another name"]),
         ({"variants": {"plots": ["train.beta=0"]}}, ["'variants.plots'", "another name"]),
         ({"variants": {"Untrained": ["train.beta=0"]}}, ["'variants.Untrained'", "another name"]),
+        ({"variants": {"table.md": ["train.beta=0"]}}, ["'variants.table.md'", "another name"]),
         ({"variants": {"a": ["train.beta=0"], "A": ["train.beta=1"]}}, ["'a'", "'A'", "case"]),
         ({"variants": {"BASE": ["train.beta=0"]}}, ["'base'", "'BASE'", "case"]),
         ({"variants": {"a": []}}, ["'variants.a'", "the same recipe as 'base'"]),

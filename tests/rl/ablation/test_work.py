@@ -77,6 +77,7 @@ def test_a_new_seed_and_variant_join_a_finished_matrix(matrix):
         ("killed", "training: it was ended by SIGKILL; the machine may have run out of memory"),
         ("refused", "training: 'data.meshes': no file matches"),
         ("bug", "training: AssertionError: a bug"),
+        ("usage", "training: unrecognized arguments: --bogus"),
         ("early", "training: it ended after 1 of 2 steps (train_guard.stop_after_minutes)"),
     ],
 )
@@ -95,6 +96,14 @@ def test_a_failed_run_does_not_end_the_others_and_is_tried_again(matrix, capsys,
     assert "Runs without a result" not in page(matrix)
 
 
+def test_the_table_names_a_failed_run_while_others_go_on(matrix):
+    matrix.endings(base__seed_1="killed", no_coverage__seed_1="stopped")
+    assert matrix.run() == 128 + signal.SIGTERM
+    noticed = (matrix.folder / "page_while_training.md").read_text()
+    assert "* base seed 1: training: it was ended by SIGKILL" in noticed
+    assert "* no_coverage seed 1: not finished" in noticed
+
+
 def test_a_failed_evaluation_is_repeated_without_training(matrix):
     matrix.endings(base__seed_1__evaluation="refused")
     assert matrix.run() == 1
@@ -103,6 +112,37 @@ def test_a_failed_evaluation_is_repeated_without_training(matrix):
     matrix.endings()
     assert matrix.run() == 0
     assert matrix.calls() == [evaluation(BASE)]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("recipe.yaml", "{}", "holds a run; choose another directory for the ablation"),
+        ("table.json", '{"trials": []}', "has a table.json that no ablation wrote; choose another"),
+        ("table.md", "# Mine", "has a table.md that no ablation wrote; choose another"),
+    ],
+)
+def test_a_directory_of_something_else_is_refused(matrix, capsys, file, text, message):
+    matrix.output.mkdir()
+    (matrix.output / file).write_text(text)
+    assert matrix.run() == 2
+    assert capsys.readouterr().err == f"error: 'output_dir' {matrix.output} {message}\n"
+    assert [path.name for path in matrix.output.iterdir()] == [file]
+
+
+def test_damaged_files_are_named(matrix, capsys):
+    assert matrix.run() == 0
+    for file, advice in (
+        ("ablation.json", "delete it, and the run goes on from its last checkpoint"),
+        ("evaluation/ablation.json", "delete it, and the same command evaluates again"),
+        ("evaluation/evaluation.json", "delete it, and the same command evaluates again"),
+    ):
+        path = matrix.output / BASE / file
+        whole = path.read_text()
+        path.write_text(whole[:9])
+        assert matrix.run() == 2
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {path} is damaged; {advice}"
+        path.write_text(whole)
 
 
 def test_no_run_begins_if_the_policy_cannot_be_evaluated(matrix, policy_path, capsys):

@@ -198,6 +198,29 @@ def test_several_runs_in_the_browser(browser: Browser, pages: Path, tmp_path: Pa
     assert_clean(browser, page)
 
 
+def test_many_runs_in_the_browser(browser: Browser, tmp_path: Path) -> None:
+    """Bands and rigs before training are drawn for up to four runs; the ninth run has the first's colour."""
+    for number in range(9):
+        write_run(tmp_path / f"run{number}")
+    runs = [read_run(tmp_path / f"run{number}", f"run{number}") for number in range(9)]
+    page = tmp_path / "many.html"
+    page.write_text(run_page(runs, [], tmp_path))
+    browser.open(page)
+    count = "document.querySelectorAll('{}').length"
+    bands, before = count.format("#curve-charts .area"), count.format("#histograms .stage-before")
+    charts = browser.evaluate(count.format("#curve-charts figure"))
+    assert browser.evaluate(bands) == browser.evaluate(before) == 0
+    assert browser.evaluate(count.format("#curve-charts .run0.dash1 .curve")) == charts
+    browser.evaluate("[...document.querySelectorAll('.legend button')][1].click()")
+    for run in range(4):
+        browser.evaluate(f"document.querySelectorAll('#curve-charts .legend input')[{run}].click()")
+    assert browser.evaluate(bands) == 4 * charts
+    assert browser.evaluate(before) == 4 * 5
+    browser.evaluate("document.querySelector('.legend button').click()")
+    assert browser.evaluate(count.format("#curve-charts .legend input:checked")) == 9
+    assert_clean(browser, page)
+
+
 def test_one_rig_in_the_browser(browser: Browser, pages: Path, tmp_path: Path) -> None:
     browser.open(pages / "rig.html", width=500)
     assert browser.evaluate("document.title") == "<fox>"

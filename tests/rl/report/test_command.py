@@ -82,6 +82,20 @@ def test_rigs_are_stored_and_used_again(run: Path, policy_path: Path, monkeypatc
     assert {view.name for view in run_views(read_run(run, "a", ["report.meshes=1"]), 0)} == {first[0].name}
 
 
+def test_damaged_stored_rigs_are_rolled_out_again(run: Path) -> None:
+    first = run_views(read_run(run, "a", ["report.meshes=1"]), 0)
+    path = run / "report" / "before.npz"
+    whole = path.read_bytes()
+    for damaged in (b"", b"x" * 99, whole[:-99], whole[:99]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"before\.npz is damaged"):
+            read_rigs(path)
+    files = read_run(run, "a", ["report.meshes=1"])
+    again = run_views(files, 0)
+    assert [view.numbers for view in again] == [view.numbers for view in first]
+    assert f"Stored rigs are not used: {path} is damaged." in files.notes
+
+
 def test_the_page_of_a_run_without_policies(run: Path, capsys) -> None:
     assert main([str(run), "policy.path=gone"]) == 0
     page = (run / "report.html").read_text()
@@ -103,6 +117,8 @@ def test_two_runs_on_one_page(run: Path, tmp_path: Path, capsys) -> None:
     [
         (["{0}/nothing"], "nothing is not a folder; give the output_dir of a run"),
         (["{0}"], "holds no run: it has no recipe.yaml"),
+        (["{0}/study"], "it has no recipe.yaml; name runs in it, such as {0}/study/base/seed-1"),
+        (["{0}/run", "--out", "{0}"], "--out {0} is a folder; name a file in it"),
         (["report.meshes=2"], "no run is named"),
         (["{0}/run", "{0}/run/"], "is named twice"),
         (["{0}/run", "report.meshes=-1"], "'report.meshes' must"),
@@ -110,8 +126,9 @@ def test_two_runs_on_one_page(run: Path, tmp_path: Path, capsys) -> None:
 )
 def test_arguments_that_cannot_be_used(arguments, message, tmp_path: Path, capsys) -> None:
     write_run(tmp_path / "run")
+    write_run(tmp_path / "study" / "base" / "seed-1")
     assert main([argument.format(tmp_path) for argument in arguments]) == 2
     error = capsys.readouterr().err
-    assert message in error
+    assert message.format(tmp_path) in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run" / "report.html").exists()

@@ -60,6 +60,18 @@ def test_evaluations_during_training_are_points_and_no_steps(tmp_path):
     assert points == [{"step": 2, "mean": 1.5, "error": 0.25}]
 
 
+def test_totals_of_other_weights_are_no_points_and_noted(tmp_path):
+    """As in an ablation, which evaluates every variant with the weights of the base."""
+    write_run(tmp_path / "a", {"rewards.coverage.weight": 0.0})
+    run = read_run(tmp_path / "a", "a")
+    groups = curve_groups([run])
+    assert chart(groups, "total reward")["series"][0]["heldOut"] == []
+    assert len(chart(groups, "coverage")["series"][0]["heldOut"]) == 2
+    assert "It was evaluated with other reward weights than trained" in run.notes[-1]
+    write_run(tmp_path / "b", {"rewards.volume_preservation.weight": 1.0})  # not in the evaluation
+    assert not read_run(tmp_path / "b", "b").weighs_alike
+
+
 def test_values_that_are_missing_or_not_finite_leave_a_gap(tmp_path):
     write_run(tmp_path / "a", steps=0)
     lines = [metrics_line(step, 1.0) for step in (1, 2, 3)]

@@ -37,6 +37,16 @@ def test_scatter_plots_have_valid_rigs_only(tmp_path):
     assert "joints" in found["diagnostics"]
 
 
+def test_many_dots_are_thinned_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr("rl.report.distributions.MOST_POINTS", 8)  # of 24
+    for name in "ab":
+        write_run(tmp_path / name)
+    series = scatters([read_run(tmp_path / name, name) for name in "ab"])["series"]
+    totals = [own["values"]["total"] for own in series]
+    assert [len(own) for own in totals] == [2] * 4
+    assert totals[0] == pytest.approx([0, 1.2])  # the first and the fourth of six
+
+
 def test_without_evaluations_there_is_nothing_to_draw(tmp_path):
     write_run(tmp_path / "a", before=False, after=False)
     run = read_run(tmp_path / "a", "a")

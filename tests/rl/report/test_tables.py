@@ -3,14 +3,15 @@
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from rl.best_policy import BestPolicy
+from rl.evaluation_results import write_evaluation
 from rl.report.page import run_page
 from rl.report.read_run import read_run
 from rl.report.tables import failures_table, recipe_tables, results_table, rollouts_tables, runs_table
 from tests.rl.kept_rows import kept_row
-from tests.rl.report.pages import write_run
+from tests.rl.report.pages import evaluation, write_run
 
 
 def rows(html: str) -> list[list[str]]:
@@ -38,14 +39,41 @@ def test_results_of_runs_that_lack_some(tmp_path):
     write_run(tmp_path / "c", before=False, after=False)
     runs = [read_run(tmp_path / name, name) for name in "abc"]
     table = rows(results_table(runs))
-    assert len(table[0]) == 7  # c has no column
-    assert ["coverage ↑", "0.125", "0.375", "+0.250 ± 0.000", "0.125", "–", "–"] in table
+    assert table[0][:2] == ["", "coverage ↑"]
+    assert [row[:2] for row in table[1:]] == [  # c has no row
+        ["a", "0.125 → 0.375+0.250 ± 0.000"],
+        ["b", "0.125 → ––"],
+    ]
     assert "No run has been evaluated yet." in results_table(runs[2:])
     states = rows(runs_table(runs))
     assert [row[1] for row in states[1:]] == [
         "finished: 4 of 4 steps",
         *["not finished: 4 of 4 steps"] * 2,
     ]
+
+
+def test_what_was_evaluated_is_said_once_if_it_was_the_same(tmp_path):
+    for name in "ab":
+        write_run(tmp_path / name)
+    runs = [read_run(tmp_path / name, name) for name in "ab"]
+    said = "3 held-out meshes, 2 rigs each, sampled, seed 7; s.e. over meshes."
+    assert results_table(runs).count(said) == 1
+    write_evaluation(replace(evaluation(0.0), seed=8), tmp_path / "b" / "before.json")
+    html = results_table([runs[0], read_run(tmp_path / "b", "b")])
+    assert f"<p>a: {said}</p>" in html
+    assert "<p>b: 3 held-out meshes, 2 rigs each, sampled, seed 8; " in html
+
+
+def test_metrics_of_failed_rigs_are_folded(tmp_path):
+    write_run(tmp_path / "a")
+    run = read_run(tmp_path / "a", "a")
+    for found in (run.before, run.after):
+        found.mean.update({"unirig_j2j": 0.5, "unirig_j2j_valid": 0.25, "valid": 0.5})
+    open_part, folded_part = results_table([run]).split("<details>")
+    assert "Valid rigs, compared with the ground truth" in open_part
+    assert ["J2J unirig, % of box ↓", "25.00", "25.00", "–"] in rows(open_part)
+    assert "The same including failed rigs" in folded_part
+    assert ["J2J unirig, % of box ↓", "50.00", "50.00", "–"] in rows(folded_part)
 
 
 def test_differences_of_recipes(tmp_path):

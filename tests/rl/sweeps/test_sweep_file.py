@@ -86,6 +86,8 @@ def test_refusals(tmp_path, changes, message):
         (["run_cap"], "override 'run_cap' must have the form key=value, such as run_cap=4"),
         (["run_cap=many"], "'run_cap' must be an integer or null, not 'many'"),
         (["seed=-1"], "'seed' must not be negative, not -1"),
+        (["seed=[1"], "override 'seed=[1' is not valid YAML; put the text in quotes"),
+        (["method.x=1"], "override 'method.x=1': 'method' is 'random', not a section"),
     ],
 )
 def test_refused_overrides(tmp_path, overrides, message):
@@ -97,8 +99,9 @@ def test_refused_overrides(tmp_path, overrides, message):
     ("content", "message"),
     [
         (None, "does not exist; pass the path of a YAML file"),
-        ("- a\n", "a sweep must be a mapping with 'method' and 'parameters', not ['a']"),
-        ("a: [", "not a readable YAML file ("),
+        ("- a\n", "has no 'parameters', so it is no sweep; see recipes/sweeps/"),
+        ("a: [", "not a readable YAML file (expected the node content, but found '<stream end>' in line 1)"),
+        ("output_dir: a\n", "has no 'parameters', so it is no sweep"),
     ],
 )
 def test_files_that_are_no_sweeps(tmp_path, capsys, content, message):

@@ -239,6 +239,27 @@ def test_a_bayesian_sweep_resumes_with_what_it_proposed(sweeping, capsys):
     assert sweeping.betas() == [*first, fourth]
 
 
+def test_damaged_files_are_named(sweeping, capsys):
+    assert sweeping.run("run_cap=1") == 0
+    trial = sweeping.trial(0.1)
+    for path, text, message in (
+        (trial.folder / "trial.json", "{", f"{trial.folder}/trial.json is damaged; delete it, and"),
+        (trial.folder / "metrics.jsonl", "[\n", "is a finished trial without eval/unirig_j2j; delete it"),
+    ):
+        whole = path.read_text()
+        path.write_text(text)
+        assert sweeping.run("run_cap=1") == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+        path.write_text(whole)
+
+
+def test_the_directory_of_an_ablation_is_refused(sweeping, capsys):
+    sweeping.output.mkdir()
+    (sweeping.output / "table.json").write_text('{"variants": []}')
+    message = f"'output_dir' {sweeping.output} has a table.json that no sweep wrote; choose another"
+    assert refused(sweeping, capsys) == message
+
+
 # ------------------------------------------------------------------ sweeps that are refused
 
 
