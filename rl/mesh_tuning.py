@@ -7,6 +7,7 @@ with the policy as its distribution. The loop is this project's; docs/rigging.md
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from copy import deepcopy
@@ -24,7 +25,7 @@ from rl.given_skeleton import GivenSkeletons
 from rl.log_prob_engine import LogProbEngine
 from rl.mesh_bank import MeshBank
 from rl.prompts import training_rows
-from rl.recipe import Recipe, total_reward
+from rl.recipe import Recipe
 from rl.rollout import row_seeds, sample_for_meshes
 from rl.scoring import SampledRollout, read_rollout, submit_scores
 
@@ -113,12 +114,10 @@ class MeshTuner:
 
     def _best(self, found: Sequence[SampledRollout]) -> list[SampledRollout]:
         """The valid rollouts of the highest total rewards, each sequence of tokens once."""
-        names = list(self._recipe.rewards.weights)
         totals: dict[tuple[int, ...], tuple[float, SampledRollout]] = {}
         for rollout in found:
-            rewards = rollout.score.rewards(names)
-            if rewards is not None and rollout.score.score().valid:
-                total = total_reward(rewards, self._recipe.rewards)
+            total = rollout.score.rank(self._recipe.rewards)
+            if total > -math.inf:
                 totals.setdefault(tuple(rollout.tokens), (total, rollout))
         ranked = sorted(totals.values(), key=lambda pair: -pair[0])
         return [rollout for _, rollout in ranked[: self._recipe.tuning.imitated]]

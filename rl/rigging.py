@@ -6,8 +6,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from data.atomic import write_atomic
 from data.command_line import RunFailedError
 from data.formats.load import load_asset
@@ -110,10 +108,12 @@ def rig_mesh(
     if tune_steps:
         tuner = MeshTuner(policy, bank, service, recipe)
         tuned = tuner.tune(found[:candidates], tune_steps, temperature, candidates, (seed,), given)
-        with_tuning, without = (max(_total(one, recipe) for one in part) for part in (tuned, found))
+        with_tuning, without = (
+            max(one.score.rank(recipe.rewards) for one in part) for part in (tuned, found)
+        )
         gain = TuningGain(count, with_tuning, without)
         found += tuned[candidates:]
-    best = max(found, key=lambda one: _total(one, recipe))  # the first of ties
+    best = max(found, key=lambda one: one.score.rank(recipe.rewards))  # the first of ties
     chosen = best.rig
     if chosen is None or not best.score.score().valid:
         raise RunFailedError(
@@ -139,14 +139,6 @@ def rig_mesh(
         {name: stored[name] for name in names},
         gain,
     )
-
-
-def _total(rollout: SampledRollout, recipe: Recipe) -> float:
-    """Its total reward; -inf if it is invalid."""
-    score = rollout.score.score()
-    if not score.valid or score.rewards is None:
-        return -np.inf
-    return total_reward(score.rewards, recipe.rewards)
 
 
 def write_rigged(rigged: RiggedMesh, glb: Path, settings: RigRecipe | None = None) -> list[str]:

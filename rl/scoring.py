@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from policy.tokens.vocabulary import Vocabulary
 from rewards.service import PendingGroupScore, RewardService
 from rewards.worker import GroupScore, RolloutRig, RolloutScore
 from rl.given_skeleton import GivenSkeleton
+from rl.recipe import RewardsRecipe, total_reward
 
 
 def read_rollout(
@@ -90,6 +92,11 @@ class PendingScore:
         if score.rewards is None:
             return None
         return {name: score.rewards[name] if score.valid else 0.0 for name in names}
+
+    def rank(self, rewards: RewardsRecipe) -> float:
+        """Total reward to rank rollouts by: -inf for an invalid rig and one that could not be scored."""
+        score = self.score()
+        return total_reward(score.rewards, rewards) if score.valid and score.rewards else -math.inf
 
 
 def submit_scores(
