@@ -326,7 +326,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     Raises OSError, which names `target`, if the disk is full, also where safetensors raises another error.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.new.", dir=target.parent))
     try:
         yield folder
         folder.chmod(0o777 & ~_umask())
@@ -354,8 +354,9 @@ def tidy_directory(target: Path) -> None:
     for aside in target.parent.glob(f".{target.name}.old.*/{target.name}"):
         if not target.exists():
             os.replace(aside, target)
-    for folder in target.parent.glob(f".{target.name}.*"):
-        shutil.rmtree(folder)
+    for kind in ("new", "old"):  # hidden folders of other names are not ours
+        for folder in target.parent.glob(f".{target.name}.{kind}.*"):
+            shutil.rmtree(folder)
 
 
 def _umask() -> int:

@@ -143,19 +143,20 @@ def test_a_full_disk_is_an_os_error_that_names_the_directory(policy, tmp_path, m
 
 def test_what_a_killed_process_left_is_undone(tmp_path):
     target = tmp_path / "policy"
-    (tmp_path / ".policy.new").mkdir()  # it was being written
+    (tmp_path / ".policy.new.abc").mkdir()  # it was being written
+    (tmp_path / ".policy.mine").mkdir()  # the user's
     aside = tmp_path / ".policy.old.abc" / "policy"
     aside.mkdir(parents=True)
     (aside / "config.json").write_text("old")
-    (tmp_path / ".policy_best.new").mkdir()  # another directory's
+    (tmp_path / ".policy_best.new.abc").mkdir()  # another directory's
     tidy_directory(target)
     assert (target / "config.json").read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.mine", ".policy_best.new.abc"}
     aside.mkdir(parents=True)  # the new one was in place already
     (aside / "config.json").write_text("older")
     tidy_directory(target)
     assert (target / "config.json").read_text() == "old"
-    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy_best.new"}
+    assert {path.name for path in tmp_path.iterdir()} == {"policy", ".policy.mine", ".policy_best.new.abc"}
 
 
 def test_a_trainers_checkpoint(policy, saved, tmp_path):
