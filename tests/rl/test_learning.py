@@ -12,40 +12,41 @@ pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.u
 
 
 def test_the_reward_rises_and_rises_again_after_a_resume(policy_path, tmp_path):
-    """A random policy, three meshes, 30 steps of two groups of 16.
+    """A random policy, three meshes, 40 steps of four groups of 16, stopped and resumed at step 12.
 
-    It starts at about 4.3 of 8 (a fifth of the rigs is cut off) and ends near 5.9 with seeds 1, 2 and 3, at
-    twice and at half the rollouts; the margins are half of what was seen.
+    Another kind of processor rounds differently and soon draws other rollouts, so this has to hold for any
+    seed. Seeds 1 to 12: the training reward rises by 1.2 to 2.0 from about 4.2 of 8 (a fifth of the rigs is
+    cut off), held-out meshes from 3.8 to at least 4.7 at step 12 and from there by 0.1 to 0.9; the margins
+    are at most half of the smallest rise. At twice the learning rate and half the rollouts one seed of eight
+    collapsed.
     """
     changes = {
         "train.num_generations": 16,
-        "train.per_device_train_batch_size": 32,
-        "train.learning_rate": 0.02,
+        "train.per_device_train_batch_size": 64,
+        "train.learning_rate": 0.01,
         "train.beta": 0.001,
-        "train.save_steps": 15,
+        "train.save_steps": 12,
         "data.eval_count": 8,
         "eval.samples": 8,
     }
     output = tmp_path / "run"
     recipe = str(tiny.write_recipe_file(tmp_path / "recipe.yaml", policy_path, output, changes))
-    assert train_grpo.main([recipe, "train.max_steps=15"]) == 0
-    half_way = evaluation(output / "after.json")
-    assert train_grpo.main([recipe, "train.max_steps=30"]) == 0
+    assert train_grpo.main([recipe, "train.max_steps=12"]) == 0
+    stopped = evaluation(output / "after.json")
+    assert train_grpo.main([recipe, "train.max_steps=40"]) == 0
 
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 31))
+    assert [line["step"] for line in lines] == list(range(1, 41))
     rewards = [line["reward"] for line in lines]
-    first, middle, last = mean(rewards[:5]), mean(rewards[10:15]), mean(rewards[25:])
-    assert middle > first + 0.4
-    assert last > middle + 0.1
-    assert last > first + 0.8
+    assert mean(rewards[35:]) > mean(rewards[:5]) + 0.6
     # What did it: whole rigs, then better ones. The policy has moved away from its reference.
-    assert mean([line["rig/valid"] for line in lines[25:]]) > 0.95
+    assert mean([line["rig/valid"] for line in lines[35:]]) > 0.9
     assert lines[-1]["rewards/coverage/mean"] > lines[0]["rewards/coverage/mean"]
     assert lines[-1]["kl"] > 0.1 > lines[0]["kl"]
 
     before, after = evaluation(output / "before.json"), evaluation(output / "after.json")
-    assert before["mean"]["total"] < half_way["mean"]["total"] < after["mean"]["total"]
+    assert stopped["mean"]["total"] > before["mean"]["total"] + 0.4
+    assert after["mean"]["total"] > stopped["mean"]["total"]
     gains = [
         after["per_mesh"][name]["total"] - before["per_mesh"][name]["total"] for name in before["per_mesh"]
     ]
