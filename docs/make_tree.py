@@ -20,7 +20,6 @@ FOLDERS = {
     "recipes/ablations": "Matrices of GRPO runs for `python -m rl.ablate`.",
     "recipes/sweeps": "W&B's sweep files, for `wandb sweep` and `python -m rl.sweep`.",
     "recipes/accelerate": "Launch configurations: one process, several GPUs, DeepSpeed ZeRO-2.",
-    "recipes/small_pair": "Pre-training of the shipped pair: stage 1 and stage 2.",
     "checkpoints": "The small policy and skin VAE that ship with the repository.",
     "docs": "These pages, and the small programs that make or check them.",
     "docs/images": "Pictures of these pages.",

@@ -33,7 +33,8 @@ from policy.pretrain_skin_vae import (
 from policy.skintokens.skin_vae import SkinVAE, SkinVAEConfig
 from tests.policy.tiny_recipes import SKIN_VAE, UNUSABLE, metrics, unusable_source, write
 
-SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "skin_vae_small.yaml")
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = str(ROOT / "recipes" / "skin_vae_small.yaml")
 
 
 @pytest.fixture
@@ -415,6 +416,9 @@ def test_no_run_starts_without_rigs(tmp_path, capsys, kind):
 def test_the_shipped_recipe_is_valid(capsys):
     recipe = load_recipe(SHIPPED, [])
     assert recipe.model.codebook_size <= 4096  # the small policy writes each code as a word
+    # The shipped pair is of the recipe's size, so it can be trained further (docs/pretraining.md).
+    shipped = load_recipe(SHIPPED, [f"start_from={ROOT / 'checkpoints' / 'small'}", "continuous_steps=0"])
+    assert initial_model(shipped).config == recipe.model
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "sample_tokens: 8" in capsys.readouterr().out
     with pytest.raises(RecipeError, match=r"unknown key 'los'; the nearest valid key is 'loss'"):

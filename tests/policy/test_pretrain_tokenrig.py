@@ -41,7 +41,8 @@ from policy.tokens.skeleton_tokenizer import tokenize_rig, tokenize_skeleton
 from policy.tokens.vocabulary import Vocabulary
 from tests.policy.tiny_recipes import SKIN_VAE, TOKENRIG, UNUSABLE, metrics, unusable_source, write
 
-SHIPPED = str(Path(__file__).resolve().parents[2] / "recipes" / "tokenrig_small.yaml")
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = str(ROOT / "recipes" / "tokenrig_small.yaml")
 WORDS = Vocabulary(codebook=64, tokens_per_skin=2)
 
 
@@ -389,6 +390,10 @@ def test_no_run_starts_without_rigs(tmp_path, path, capsys, kind):
 def test_the_shipped_recipe_is_valid(capsys):
     recipe = load_recipe(SHIPPED, [])
     assert recipe.language_model.hidden_size == 192
+    # The shipped pair is of the recipe's size, so it can be trained further (docs/pretraining.md).
+    pair = ROOT / "checkpoints" / "small"
+    shipped = load_recipe(SHIPPED, [f"start_from={pair}", f"skin_vae={pair}", "skeleton_only_steps=0"])
+    assert initial_model(shipped, load_skin_vae(shipped)).config.vocabulary["codebook"] == 4096
     assert main([SHIPPED, "--print-recipe"]) == 0
     assert "num_hidden_layers: 5" in capsys.readouterr().out
 
