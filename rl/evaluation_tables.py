@@ -57,7 +57,7 @@ def print_means(evaluations: Sequence[Evaluation], labels: Sequence[str], consol
             for column in columns:
                 cells = [measure_label(column), measure_cell(column, first.mean.get(column))]
                 if not others:
-                    cells.append(error_cell(column, first.standard_error.get(column)))
+                    cells.append(standard_error_cell(column, first))
                 for (_, other), found in zip(part, differences, strict=True):
                     change = change_cells(column, found.get(column))
                     cells += [measure_cell(column, other.mean.get(column)), *change[: 1 + ratio]]
@@ -96,7 +96,7 @@ def short_line(evaluation: Evaluation, first: str) -> str:
     """An evaluation in one line: the measure `first` with its standard error, then the main ones."""
     shown = [f"{first} {measure_cell(first, evaluation.mean.get(first))}"]
     if first in evaluation.mean:
-        shown[0] += f" ± {error_cell(first, evaluation.standard_error.get(first))}"
+        shown[0] += f" ± {standard_error_cell(first, evaluation)}"
     for column in _OF_A_MESH:
         if column in evaluation.mean and column != first:
             shown.append(
@@ -183,12 +183,20 @@ def error_cell(column: str, value: float | None) -> str:
     return "–" if value is None else f"{value * measure_scale(column):.{_digits(column)}f}"
 
 
+def standard_error_cell(column: str, evaluation: Evaluation) -> str:
+    """The standard error over meshes of a mean; of a single mesh there is none."""
+    meshes = sum(column in row for row in evaluation.per_mesh.values())
+    return error_cell(column, evaluation.standard_error.get(column) if meshes > 1 else None)
+
+
 def change_cells(column: str, found: Difference | None) -> tuple[str, str]:
     if found is None:
         return "–", "–"
     scale, digits = measure_scale(column), _digits(column)
     ratio = f"{found.mean / found.standard_error:+.1f}" if found.standard_error else "–"
-    return f"{found.mean * scale:+.{digits}f} ± {found.standard_error * scale:.{digits}f}", ratio
+    # Of a single pair there is no standard error.
+    error = f"{found.standard_error * scale:.{digits}f}" if found.meshes > 1 else "–"
+    return f"{found.mean * scale:+.{digits}f} ± {error}", ratio
 
 
 def _shortened(name: str) -> str:

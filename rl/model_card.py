@@ -18,7 +18,14 @@ from data.typed_recipe import flat, to_mapping
 from policy.tokenrig.configuration import TokenRigConfig
 from rl.best_policy import BestPolicy
 from rl.evaluation_results import Evaluation, compare
-from rl.evaluation_tables import change_cells, describe, measure_cell, measure_label, measure_sections
+from rl.evaluation_tables import (
+    change_cells,
+    describe,
+    measure_cell,
+    measure_label,
+    measure_sections,
+    standard_error_cell,
+)
 from rl.recipe import Recipe, check_recipe
 from rl.run_directory import affects_training
 from rl.run_files import CARD_FILE
@@ -284,7 +291,7 @@ def _results(facts: CardFacts) -> str:
 def _cells(column: str, before: Evaluation | None, after: Evaluation) -> list[str]:
     mean = measure_cell(column, after.mean.get(column))
     if before is None:
-        return [mean, measure_cell(column, after.standard_error.get(column), sign=False)]
+        return [mean, standard_error_cell(column, after)]
     change = change_cells(column, compare(before, after).get(column))[0]
     return [measure_cell(column, before.mean.get(column)), mean, change]
 

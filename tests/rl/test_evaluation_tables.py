@@ -82,7 +82,14 @@ def test_failures_bring_the_second_mean():
 def test_rewards_alone_where_no_rig_is_known():
     lines = shown(print_means, [evaluation(metrics=False, a=1.0)], "A")
     assert not any("ground truth" in line or "J2J" in line for line in lines)
-    assert row(lines, "coverage ↑") == ["1.000", "0.000"]
+    assert row(lines, "coverage ↑") == ["1.000", "–"]
+
+
+def test_a_single_mesh_has_no_standard_error():
+    one = evaluation(a=1.0)
+    assert row(shown(print_means, [one], "A"), "total ↑") == ["1.000", "–"]
+    lines = shown(print_means, [one, evaluation(a=1.5)], "AB")
+    assert row(lines, "total ↑") == ["1.000", "1.500", "+0.500 ± –", "–"]
 
 
 def test_policies_side_by_side_with_their_differences():
