@@ -138,9 +138,8 @@ def make_accelerator(recipe: LoopRecipe) -> Accelerator:
     """The accelerator for a recipe under the present launcher; RecipeError if the two do not fit."""
     _state()
     if not torch.cuda.is_available():
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # otherwise DeepSpeed warns on stdout that it found no GPU
+        # Otherwise DeepSpeed warns on stdout that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     precision = recipe.mixed_precision
     if precision == "auto":
         precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
